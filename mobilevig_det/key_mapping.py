@@ -1,0 +1,135 @@
+"""Names of the backbone's weights: the authors' and ours, and back.
+
+========================================  ==================================
+authors (github.com/SLDGroup/MobileViG)   here
+========================================  ==================================
+``stem.stem.{0,1,3,4}``                   ``stem.{0,1}.{conv,norm}``
+``local_backbone.i.mlp.{fc1,norm1}``      ``stages.s.b.expand.{conv,norm}``
+``local_backbone.i.mlp.{mid,mid_norm}``   ``stages.s.b.depthwise.…``
+``local_backbone.i.mlp.{fc2,norm2}``      ``stages.s.b.project.…``
+``local_backbone.i.layer_scale_2``        ``stages.s.b.layer_scale``
+``local_backbone.i.conv.{0,1}``           ``downsamples.s.{conv,norm}``
+``backbone.b.0.…``                        ``stages.3.b.grapher.…``
+``backbone.b.1.…``                        ``stages.3.b.ffn.…``
+``prediction.…, head.…, dist_head.…``     the same: the classifier
+========================================  ==================================
+
+``i`` runs through stages 1-3 (s = 0, 1, 2) with each downsampling
+convolution as an entry of its own, so its meaning depends on the depths,
+which are read off the keys.
+"""
+import re
+from typing import Dict, Iterable, List, Mapping, Optional, TypeVar
+
+T = TypeVar('T')
+
+CLASSIFIER_PREFIXES = ('prediction.', 'head.', 'dist_head.')
+
+# Longer names first: 'mid' is the beginning of 'mid_norm'.
+_MBCONV = {
+    'mlp.fc1': 'expand.conv',
+    'mlp.norm1': 'expand.norm',
+    'mlp.mid_norm': 'depthwise.norm',
+    'mlp.mid': 'depthwise.conv',
+    'mlp.fc2': 'project.conv',
+    'mlp.norm2': 'project.norm',
+    'layer_scale_2': 'layer_scale',
+}
+_STEM = {'0': '0.conv', '1': '0.norm', '3': '1.conv', '4': '1.norm'}
+_CONV_NORM = {'0': 'conv', '1': 'norm'}
+_SVGA = {
+    f'{part}.{theirs}.{i}': f'{name}.{ours}.{_CONV_NORM[i]}'
+    for part, name, layers in (
+        ('0', 'grapher', {'fc1': 'fc1', 'graph_conv.nn': 'graph_conv',
+                          'fc2': 'fc2'}),
+        ('1', 'ffn', {'fc1': 'fc1', 'fc2': 'fc2'}))
+    for theirs, ours in layers.items() for i in '01'
+}  # yapf: disable
+
+
+def is_authors_layout(keys: Iterable[str]) -> bool:
+    """Whether the keys (without a ``backbone.`` of a detector in front) are
+    the authors'."""
+    return any(
+        key.startswith(('local_backbone.', 'stem.stem.')) for key in keys)
+
+
+def _modules(keys: Iterable[str]) -> Dict[str, str]:
+    """Names of the modules that the authors' keys belong to, to ours."""
+    keys = list(keys)
+    modules = {f'stem.stem.{a}': f'stem.{b}' for a, b in _STEM.items()}
+    indices = {int(k.split('.')[1]) for k in keys
+               if k.startswith('local_backbone.')}  # yapf: disable
+    downsamples = {int(k.split('.')[1]) for k in keys
+                   if re.match(r'local_backbone\.\d+\.conv\.', k)}  # yapf: disable # noqa: E501
+    stage = block = 0
+    for i in sorted(indices):
+        theirs = f'local_backbone.{i}'
+        if i in downsamples:
+            for a, b in _CONV_NORM.items():
+                modules[f'{theirs}.conv.{a}'] = f'downsamples.{stage}.{b}'
+            stage, block = stage + 1, 0
+        else:
+            for a, b in _MBCONV.items():
+                modules[f'{theirs}.{a}'] = f'stages.{stage}.{block}.{b}'
+            block += 1
+    for i in {k.split('.')[1] for k in keys if k.startswith('backbone.')}:
+        for a, b in _SVGA.items():
+            modules[f'backbone.{i}.{a}'] = f'stages.3.{i}.{b}'
+    return modules
+
+
+def _rename(key: str, modules: Mapping[str, str]) -> str:
+    """Rename the longest known module in front of a key; keep others."""
+    head, tail = key, ''
+    while head:
+        if head in modules:
+            return modules[head] + tail
+        head, dot, last = head.rpartition('.')
+        tail = dot + last + tail
+    return key
+
+
+def from_authors(state_dict: Mapping[str, T]) -> Dict[str, T]:
+    """Rename the authors' keys to ours; unknown keys stay as they are."""
+    modules = _modules(state_dict)
+    return {_rename(k, modules): v for k, v in state_dict.items()}
+
+
+def to_authors(state_dict: Mapping[str, T]) -> Dict[str, T]:
+    """The inverse of :func:`from_authors`, key by key."""
+    depths: List[int] = [0, 0, 0]
+    for key in state_dict:
+        match = re.match(r'stages\.([012])\.(\d+)\.', key)
+        if match:
+            stage, block = map(int, match.groups())
+            depths[stage] = max(depths[stage], block + 1)
+    theirs = []  # representative keys, from which _modules reads the depths
+    index = 0
+    for depth in depths:
+        theirs += [f'local_backbone.{index + b}.layer_scale_2'
+                   for b in range(depth)]  # yapf: disable
+        theirs.append(f'local_backbone.{index + depth}.conv.0.weight')
+        index += depth + 1
+    theirs += [f'backbone.{k.split(".")[2]}.0.fc1.0.weight'
+               for k in state_dict if k.startswith('stages.3.')]  # yapf: disable # noqa: E501
+    modules = {ours: name for name, ours in _modules(theirs).items()}
+    return {_rename(k, modules): v for k, v in state_dict.items()}
+
+
+def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> Optional[str]:
+    """Name of the arch whose widths and depths the weights (our keys) have,
+    or None."""
+    stem = 'stem.1.conv.weight'
+    downs = [f'downsamples.{i}.conv.weight' for i in range(3)]
+    if any(key not in state_dict for key in (stem, *downs)):
+        return None
+    channels = tuple(int(state_dict[key].shape[0]) for key in (stem, *downs))
+    blocks = tuple(
+        len({k.split('.')[2]
+             for k in state_dict if k.startswith(f'stages.{s}.')})
+        for s in range(4))
+    for name, setting in arch_settings.items():
+        if setting['channels'] == channels and setting['blocks'] == blocks:
+            return name
+    return None

@@ -1,0 +1,429 @@
+"""MobileViG backbone.
+
+Source: MobileViG: Graph-Based Sparse Attention for Mobile Vision
+Applications (CVPRW 2023, arXiv 2307.00395), section 3 and table 1.
+"""
+from collections import OrderedDict
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import Tensor
+
+from .errors import UserError
+from .key_mapping import (CLASSIFIER_PREFIXES, from_authors, guess_arch,
+                          is_authors_layout)
+from .svga import max_relative
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution with a bias (also before a norm), norm, activation.
+
+    Not mmcv's ConvModule: that one warns of the bias and initialises the
+    weights in its own way.
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 kernel_size: int = 1,
+                 stride: int = 1,
+                 groups: int = 1,
+                 norm_cfg: Optional[dict] = None,
+                 act_cfg: Optional[dict] = None) -> None:
+        layers: 'OrderedDict[str, nn.Module]' = OrderedDict()
+        layers['conv'] = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=kernel_size // 2,
+            groups=groups)
+        if norm_cfg is not None:
+            layers['norm'] = build_norm_layer(norm_cfg, out_channels)[1]
+        if act_cfg is not None:
+            layers['act'] = build_activation_layer(act_cfg)
+        super().__init__(layers)
+
+
+class MBConv(nn.Module):
+    """Inverted residual block with a layer scale (stages 1 to 3)."""
+
+    expand_ratio = 4
+
+    def __init__(self, channels: int, drop_path_rate: float,
+                 layer_scale_init_value: float, norm_cfg: dict,
+                 act_cfg: dict) -> None:
+        super().__init__()
+        mid = channels * self.expand_ratio
+        self.expand = ConvNormAct(
+            channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.depthwise = ConvNormAct(
+            mid, mid, 3, groups=mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.project = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
+        self.layer_scale = nn.Parameter(
+            torch.full((channels, 1, 1), float(layer_scale_init_value)))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.project(self.depthwise(self.expand(x)))
+        return x + self.drop_path(self.layer_scale * out)
+
+
+class MaxRelativeGraphConv(ConvNormAct):
+    """Max-relative graph convolution: concat(x, x_j), then 1x1 conv."""
+
+    def __init__(self, channels: int, graph_stride: int, norm_cfg: dict,
+                 act_cfg: dict) -> None:
+        super().__init__(
+            2 * channels, 2 * channels, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.graph_stride = graph_stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_j = max_relative(x, self.graph_stride)
+        return super().forward(torch.cat([x, x_j], dim=1))
+
+
+class Grapher(nn.Module):
+    """Max-relative graph convolution between two 1x1 convolutions."""
+
+    def __init__(self, channels: int, graph_stride: int,
+                 drop_path_rate: float, norm_cfg: dict,
+                 act_cfg: dict) -> None:
+        super().__init__()
+        self.fc1 = ConvNormAct(channels, channels, norm_cfg=norm_cfg)
+        self.graph_conv = MaxRelativeGraphConv(channels, graph_stride,
+                                               norm_cfg, act_cfg)
+        self.fc2 = ConvNormAct(2 * channels, channels, norm_cfg=norm_cfg)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.fc2(self.graph_conv(self.fc1(x))))
+
+
+class FFN(nn.Module):
+    """Two 1x1 convolutions, four times as wide in between."""
+
+    expand_ratio = 4
+
+    def __init__(self, channels: int, drop_path_rate: float, norm_cfg: dict,
+                 act_cfg: dict) -> None:
+        super().__init__()
+        mid = channels * self.expand_ratio
+        self.fc1 = ConvNormAct(
+            channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.fc2 = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.fc2(self.fc1(x)))
+
+
+class SVGABlock(nn.Module):
+    """Sparse vision graph attention block: Grapher, then FFN (stage 4)."""
+
+    def __init__(self, channels: int, graph_stride: int,
+                 drop_path_rate: float, norm_cfg: dict,
+                 act_cfg: dict) -> None:
+        super().__init__()
+        self.grapher = Grapher(channels, graph_stride, drop_path_rate,
+                               norm_cfg, act_cfg)
+        self.ffn = FFN(channels, drop_path_rate, norm_cfg, act_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ffn(self.grapher(x))
+
+
+@MODELS.register_module()
+class MobileViG(BaseModule):
+    """MobileViG backbone.
+
+    A PyTorch implementation of `MobileViG: Graph-Based Sparse Attention for
+    Mobile Vision Applications <https://arxiv.org/abs/2307.00395>`_.
+
+    Args:
+        arch (str | dict): 'ti', 's', 'm' or 'b', or a dict with the four
+            stages' ``channels`` and ``blocks``. Defaults to 'm'.
+        out_indices (Sequence[int]): Stages to return, ascending, each in
+            0-3 (strides 4, 8, 16, 32). Defaults to (0, 1, 2, 3).
+        graph_stride (int): Distance K between the graph neighbours of a
+            pixel, in pixels of the stride-32 map. Defaults to 2.
+        drop_path_rate (float): Stochastic depth rate of the last block; the
+            rates grow linearly from 0. Defaults to 0.1.
+        layer_scale_init_value (float): Initial value of the layer scale.
+            Defaults to 1e-5.
+        norm_cfg (dict): Config of the norm layers. Defaults to
+            ``dict(type='BN', requires_grad=True)``.
+        act_cfg (dict): Config of the activations. Defaults to
+            ``dict(type='GELU')``, the exact one.
+        norm_eval (bool): Whether to keep norm layers in eval mode when
+            training (freeze running stats). Defaults to False.
+        frozen_stages (int): Stages to be frozen (stop grad and set eval
+            mode). -1 freezes nothing, 0 the stem, n the stem and the first n
+            stages with what leads into them. Defaults to -1.
+        with_cp (bool): Use activation checkpointing in each block: less
+            memory, slower training. Defaults to False.
+        init_cfg (dict | list[dict], optional): Initialization config.
+            Defaults to None: Kaiming normal weights, zero biases.
+
+    Raises:
+        UserError: (a ``ValueError``) for an argument out of its range, when
+            built; for an image smaller than 32 pixels, when run; for a
+            checkpoint of another architecture, when loaded.
+
+    Examples:
+        >>> import torch
+        >>> from mobilevig_det import MobileViG
+        >>> MobileViG.out_channels('m')
+        [42, 84, 224, 400]
+        >>> model = MobileViG('m').eval()
+        >>> for out in model(torch.rand(1, 3, 64, 96)):
+        ...     print(tuple(out.shape))
+        (1, 42, 16, 24)
+        (1, 84, 8, 12)
+        (1, 224, 4, 6)
+        (1, 400, 2, 3)
+    """
+
+    arch_settings: Dict[str, Dict[str, Tuple[int, ...]]] = {
+        'ti': dict(channels=(42, 84, 168, 256), blocks=(2, 2, 6, 2)),
+        's': dict(channels=(42, 84, 176, 256), blocks=(3, 3, 9, 3)),
+        'm': dict(channels=(42, 84, 224, 400), blocks=(3, 3, 9, 3)),
+        'b': dict(channels=(42, 84, 240, 464), blocks=(5, 5, 15, 5)),
+    }
+    num_stages = 4
+    min_size = 32
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'm',
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 graph_stride: int = 2,
+                 drop_path_rate: float = 0.1,
+                 layer_scale_init_value: float = 1e-5,
+                 norm_cfg: Optional[dict] = None,
+                 act_cfg: Optional[dict] = None,
+                 norm_eval: bool = False,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 init_cfg: Union[dict, List[dict], None] = None) -> None:
+        if init_cfg is None:
+            init_cfg = dict(
+                type='Kaiming',
+                layer='Conv2d',
+                mode='fan_in',
+                distribution='normal',
+                bias=0)
+        super().__init__(init_cfg)
+        setting = self._parse_arch(arch)
+        channels, blocks = setting['channels'], setting['blocks']
+        self.arch = arch
+        self.out_indices = self._parse_out_indices(out_indices)
+        if not isinstance(graph_stride, int) or graph_stride < 1:
+            raise UserError('graph_stride must be an integer of at least 1, '
+                            f'but got {graph_stride!r}.')
+        if not 0 <= drop_path_rate < 1:
+            raise UserError('drop_path_rate must be in [0, 1), but got '
+                            f'{drop_path_rate!r}.')
+        if frozen_stages not in range(-1, self.num_stages + 1):
+            raise UserError('frozen_stages must be an integer from -1 '
+                            '(nothing) to 4 (everything), but got '
+                            f'{frozen_stages!r}.')
+        self.norm_eval = norm_eval
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+        norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
+        act_cfg = act_cfg or dict(type='GELU')
+
+        self.stem = nn.Sequential(
+            ConvNormAct(
+                3, channels[0] // 2, 3, 2, norm_cfg=norm_cfg,
+                act_cfg=act_cfg),
+            ConvNormAct(
+                channels[0] // 2,
+                channels[0],
+                3,
+                2,
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg))
+        # downsamples[i] leads from stage i to stage i + 1.
+        self.downsamples = nn.ModuleList(
+            ConvNormAct(c_in, c_out, 3, 2, norm_cfg=norm_cfg)
+            for c_in, c_out in zip(channels[:-1], channels[1:]))
+        rates = torch.linspace(0, drop_path_rate, sum(blocks)).tolist()
+        self.stages = nn.ModuleList()
+        for i, (width, depth) in enumerate(zip(channels, blocks)):
+            stage = nn.Sequential()
+            for _ in range(depth):
+                rate = rates.pop(0)
+                stage.append(
+                    MBConv(width, rate, layer_scale_init_value, norm_cfg,
+                           act_cfg) if i < self.num_stages - 1 else SVGABlock(
+                               width, graph_stride, rate, norm_cfg, act_cfg))
+            self.stages.append(stage)
+        self._freeze_stages()
+
+    @classmethod
+    def out_channels(
+        cls,
+        arch: Union[str, dict] = 'm',
+        out_indices: Sequence[int] = (0, 1, 2, 3)
+    ) -> List[int]:
+        """Channels of the returned stages: what a neck's ``in_channels``
+        must be."""
+        channels = cls._parse_arch(arch)['channels']
+        return [channels[i] for i in cls._parse_out_indices(out_indices)]
+
+    @classmethod
+    def _parse_arch(cls, arch: Union[str, dict]) -> dict:
+        if isinstance(arch, str):
+            if arch.lower() not in cls.arch_settings:
+                raise UserError(
+                    f'Unknown arch {arch!r}: choose one of '
+                    f'{", ".join(map(repr, cls.arch_settings))}, or give a '
+                    "dict with 'channels' and 'blocks'.")
+            return cls.arch_settings[arch.lower()]
+        if not isinstance(arch, dict) or set(arch) != {'channels', 'blocks'}:
+            raise UserError(
+                "arch must be one of 'ti', 's', 'm', 'b' or a dict with "
+                f"exactly 'channels' and 'blocks', but got {arch!r}.")
+        channels, blocks = arch['channels'], arch['blocks']
+        for name, value in arch.items():
+            if (not isinstance(value, Sequence)
+                    or not all(isinstance(v, int) and v > 0 for v in value)):
+                raise UserError(f"arch[{name!r}] must be a list of positive "
+                                f'integers, but got {value!r}.')
+        if not len(channels) == len(blocks) == cls.num_stages:
+            raise UserError(
+                f"arch['channels'] and arch['blocks'] must both have "
+                f'{cls.num_stages} entries, one a stage, but have '
+                f'{len(channels)} and {len(blocks)}.')
+        return arch
+
+    @classmethod
+    def _parse_out_indices(cls, out_indices: Sequence[int]) -> Tuple[int, ...]:
+        indices = tuple(out_indices) if isinstance(
+            out_indices, Sequence) else (out_indices, )
+        if (not indices or any(i not in range(cls.num_stages)
+                               for i in indices)
+                or list(indices) != sorted(set(indices))):
+            raise UserError(
+                'out_indices must be an ascending subset of (0, 1, 2, 3), '
+                f'but got {out_indices!r}.')
+        return indices
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Compute the features of the stages in ``out_indices``.
+
+        Args:
+            x (Tensor): Images of shape (B, 3, H, W), H and W at least 32.
+
+        Returns:
+            tuple[Tensor]: For each stage i of ``out_indices`` a map of shape
+            (B, channels[i], ceil(H / 2**(i + 2)), ceil(W / 2**(i + 2))).
+        """
+        if min(x.shape[-2:]) < self.min_size:
+            raise UserError(
+                f'MobileViG needs images of at least {self.min_size} x '
+                f'{self.min_size} pixels, but got {x.shape[-2]} x '
+                f'{x.shape[-1]} (H x W): resize or pad them.')
+        x = self.stem(x)
+        outs = []
+        for i, stage in enumerate(self.stages):
+            if i > 0:
+                x = self.downsamples[i - 1](x)
+            for block in stage:
+                if self.with_cp and x.requires_grad:
+                    x = cp.checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def _frozen_modules(self) -> List[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [
+            self.stem, *self.downsamples[:max(self.frozen_stages - 1, 0)],
+            *self.stages[:self.frozen_stages]
+        ]
+
+    def _freeze_stages(self) -> None:
+        for module in self._frozen_modules():
+            module.eval()
+            for param in module.parameters():
+                param.requires_grad = False
+
+    def train(self, mode: bool = True) -> 'MobileViG':
+        """Convert the model into training mode while keeping the frozen
+        stages, and with ``norm_eval`` the norm layers, in eval mode."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args,
+                              **kwargs) -> None:
+        # Here, because every way of loading a checkpoint into a model comes
+        # through here, whatever its prefix. Strict, whatever the caller asked
+        # for: a backbone that kept its random weights would train, and badly.
+        weights = {
+            key[len(prefix):]: state_dict.pop(key)
+            for key in list(state_dict) if key.startswith(prefix)
+        }
+        if is_authors_layout(weights):
+            weights = from_authors(weights)
+            weights = {
+                key: value
+                for key, value in weights.items()
+                if not key.startswith(CLASSIFIER_PREFIXES)
+            }
+        if weights:
+            self._check_weights(weights)
+        for key, value in weights.items():
+            state_dict[prefix + key] = value
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _check_weights(self, weights: Dict[str, Tensor]) -> None:
+        """Raise a UserError unless the weights are all there, and fit."""
+        own = {
+            key: value
+            for key, value in self.state_dict().items()
+            if not key.endswith('num_batches_tracked')
+        }
+        given = {
+            key: value
+            for key, value in weights.items()
+            if not key.endswith('num_batches_tracked')
+        }
+        problems = [(name, keys) for name, keys in (
+            ('missing', [k for k in own if k not in given]),
+            ('unexpected', [k for k in given if k not in own]),
+            ('of another shape', [
+                f'{k} {tuple(given[k].shape)} instead of '
+                f'{tuple(own[k].shape)}' for k in own
+                if k in given and given[k].shape != own[k].shape
+            ])) if keys]
+        if not problems:
+            return
+        found = guess_arch(weights, self.arch_settings)
+        lines = [
+            'The checkpoint does not fit this backbone (MobileViG, '
+            f'arch={self.arch!r}): ' +
+            (f'it is of arch={found!r}. Use the config of that size, or '
+             'another checkpoint.' if found and found != self.arch else
+             'it is of another model or another setting.')
+        ]
+        for name, keys in problems:
+            more = f', … ({len(keys)} in all)' if len(keys) > 4 else ''
+            lines.append(f'  {name}: {", ".join(keys[:4])}{more}')
+        raise UserError('\n'.join(lines))
