@@ -1,0 +1,83 @@
+#!/usr/bin/env python
+"""Train a detector: MMDetection's tools/train.py, flag for flag."""
+import argparse
+
+import torch
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.utils import digit_version
+
+from mobilevig_det.cli import (add_runner_arguments, build_runner, command,
+                               find_checkpoint, prepare_config)
+from mobilevig_det.errors import UserError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a detector')
+    parser.add_argument(
+        'config', help='config file: a path, or the name of one of ours')
+    add_runner_arguments(parser)
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='enable automatic mixed precision (needs a GPU)')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the rate by the batch size over the '
+        'auto_scale_lr.base_batch_size of the config')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='resume from this checkpoint, or without one from the latest in '
+        'the work dir')
+    return parser.parse_args()
+
+
+def use_fused_adamw(cfg: Config) -> None:
+    """One kernel for the whole AdamW step where torch has it: on GPUs, and
+    on CPUs since torch 2.4."""
+    optimizer = cfg.get('optim_wrapper', {}).get('optimizer', {})
+    available = get_device() == 'cuda' or digit_version(
+        torch.__version__) >= digit_version('2.4')
+    if (optimizer.get('type') in ('AdamW', torch.optim.AdamW) and available
+            and not {'fused', 'foreach', 'differentiable'} & set(optimizer)):
+        optimizer.fused = True
+
+
+@command
+def main() -> None:
+    args = parse_args()
+    # Fewer recompilations when the config switches torch.compile on.
+    setup_cache_size_limit_of_dynamo()
+    cfg = prepare_config(args, ['train', 'val'])
+
+    if args.amp:
+        if get_device() == 'cpu':
+            raise UserError('--amp needs a GPU, and torch sees none: leave '
+                            'it out.')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    use_fused_adamw(cfg)
+
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError(
+                f'--auto-scale-lr: {args.config} does not say for which batch '
+                'its rate is meant. Add, for example, '
+                'auto_scale_lr = dict(base_batch_size=8).')
+        cfg.auto_scale_lr.enable = True
+
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if cfg.get('load_from'):
+        find_checkpoint(cfg.load_from)
+
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
