@@ -4,4 +4,6 @@ from .mobilevig import MobileViG
 
 allow_checkpoint_types()
 
-__all__ = ['MobileViG']
+__version__ = '0.1.0'
+
+__all__ = ['MobileViG', '__version__']

@@ -296,7 +296,7 @@ class MobileViG(BaseModule):
         for name, value in arch.items():
             if (not isinstance(value, Sequence)
                     or not all(isinstance(v, int) and v > 0 for v in value)):
-                raise UserError(f"arch[{name!r}] must be a list of positive "
+                raise UserError(f'arch[{name!r}] must be a list of positive '
                                 f'integers, but got {value!r}.')
         if not len(channels) == len(blocks) == cls.num_stages:
             raise UserError(
