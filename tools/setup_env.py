@@ -319,8 +319,10 @@ class Setup:
                     if compiled:
                         progress.detail = '{} of {} files'.format(
                             *compiled.groups())
-                    elif re.match(r'\s*(Downloading|Using cached) ', line):
-                        progress.detail = line.split()[-2].rpartition('/')[2]
+                    fetched = re.match(
+                        r'\s*(?:Downloading|Using cached) (\S+)', line)
+                    if fetched:
+                        progress.detail = fetched.group(1).rpartition('/')[2]
 
             reader = threading.Thread(target=read, daemon=True)
             reader.start()
