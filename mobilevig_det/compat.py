@@ -1,17 +1,45 @@
 """What this package needs of the ones below it."""
 import argparse
+import pickle
+from typing import Callable
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
 
+def _named(function: Callable, name: str) -> Callable:
+    """The function, under the name by which files call it.
+
+    torch < 2.6 takes no name beside a function.
+    """
+
+    def alias(*args):
+        return function(*args)
+
+    alias.__module__, _, alias.__name__ = name.rpartition('.')
+    alias.__qualname__ = alias.__name__
+    return alias
+
+
+def _statistic(owner: type, name: str) -> Callable:
+    """A statistic of HistoryBuffer, and nothing else that getattr can get.
+
+    Every HistoryBuffer is pickled with its table of statistics, whose entries
+    (``HistoryBuffer.mean`` …) are written as calls of ``getattr``.
+    """
+    if owner is not HistoryBuffer or name not in owner._statistics_methods:
+        raise pickle.UnpicklingError(f'getattr({owner.__name__}, {name!r})')
+    return owner._statistics_methods[name]
+
+
 def allow_checkpoint_types() -> None:
     """Let ``torch.load(weights_only=True)`` read what checkpoints hold.
 
-    Exactly the types that MMEngine and the authors' files put beside the
-    weights; none of them runs code when it is loaded. Since torch 2.6 the
-    safe mode is the default, and without this MMEngine could not read its own
+    Exactly what MMEngine (the history of the losses, metrics as NumPy
+    numbers) and the authors' training script (its arguments) put beside the
+    weights; none of it runs code when it is loaded. Since torch 2.6 the safe
+    mode is the default, and without this MMEngine could not read its own
     checkpoints back.
     """
     if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
@@ -19,6 +47,11 @@ def allow_checkpoint_types() -> None:
     core = np._core if hasattr(np, '_core') else np.core
     torch.serialization.add_safe_globals([
         argparse.Namespace, HistoryBuffer, np.ndarray, np.dtype,
-        core.multiarray._reconstruct, core.multiarray.scalar,
-        *(type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'b1'))
+        *(type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'b1')),
+        _named(_statistic, 'builtins.getattr'),
+        # NumPy 2 renamed the module: files of either name, on either NumPy.
+        *(_named(getattr(core.multiarray, name),
+                 f'numpy.{folder}.multiarray.{name}')
+          for folder in ('core', '_core')
+          for name in ('_reconstruct', 'scalar'))
     ])

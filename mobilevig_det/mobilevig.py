@@ -3,6 +3,7 @@
 Source: MobileViG: Graph-Based Sparse Attention for Mobile Vision
 Applications (CVPRW 2023, arXiv 2307.00395), section 3 and table 1.
 """
+import re
 from collections import OrderedDict
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
@@ -20,6 +21,7 @@ from .errors import UserError
 from .key_mapping import (CLASSIFIER_PREFIXES, from_authors, guess_arch,
                           is_authors_layout)
 from .svga import max_relative
+from .weights import through_scheme
 
 
 class ConvNormAct(nn.Sequential):
@@ -219,7 +221,7 @@ class MobileViG(BaseModule):
                 mode='fan_in',
                 distribution='normal',
                 bias=0)
-        super().__init__(init_cfg)
+        super().__init__(through_scheme(init_cfg))
         setting = self._parse_arch(arch)
         channels, blocks = setting['channels'], setting['blocks']
         self.arch = arch
@@ -387,43 +389,57 @@ class MobileViG(BaseModule):
                 for key, value in weights.items()
                 if not key.startswith(CLASSIFIER_PREFIXES)
             }
-        if weights:
-            self._check_weights(weights)
+        self._check_weights(weights, prefix)
         for key, value in weights.items():
             state_dict[prefix + key] = value
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def _check_weights(self, weights: Dict[str, Tensor]) -> None:
+    def _check_weights(self, weights: Dict[str, Tensor], prefix: str) -> None:
         """Raise a UserError unless the weights are all there, and fit."""
-        own = {
-            key: value
-            for key, value in self.state_dict().items()
+        own, given = ({
+            key: tuple(getattr(value, 'shape', ()))
+            for key, value in state_dict.items()
             if not key.endswith('num_batches_tracked')
-        }
-        given = {
-            key: value
-            for key, value in weights.items()
-            if not key.endswith('num_batches_tracked')
-        }
-        problems = [(name, keys) for name, keys in (
+        } for state_dict in (self.state_dict(), weights))
+        misfits = (
             ('missing', [k for k in own if k not in given]),
             ('unexpected', [k for k in given if k not in own]),
             ('of another shape', [
-                f'{k} {tuple(given[k].shape)} instead of '
-                f'{tuple(own[k].shape)}' for k in own
-                if k in given and given[k].shape != own[k].shape
-            ])) if keys]
-        if not problems:
+                f'{k} {given[k]} instead of {own[k]}' for k in own
+                if k in given and given[k] != own[k]
+            ]))
+        if not any(keys for _, keys in misfits):
             return
-        found = guess_arch(weights, self.arch_settings)
         lines = [
             'The checkpoint does not fit this backbone (MobileViG, '
-            f'arch={self.arch!r}): ' +
-            (f'it is of arch={found!r}. Use the config of that size, or '
-             'another checkpoint.' if found and found != self.arch else
-             'it is of another model or another setting.')
+            f'arch={self.arch!r}): {self._diagnose(weights, prefix)}'
         ]
-        for name, keys in problems:
-            more = f', … ({len(keys)} in all)' if len(keys) > 4 else ''
-            lines.append(f'  {name}: {", ".join(keys[:4])}{more}')
+        for name, keys in misfits:
+            if keys:
+                more = f', … ({len(keys)} in all)' if len(keys) > 4 else ''
+                lines.append(f'  {name}: {", ".join(keys[:4])}{more}')
         raise UserError('\n'.join(lines))
+
+    def _diagnose(self, weights: Dict[str, Tensor], prefix: str) -> str:
+        """What the weights that do not fit seem to be, and what to do."""
+        if not weights:
+            return (f'it holds no weights under {prefix!r}: it is of another '
+                    'model.' if prefix else 'it holds no weights.')
+        found = guess_arch(weights, self.arch_settings)
+        if found and self._parse_arch(self.arch) != self.arch_settings[found]:
+            return (f'it is of arch={found!r}. Use the config of that size, '
+                    'or another checkpoint.')
+        if found:
+            return 'it is of this arch, but not complete, or changed.'
+        inner = {
+            key[len('backbone.'):]
+            for key in weights if key.startswith('backbone.')
+        }
+        if is_authors_layout(inner) or inner & set(self.state_dict()):
+            return ("it is a whole detector's. For its backbone alone add "
+                    "prefix='backbone.' to init_cfg.")
+        if any(re.match(r'\d+\.[01]\.(fc1|graph_conv)\.', k)
+               for k in weights):  # what follows 'backbone.' in their names
+            return ("it is a classifier's. It belongs into the backbone's "
+                    'init_cfg, without a prefix.')
+        return 'it is of another model.'
