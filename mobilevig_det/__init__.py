@@ -1,4 +1,5 @@
 """MobileViG for MMDetection."""
+from . import weights  # noqa: F401  (registers mobilevig:// addresses)
 from .compat import allow_checkpoint_types
 from .mobilevig import MobileViG
 

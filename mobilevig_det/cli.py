@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from .data_paths import check_data_paths
 from .errors import UserError
+from .weights import load_all_safely
 
 # In a clone; an installed package carries the same folder under .mim.
 CONFIG_ROOTS = (Path(__file__).parents[1] / 'configs',
@@ -131,13 +132,14 @@ def build_runner(cfg: Config) -> Runner:
 def command(main: Callable) -> Callable:
     """Decorate a tool's main: user errors end it with one message.
 
-    Also makes every ``torch.load`` of the process a safe one, because some
-    versions of MMEngine ask for the unsafe mode.
+    Also has every checkpoint read safely: MMEngine asks torch for the unsafe
+    mode on OneDL's packages, and before torch 2.6.
     """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+        load_all_safely()
         try:
             return main(*args, **kwargs)
         except UserError as error:

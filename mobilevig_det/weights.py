@@ -134,14 +134,17 @@ def _download(url: str, sha256: Optional[str] = None) -> Path:
         # Many files in the world are called model_best.pth.tar.
         name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}'
     path = Path(hub.get_dir(), 'checkpoints', name)
+    # One process a machine; the others of a launcher wait for it. All of
+    # them come to the barrier, whatever each one saw on the disk.
     try:
-        # One process a machine; the others of a launcher wait for it. All of
-        # them come to the barrier, whatever each one saw on the disk.
-        if not is_distributed() or os.environ.get('LOCAL_RANK', '0') == '0':
-            if not path.is_file():
-                _fetch(url, path, sha256)
+        first = os.environ.get('LOCAL_RANK', '0') == '0'
+        if (first or not is_distributed()) and not path.is_file():
+            _fetch(url, path, sha256)
     finally:
         barrier()
+    if not path.is_file():
+        raise UserError(f'{path} is not there: its download in the first '
+                        'process of this machine failed, see there.')
     _verify(path, sha256)
     return path
 
