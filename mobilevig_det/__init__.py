@@ -1,5 +1,10 @@
 """MobileViG for MMDetection."""
-from . import weights  # noqa: F401  (registers mobilevig:// addresses)
+from .versions import check_stack
+
+check_stack()  # before anything below is imported and fails in its own way
+
+from . import registry  # mobilevig_det:: in configs
+from . import weights  # mobilevig:// addresses
 from .compat import allow_checkpoint_types
 from .mobilevig import MobileViG
 
