@@ -38,8 +38,9 @@ env:
 	    fi; \
 	  done; \
 	done; \
-	$(or $(PYTHON),python3) tools/setup_env.py || \
-	{ echo 'Python 3.10 or newer is needed, with its venv module.' >&2; exit 1; }
+	command -v $(or $(PYTHON),python3) >/dev/null || { echo 'make: there is' \
+	  'no $(or $(PYTHON),python3): install Python 3.10 or newer.' >&2; exit 1; }; \
+	exec $(or $(PYTHON),python3) tools/setup_env.py
 
 clean:
 	rm -rf .venv .venv-onedl build dist *.egg-info .pytest_cache \

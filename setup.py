@@ -19,7 +19,7 @@ setup(
     # .mim links to configs and tools: MMEngine and MIM look for them there.
     package_data={
         'mobilevig_det': [
-            '.mim/model-index.yml', '.mim/configs/**/*', '.mim/tools/*',
+            '.mim/model-index.yml', '.mim/configs/**/*.*', '.mim/tools/*.*',
             'data/*', '*.csv'
         ]
     },

@@ -72,7 +72,7 @@ def check_stack() -> None:
             raise StackError(
                 f'{module} is installed twice, one over the other: {twice}. '
                 f'Remove them all and install one stack: pip uninstall -y '
-                f'{every}, then see "Installation" in the README.')
+                f'{every}, then install one (docs/install.md).')
 
     folders = {module: _folder(module) for module in DISTRIBUTIONS}
     for module in ('mmengine', 'mmdet', 'mmcv'):

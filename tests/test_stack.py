@@ -1,0 +1,140 @@
+"""What doesn't fit together is named on import, with what mends it."""
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from mobilevig_det.versions import DISTRIBUTIONS
+
+ROOT = Path(__file__).parents[1]
+GOOD = {'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0',
+        'torch': '2.13.0'}  # yapf: disable
+MODULES = {name: module for module, names in DISTRIBUTIONS.items()
+           for name in names}  # yapf: disable
+
+
+def import_under(folder, installed, operators='', pkg_resources=True):
+    """Import the package where nothing but these fakes is installed.
+
+    MMDetection's check of mmcv is in its fake too, and a print in each
+    package tells if the check came too late to prevent its import.
+    """
+    for name, version in installed.items():
+        info = folder / f'{name.replace("-", "_")}-{version}.dist-info'
+        info.mkdir(parents=True)
+        (info / 'METADATA').write_text(
+            f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+        package = folder / MODULES.get(name, name)
+        package.mkdir(exist_ok=True)
+        text = f'print("imported {package.name}")\n'
+        if name == 'mmdet' and version[0] == '3':
+            text += ("mmcv_minimum_version = '2.0.0rc4'\n"
+                     "mmcv_maximum_version = '2.2.0'\n")
+        (package / '__init__.py').write_text(text)
+        if MODULES.get(name) == 'mmcv' and operators is not None:
+            (package / '_ext.py').write_text(operators)
+        if name == 'mmengine':
+            (package / 'utils').mkdir()
+            (package / 'utils' / 'package_utils.py').write_text(
+                'import pkg_resources\n')
+    if pkg_resources:
+        (folder / 'pkg_resources.py').write_text('')
+    done = subprocess.run(
+        [sys.executable, '-S', '-c', 'import mobilevig_det'], text=True,
+        env=dict(os.environ, PYTHONPATH=f'{folder}{os.pathsep}{ROOT}'),
+        capture_output=True, cwd=folder)  # yapf: disable
+    assert done.returncode
+    return done.stderr.strip().splitlines()[-1], done.stdout
+
+
+def without(*names, **changed):
+    return {**{k: v for k, v in GOOD.items() if k not in names}, **changed}
+
+
+@pytest.mark.parametrize('installed, options, expected', [
+    (without('mmengine', 'mmcv', 'mmdet'), {},
+     ['mmengine is not installed', 'pip install mmengine']),
+    (without('mmdet'), {},
+     ['mmdet is not installed', 'pip install "mmdet>=3.3,<4"']),
+    (without('mmcv'), {},
+     ['mmcv is not installed', 'MMCV_WITH_OPS=1', '"mmcv>=2.0,<2.2"']),
+    (without(mmdet='2.28.2'), {},
+     ['mmdet 2.28.2', 'pip install "mmdet>=3.3,<4"']),
+    (without(mmcv='2.2.0'), {},
+     ['mmcv 2.2.0', 'mmdet 3.3.0', '"mmcv>=2.0.0rc4,<2.2.0"']),
+    (without(mmcv='1.7.2'), {}, ['mmcv 1.7.2', '"mmcv>=2.0.0rc4,<2.2.0"']),
+    ({**without('mmcv'), 'mmcv-lite': '2.1.0'}, dict(operators=None),
+     ['mmcv-lite 2.1.0 has no compiled operators', 'uninstall -y mmcv-lite',
+      'MMCV_WITH_OPS=1']),
+    (GOOD, dict(operators=None),
+     ['mmcv 2.1.0 has no compiled operators', 'mmcv==2.1.0']),
+    ({**GOOD, 'onedl-mmcv': '2.3.6', 'onedl-mmengine': '0.10.12'}, {},
+     ['mmengine is installed twice',
+      'mmengine 0.10.7 and onedl-mmengine 0.10.12',
+      'pip uninstall -y mmengine onedl-mmengine mmcv onedl-mmcv mmdet']),
+    ({**without('mmcv'), 'onedl-mmcv': '2.3.6'}, {},
+     ['mmcv 2.3.6', 'mmdet 3.3.0', 'onedl-mmdetection']),
+    (GOOD, dict(pkg_resources=False),
+     ['pkg_resources', 'pip install "setuptools<81"']),
+    (GOOD, dict(operators='raise ImportError("_ext.so: undefined symbol: x")'),
+     ['another torch than 2.13.0', 'undefined symbol', 'mmcv==2.1.0']),
+])  # yapf: disable
+def test_mismatch_is_named(tmp_path, installed, options, expected):
+    message, imported = import_under(tmp_path, installed, **options)
+    assert message.startswith('mobilevig_det.versions.StackError: ')
+    for part in expected:
+        assert part in message
+    # Only the last check needs to import anything.
+    assert not imported or 'undefined symbol' in message
+
+
+@pytest.mark.parametrize('installed', [
+    GOOD,
+    {'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6',
+     'onedl-mmdetection': '3.5.1', 'torch': '2.13.0'},
+])  # yapf: disable
+def test_what_fits_passes(tmp_path, installed):
+    message, imported = import_under(tmp_path, installed)
+    assert 'StackError' not in message
+    assert "'mmdet.registry'" in message  # came as far as our own imports
+    assert 'imported mmdet' in imported
+
+
+def tried():
+    """The one statement of what was tried, for the stack we run on."""
+    stack = 'openmmlab'
+    try:
+        metadata.version('onedl-mmdetection')
+        stack = 'onedl'
+    except metadata.PackageNotFoundError:
+        pass
+    text = (ROOT / 'requirements' / f'{stack}.txt').read_text()
+    return dict(re.findall(r'^([\w-]+)==(\S+)$', text, re.M))
+
+
+def test_versions_are_those_stated():
+    """In an environment that `make` made from the statement."""
+    if not Path(sys.prefix, 'mobilevig_det.json').is_file():
+        pytest.skip('not an environment of `make test`')
+    if os.environ.get('TORCH'):
+        pytest.skip('another torch was asked for')
+    versions = tried()
+    assert len(versions) == 4
+    for name, version in versions.items():
+        assert metadata.version(name).partition('+')[0] == version
+
+
+def test_documents_state_the_same():
+    stated = set()
+    for stack in ('openmmlab', 'onedl'):
+        stated |= set((ROOT / 'requirements' /
+                       f'{stack}.txt').read_text().splitlines())
+    for page in [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]:
+        for quoted in re.findall(
+                r'(?:onedl-)?(?:mmengine|mmcv|mmdet|mmdetection)==[\d.]+\d',
+                page.read_text()):
+            assert quoted in stated, page
