@@ -229,7 +229,7 @@ def test_one_process_downloads(server, caches, tmp_path):
     both end."""
     context = torch.multiprocessing.get_context('fork')  # imports are done
     results = context.Queue()
-    for name, expected in (('good', True), ('cut_good', 'broke off')):
+    for name in ('good', 'cut_good'):
         folder = tmp_path / name
         folder.mkdir()
         ranks = [
