@@ -1,12 +1,9 @@
+#!/usr/bin/env python
 """Make the shapes data set: COCO's format, no download."""
 import argparse
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from mobilevig_det.cli import command  # noqa: E402
-from mobilevig_det.shapes import make_shapes  # noqa: E402
+from mobilevig_det.cli import command
+from mobilevig_det.shapes import make_shapes
 
 
 @command

@@ -9,19 +9,23 @@ custom_imports = dict(imports=['mobilevig_det'], allow_failed_imports=False)
 
 # Where tools/make_shapes.py put it. The environment variable SHAPES_ROOT
 # changes it, with or without a slash at its end.
-data_root = '{{$SHAPES_ROOT:data/shapes}}/'
+data_root = '{{$SHAPES_ROOT:data/shapes/}}'.rstrip('/') + '/'
 metainfo = dict(
     classes=('circle', 'square', 'triangle'),
     palette=[(220, 20, 60), (0, 120, 220), (60, 180, 60)])
 num_classes = 3
 image_size = (160, 160)
-max_epochs = 10
+max_epochs = 8
 
 # Objects of 20 to 70 pixels: anchors of 24 to 192 instead of 32 to 512, and
 # as many channels and proposals as a few of them need.
 model = dict(
     backbone=dict(
-        _delete_=True, type='MobileViG', arch='ti', drop_path_rate=0.),
+        _delete_=True,
+        type='MobileViG',
+        arch='ti',
+        drop_path_rate=0.,
+        layer_scale_init_value=1.),
     neck=dict(
         in_channels=[42, 84, 168, 256], out_channels=64, num_outs=4),
     rpn_head=dict(
@@ -42,7 +46,7 @@ model = dict(
             num_classes=num_classes)),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=150, max_per_img=100),
-        rcnn=dict(sampler=dict(num=64))),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5))),
     test_cfg=dict(
         rpn=dict(nms_pre=150, max_per_img=100), rcnn=dict(max_per_img=50)))
 
@@ -85,7 +89,7 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10))
 train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
