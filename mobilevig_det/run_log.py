@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from .errors import UserError
 
-PUBLISHED_ROOT = Path(__file__).parent / 'published'
+PUBLISHED_ROOT = Path(__file__).parent / 'data'
 METRICS = tuple(f'{kind}_mAP{suffix}' for kind in ('bbox', 'segm')
                 for suffix in ('', '_50', '_75'))
 

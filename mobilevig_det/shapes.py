@@ -160,10 +160,11 @@ def _annotation(mask: np.ndarray, kind: str, crowd: bool) -> dict:
         bbox=box,
         area=area,
         iscrowd=int(crowd),
-        segmentation=dict(size=list(mask.shape), counts=rle['counts'].decode()))
+        segmentation=dict(
+            size=list(mask.shape), counts=rle['counts'].decode()))
 
 
-def _make_split(root: Path, split: str, num: int, settings: dict) -> None:
+def _make_split(root: Path, split: str, settings: dict) -> None:
     """Write the images of a split and then, in one move, its annotations:
     where these are, the split is whole."""
     size = settings['size']
@@ -171,7 +172,7 @@ def _make_split(root: Path, split: str, num: int, settings: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     images: List[dict] = []
     annotations: List[dict] = []
-    for index in tqdm(range(num), split):
+    for index in tqdm(range(settings['num']), split):
         # One stream an image: image i is the same in a larger set.
         rng = np.random.default_rng(
             [settings['seed'], ('train', 'val').index(split), index])
@@ -269,12 +270,20 @@ def make_shapes(root: Union[str, Path] = 'data/shapes',
                             f'{value}.')
     root = Path(root)
     try:
-        for split, num in (('train', num_train), ('val', num_val)):
-            settings = dict(num=num, size=size, seed=seed)
-            if _finished(root, split, settings):
-                print(f'{split}: {num} images are there already.')
+        splits = {
+            split: dict(num=num, size=size, seed=seed)
+            for split, num in (('train', num_train), ('val', num_val))
+        }
+        # Both are looked at before either is touched.
+        missing = [
+            split for split, settings in splits.items()
+            if not _finished(root, split, settings)
+        ]
+        for split, settings in splits.items():
+            if split in missing:
+                _make_split(root, split, settings)
             else:
-                _make_split(root, split, num, settings)
+                print(f'{split}: {settings["num"]} images are there already.')
     except OSError as error:
         raise UserError(f'Cannot write the data set to {root}: {error}. Is '
                         'there room, and may you write there?') from error

@@ -102,8 +102,9 @@ def draw(runs: List[Run], published: List[Run]) -> Figure:
                         (ap, 'AP in %: mask (solid), box (dashed)')):
         axes.set(title=title, xlabel=unit)
         axes.grid(alpha=0.3)
-        # Early on, the start of the published curve is what matters.
-        axes.set_xlim(0, max(1.02 * end, 1 if axes is ap else 0))
+        # Loss and rate as far as the runs have come, AP to the end.
+        axes.set_xlim(0, 1.02 * (12 if axes is ap and published else end))
+    ap.set_ylim(bottom=0)
     loss.legend(fontsize='small')
     return figure
 
