@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Train a detector: MMDetection's tools/train.py, flag for flag."""
 import argparse
+from importlib.util import find_spec
 
 import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -10,6 +11,8 @@ from mmengine.utils import digit_version
 
 from mobilevig_det.cli import (add_runner_arguments, build_runner, command,
                                find_checkpoint, prepare_config)
+from mobilevig_det.data_check import (check_before_training,
+                                      pointing_to_check_data)
 from mobilevig_det.errors import UserError
 
 
@@ -27,6 +30,10 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='scale the rate by the batch size over the '
         'auto_scale_lr.base_batch_size of the config')
+    parser.add_argument(
+        '--tensorboard',
+        action='store_true',
+        help='also log to TensorBoard, in WORK_DIR/TIMESTAMP/vis_data')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -47,6 +54,15 @@ def use_fused_adamw(cfg: Config) -> None:
         optimizer.fused = True
 
 
+def log_to_tensorboard(cfg: Config) -> None:
+    if find_spec('tensorboard') is None:
+        raise UserError('--tensorboard: TensorBoard is not installed: '
+                        'pip install tensorboard')
+    backends = cfg.visualizer.setdefault('vis_backends', [])
+    if 'TensorboardVisBackend' not in [b.get('type') for b in backends]:
+        backends.append(dict(type='TensorboardVisBackend'))
+
+
 @command
 def main() -> None:
     args = parse_args()
@@ -61,6 +77,8 @@ def main() -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'
     use_fused_adamw(cfg)
+    if args.tensorboard:
+        log_to_tensorboard(cfg)
 
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
@@ -76,7 +94,9 @@ def main() -> None:
     if cfg.get('load_from'):
         find_checkpoint(cfg.load_from)
 
-    build_runner(cfg).train()
+    check_before_training(cfg)
+    with pointing_to_check_data(cfg):
+        build_runner(cfg).train()
 
 
 if __name__ == '__main__':
