@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import DATASETS
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
@@ -403,12 +404,11 @@ def test_only_rank_0_checks(root, monkeypatch):
 @pytest.mark.parametrize('workers', [0, 1])
 def test_a_failure_while_loading_points_to_the_tool(workers, root, capsys):
     """The image vanishes after the check before training."""
-    cfg = tiny_coco.config(root)
-    cfg.filename = 'mine.py'
+    cfg = Config.fromfile(write_config(root))
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     (root / 'train' / '2.jpg').unlink()
     loader = DataLoader(dataset, num_workers=workers, collate_fn=len)
-    with pytest.raises(UserError, match='tools/check_data.py mine.py'):
+    with pytest.raises(UserError, match=f'tools/check_data.py {root}/config.py'):
         with pointing_to_check_data(cfg):
             list(loader)
     assert '2.jpg' in capsys.readouterr().err
