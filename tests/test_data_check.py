@@ -210,7 +210,6 @@ def perfect_predictions(dataset):
 
 def really_use(cfg, split):
     """All that MMDetection will do with the data during a run."""
-    init_default_scope('mmdet')
     dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
     assert len(dataset) > 0
     items = [dataset[i] for i in range(len(dataset))]
@@ -228,6 +227,7 @@ def really_use(cfg, split):
 
 @pytest.fixture
 def root(tmp_path):
+    init_default_scope('mmdet')
     tiny_coco.write(tmp_path, 'train')
     tiny_coco.write(tmp_path, 'val')
     return tmp_path
@@ -408,13 +408,14 @@ def test_a_failure_while_loading_points_to_the_tool(workers, root, capsys):
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     (root / 'train' / '2.jpg').unlink()
     loader = DataLoader(dataset, num_workers=workers, collate_fn=len)
-    with pytest.raises(UserError, match=f'tools/check_data.py {root}/config.py'):
+    tool_and_config = f'tools/check_data.py {root}/config.py'
+    with pytest.raises(UserError, match=tool_and_config):
         with pointing_to_check_data(cfg):
             list(loader)
     assert '2.jpg' in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):  # not of the data
         with pointing_to_check_data(cfg):
-            1 / 0
+            raise ZeroDivisionError
 
 
 @settings(max_examples=200, deadline=None)
