@@ -191,8 +191,11 @@ def prebuilt_page(mmcv, torch, device):
 
 def explain(text):
     """What is known to be behind a failed command, from what it printed."""
-    if re.search('No space left on device|Disk quota exceeded', text):
-        return 'the disk is full: make room, then run the same command again'
+    full = re.search('.*(No space left on device|Disk quota exceeded).*', text)
+    if full:
+        return ('a disk is full ({}): make room, or name another folder for '
+                'temporary files in TMPDIR, then run the same command again'
+                .format(full.group().strip()))  # yapf: disable
     if re.search(r'(?i)connection broken|NewConnectionError|name resolution|'
                  r'Max retries exceeded|Read timed out|Network is unreachable|'
                  r'ConnectTimeout|ProxyError|Could not fetch URL', text):
@@ -261,6 +264,7 @@ class Setup:
         self.env.update(PIP_USER='0', PIP_DISABLE_PIP_VERSION_CHECK='1',
                         PYTHONNOUSERSITE='1')  # yapf: disable
         self.lock_files = ()
+        self.fixed = ['numpy']  # what later steps must not change
 
     # -- what is there already
 
@@ -384,10 +388,10 @@ class Setup:
             if answers(TORCH_CPU + '/torch/'):
                 options = ['--extra-index-url', TORCH_CPU]
         torch = self.wanted['torch']
-        old = re.match(r'torch==(1|2\.[012])\.', torch)
+        if re.match(r'torch==(1|2\.[012])\.', torch):
+            self.fixed = ['numpy<2']  # what those were compiled for
         self.pip('PyTorch ({})'.format(torch), torch, 'setuptools<80', 'wheel',
-                 'ninja', 'numpy<2' if old else 'numpy',
-                 *options)  # yapf: disable
+                 'ninja', *self.fixed, *options)  # yapf: disable
 
     def facts(self):
         out = subprocess.run([self.python, '-c', FACTS], env=self.env, cwd='/',
@@ -405,6 +409,13 @@ class Setup:
         self.call('OpenCV without windows', [
             self.python, '-m', 'pip', 'uninstall', '-y', 'opencv-python'])
         self.pip('OpenCV without windows', 'opencv-python-headless')
+
+    def may_be_cached(self):
+        """Whether a kept wheel could fit a torch not installed yet."""
+        facts = {'torch': self.wanted['torch'].partition('==')[2] + '*',
+                 'gpus': ()}  # yapf: disable
+        return any(self.wheels.glob(
+            wheel_key(self.wanted['mmcv'], facts) + '*/*.whl'))
 
     def install_mmcv(self, facts, page):
         """Take mmcv from the cache, prebuilt or from its source."""
@@ -486,19 +497,19 @@ class Setup:
     def run(self):
         device = choose_device()
         page = prebuilt_page(self.wanted['mmcv'], self.wanted['torch'], device)
-        if not page and not any(self.wheels.glob(
-                self.wanted['mmcv'].replace('==', '-') + '_*/*.whl')):
+        if not page and not self.may_be_cached():
             check_compiler()  # sooner than after minutes of downloads
         self.make_venv(device)
         self.install_torch(device)
         facts = self.facts()
+        self.fixed.append('torch==' + facts['torch'])
         self.pip('MMEngine and MMDetection', self.wanted['mmengine'],
-                 self.wanted['mmdet'], 'torch==' + facts['torch'])
+                 self.wanted['mmdet'], *self.fixed)
         self.mend_opencv()
         self.install_mmcv(facts, page)
         self.pip('mobilevig_det and what its tests need',
                  '--no-build-isolation', '-e', '{}[test]'.format(ROOT),
-                 'torch==' + facts['torch'])  # yapf: disable
+                 *self.fixed)  # yapf: disable
         self.mend_opencv()
         if not self.runs(IMPORT):
             raise Stop('what was installed does not import; see the end of '
