@@ -1,0 +1,113 @@
+"""A wheel carries all that is needed where there is no clone."""
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+USER_CONFIG = """
+_base_ = 'mobilevig_det::mask_rcnn/mobilevig_m_fpn_1x.py'
+model = dict(backbone=dict(arch='ti', init_cfg=None),
+             neck=dict(in_channels=[42, 84, 168, 256]),
+             roi_head=dict(bbox_head=dict(num_classes=5)))
+"""
+PROGRAM = """
+import runpy, sys
+import torch
+import mobilevig_det
+print('from', mobilevig_det.__file__)
+from mmdet.registry import MODELS, OPTIM_WRAPPERS, PARAM_SCHEDULERS
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+
+cfg = Config.fromfile('mine.py')
+# As the Runner builds them: in MMDetection's scope.
+DefaultScope.get_instance('user', scope_name='mmdet')
+model = MODELS.build(cfg.model)
+print('built', type(model).__name__, model.backbone.arch,
+      model.roi_head.bbox_head.num_classes)
+wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+for scheduler in cfg.param_scheduler:
+    scheduler = PARAM_SCHEDULERS.build(
+        scheduler, default_args=dict(optimizer=wrapper, epoch_length=10))
+    print('built', type(scheduler).__name__)
+print('hub', get_config('mobilevig_det::mask_rcnn/mobilevig_s_fpn_1x.py')
+      .model.backbone.arch)
+print('--')
+sys.argv[1:] = ['test', 'mobilevig_ti_fpn_1x', 'no.pth']
+try:
+    runpy.run_module('mobilevig_det', run_name='__main__')
+except SystemExit as end:
+    print('end', end)
+"""
+
+
+@pytest.fixture(scope='module')
+def unpacked(tmp_path_factory):
+    """Folder with what the wheel holds, built from a copy of this tree."""
+    folder = tmp_path_factory.mktemp('wheel')
+    skip = shutil.ignore_patterns('.git', '.venv*', 'build', 'data',
+                                  'work_dirs', 'tests', '*.egg-info',
+                                  '__pycache__')  # yapf: disable
+    shutil.copytree(ROOT, folder / 'source', symlinks=True, ignore=skip)
+    if (ROOT / 'mobilevig_det' / 'data').is_dir():
+        shutil.copytree(ROOT / 'mobilevig_det' / 'data',
+                        folder / 'source' / 'mobilevig_det' / 'data')
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps',
+                    '--no-build-isolation', '--no-index', '-w', folder,
+                    folder / 'source'], check=True)  # yapf: disable
+    wheel, = folder.glob('*.whl')
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / 'site')
+    return folder / 'site'
+
+
+def tree(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob('*')
+            if path.is_file() and '__pycache__' not in path.parts
+            and '.mim' not in path.relative_to(folder).parts}  # yapf: disable
+
+
+def test_wheel_holds_everything(unpacked):
+    package = unpacked / 'mobilevig_det'
+    for name in ('configs', 'tools'):
+        assert tree(package / '.mim' / name) == tree(ROOT / name)
+    assert tree(package) == tree(ROOT / 'mobilevig_det')
+    assert (package / '.mim' / 'model-index.yml').read_text() == (
+        ROOT / 'model-index.yml').read_text()
+    metadata, = unpacked.glob('*.dist-info/METADATA')
+    required = [line for line in metadata.read_text().splitlines()
+                if line.startswith('Requires-Dist') and 'extra' not in line]
+    # Nothing that could make pip replace what a user has.
+    assert all(line.split() in (['Requires-Dist:', 'numpy'],
+                                ['Requires-Dist:', 'torch'])
+               for line in required)  # yapf: disable
+
+
+def test_works_from_anywhere(unpacked, tmp_path):
+    """A user's config inherits ours, and a tool takes ours by name."""
+    (tmp_path / 'mine.py').write_text(USER_CONFIG)
+    coco = tmp_path / 'coco'
+    for name in ('annotations', 'train2017', 'val2017'):
+        (coco / name).mkdir(parents=True)
+    for name in ('train', 'val'):
+        (coco / 'annotations' / f'instances_{name}2017.json').write_text('{}')
+    (tmp_path / 'program.py').write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', 'program.py'], cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(unpacked), COCO_ROOT=str(coco)),
+        text=True, capture_output=True)  # yapf: disable
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.partition('--\n')[0].splitlines()
+    assert text[0] == f'from {unpacked / "mobilevig_det" / "__init__.py"}'
+    assert [line for line in text if line.startswith(('built', 'hub'))] == [
+        'built MaskRCNN ti 5', 'built LinearLR', 'built MultiStepLR', 'hub s']
+    # What MMEngine says when it does not find a scope.
+    assert 'Failed to' not in done.stdout + done.stderr
+    assert "end test.py: There is no checkpoint file 'no.pth'" in done.stdout
