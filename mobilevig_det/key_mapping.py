@@ -47,6 +47,15 @@ _SVGA = {
 }  # yapf: disable
 
 
+LAYOUTS = ('authors', 'mobilevig_det')
+
+# A key that every backbone of the layout has, and no other model.
+_ANCHORS = {
+    'authors': 'local_backbone.0.layer_scale_2',
+    'mobilevig_det': 'downsamples.0.conv.weight',
+}
+
+
 def is_authors_layout(keys: Iterable[str]) -> bool:
     """Whether the keys (without a ``backbone.`` of a detector in front) are
     the authors'."""
@@ -115,6 +124,42 @@ def to_authors(state_dict: Mapping[str, T]) -> Dict[str, T]:
                for k in state_dict if k.startswith('stages.3.')]  # yapf: disable # noqa: E501
     modules = {ours: name for name, ours in _modules(theirs).items()}
     return {_rename(k, modules): v for k, v in state_dict.items()}
+
+
+def find_backbones(keys: Iterable[str], layout: str) -> List[str]:
+    """What stands before the keys of a backbone in that layout: '' in an
+    ImageNet file, 'backbone.' in a detector's; none if there is no such."""
+    anchor = _ANCHORS[layout]
+    return [
+        key[:-len(anchor)] for key in map(str, keys)
+        if key == anchor or key.endswith('.' + anchor)
+    ]
+
+
+def convert(state_dict: Mapping[str, T], layout: str) -> Dict[str, T]:
+    """Rename the keys of each backbone of a classifier or detector.
+
+    Args:
+        state_dict (Mapping): Weights under the names of the other layout.
+        layout (str): 'authors' or 'mobilevig_det'.
+
+    Returns:
+        dict: The same values in the same order. Converting them back gives
+        the same keys again.
+    """
+    rename, other = {
+        'authors': (to_authors, 'mobilevig_det'),
+        'mobilevig_det': (from_authors, 'authors'),
+    }[layout]
+    names = {key: key for key in state_dict}
+    for prefix in find_backbones(state_dict, other):
+        inner = {
+            key[len(prefix):]: key
+            for key in state_dict if key.startswith(prefix)
+        }
+        names.update(
+            (key, prefix + name) for name, key in rename(inner).items())
+    return {names[key]: value for key, value in state_dict.items()}
 
 
 def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> Optional[str]:

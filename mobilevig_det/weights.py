@@ -1,7 +1,7 @@
 """Weights by name or address: the ``mobilevig://`` scheme of MMEngine.
 
 =============================  =============================================
-``mobilevig://m``              the authors' file of that name (see below)
+``mobilevig://m``              the authors' file for that name (see below)
 ``mobilevig:///some/file``     a file
 ``mobilevig://https://…``      a file to download
 =============================  =============================================
@@ -33,17 +33,21 @@ REPOSITORY = 'https://huggingface.co/SLDGroup/MobileViG/resolve/main/'
 
 class Published(NamedTuple):
     """A file that the authors published; None is what we do not know."""
-    path: Optional[str]
+    path: Optional[str]  # below REPOSITORY
     sha256: Optional[str] = None
 
 
-# ImageNet-1K weights. No hash was published, and none of the files could be
-# fetched where this was written; the name of Ti's file is not known either.
+# No hash was published, and none of the files could be fetched where this was
+# written; the name of Ti's file is not known either.
 PUBLISHED = {
+    # ImageNet-1K: for a backbone's init_cfg
     'ti': Published(None),
     's': Published('MobileViG_S_78_2.pth.tar'),
     'm': Published('MobileViG_M_80_7.pth.tar'),
     'b': Published('MobileViG_B_82_6.pth.tar'),
+    # Mask R-CNN on COCO: for load_from, tools/test.py, …
+    'coco-m': Published('Detection/det_mobilevig_m_62_8.pth'),
+    'coco-b': Published('Detection/det_mobilevig_b_64_3.pth'),
 }
 
 
@@ -120,7 +124,7 @@ def _find(name: str) -> Path:
         if not os.path.isdir(folder):
             raise UserError('The folder that MOBILEVIG_WEIGHTS names does '
                             f'not exist: {folder!r}.')
-        path = Path(folder, published.path)
+        path = Path(folder, os.path.basename(published.path))
         if path.is_file():
             _verify(path, published.sha256)
             return path

@@ -25,3 +25,27 @@ def imagenet_checkpoint(arch='ti', averaged=True):
     if not averaged:
         del checkpoint['state_dict_ema']
     return checkpoint
+
+
+def coco_checkpoint(detector_weights, arch='ti', classes=('cat', 'dog')):
+    """What the authors' COCO training (MMDetection 2.28) writes: the golden
+    weights as the backbone's, the rest the detector's own."""
+    weights = OrderedDict(
+        (f'backbone.{key}', value)
+        for key, value in golden_state_dict(arch).items()
+        if not key.startswith(('prediction.', 'head.', 'dist_head.')))
+    weights.update((key, value) for key, value in detector_weights.items()
+                   if not key.startswith('backbone.'))
+    weights._metadata = OrderedDict({'': {'version': 1}})
+    return {
+        'meta': {
+            'env_info': 'sys.platform: linux', 'config': 'model = dict()',
+            'seed': None, 'exp_name': 'mask_rcnn.py', 'epoch': 12,
+            'iter': 175908, 'mmdet_version': '2.28.1', 'CLASSES': classes,
+            'PALETTE': [(220, 20, 60)] * len(classes), 'hook_msgs': {},
+        },
+        'state_dict': weights,
+        'optimizer': {'state': {0: {'step': 175908,
+                                    'exp_avg': torch.zeros(3)}},
+                      'param_groups': [{'lr': 2e-6, 'params': [0]}]},
+    }  # yapf: disable

@@ -18,7 +18,7 @@ import torch
 from checkpoints import imagenet_checkpoint
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.runner import CheckpointLoader, load_checkpoint
-from reference import golden_features, golden_input, golden_state_dict
+from reference import ARCHS, golden_features, golden_input, golden_state_dict
 
 from mobilevig_det import MobileViG, weights
 from mobilevig_det.checkpoint import read_checkpoint
@@ -116,10 +116,13 @@ def as_in_our_tools(monkeypatch):
 
 def test_names_are_the_published_files(monkeypatch):
     monkeypatch.undo()
-    assert list(weights.PUBLISHED) == list(MobileViG.arch_settings)
+    assert set(weights.PUBLISHED) == {*ARCHS, 'coco-m', 'coco-b'}
     assert weights.PUBLISHED['s'].path == 'MobileViG_S_78_2.pth.tar'
     assert weights.PUBLISHED['m'].path == 'MobileViG_M_80_7.pth.tar'
     assert weights.PUBLISHED['b'].path == 'MobileViG_B_82_6.pth.tar'
+    for arch, score in (('m', '62_8'), ('b', '64_3')):
+        assert weights.PUBLISHED[f'coco-{arch}'].path == (
+            f'Detection/det_mobilevig_{arch}_{score}.pth')
     with pytest.raises(UserError) as error:
         build('mobilevig://ti')
     assert 'give the file yourself: mobilevig:///path' in str(error.value)
