@@ -6,9 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+from mmdet.registry import DATASETS
+from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
 
 from mobilevig_det import shapes
+from mobilevig_det.cli import load_config
+from mobilevig_det.data_paths import check_data_paths
 from mobilevig_det.errors import UserError
 
 NUM = dict(train=4, val=3)
@@ -195,3 +199,28 @@ def test_replaces_nothing_else(root, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='Cannot write the data set'):
         make(tmp_path / 'file')
+
+
+@pytest.mark.parametrize('slash', ['', '/'])
+def test_config_reads_it(root, slash, monkeypatch):
+    """Through MMDetection's own pipeline, at the size of the images."""
+    monkeypatch.setenv('SHAPES_ROOT', f'{root}{slash}')
+    cfg = load_config('mobilevig_ti_fpn_shapes')
+    check_data_paths(cfg, ['train', 'val', 'test'])
+    assert cfg.val_evaluator.ann_file == str(
+        shapes.annotation_file(root, 'val'))
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert dataset.metainfo['classes'] == shapes.CLASSES
+    images = [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))]
+    assert images == [1, 2, 4]  # 3 is empty
+    coco = COCO(str(shapes.annotation_file(root, 'train')))
+    for index in range(len(dataset)):
+        sample = dataset[index]['data_samples']
+        anns = coco.loadAnns(coco.getAnnIds(sample.img_id))
+        assert len(sample.gt_instances) == sum(
+            not ann['iscrowd'] for ann in anns)
+        assert len(sample.ignored_instances) == sum(
+            ann['iscrowd'] for ann in anns)
+        for ann, label in zip(anns, sample.gt_instances.labels):
+            assert ann['category_id'] == label + 1
