@@ -28,6 +28,7 @@ def _statistic(owner: type, name: str) -> Callable:
     Every HistoryBuffer is pickled with its table of statistics, whose entries
     (``HistoryBuffer.mean`` …) are written as calls of ``getattr``.
     """
+    HistoryBuffer()  # the first of a process fills the table
     if owner is not HistoryBuffer or name not in owner._statistics_methods:
         raise pickle.UnpicklingError(f'getattr({owner.__name__}, {name!r})')
     return owner._statistics_methods[name]
