@@ -1,8 +1,12 @@
 """Checkpoint files in the layouts that are published, made on the fly."""
 import argparse
+import runpy
+import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
+from mmengine.runner import CheckpointLoader
 from reference import golden_state_dict
 
 
@@ -49,3 +53,30 @@ def coco_checkpoint(detector_weights, arch='ti', classes=('cat', 'dog')):
                                     'exp_avg': torch.zeros(3)}},
                       'param_groups': [{'lr': 2e-6, 'params': [0]}]},
     }  # yapf: disable
+
+
+class Hostile:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+def run_tool(monkeypatch, name, *args):
+    """Run tools/NAME.py here, importing torch and MMDetection once; what it
+    changes for its process ends with the test.
+
+    Returns the message that it ends with, or None.
+    """
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    monkeypatch.setattr(CheckpointLoader, '_schemes',
+                        CheckpointLoader._schemes.copy())
+    tool = Path(__file__).parents[1] / 'tools' / f'{name}.py'
+    monkeypatch.setattr(sys, 'argv', [str(tool), *map(str, args)])
+    try:
+        runpy.run_path(str(tool), run_name='__main__')
+    except SystemExit as end:
+        return end.code

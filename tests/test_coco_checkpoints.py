@@ -1,11 +1,11 @@
 """The authors' COCO checkpoints, and our own, through every ordinary door."""
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from checkpoints import coco_checkpoint, imagenet_checkpoint
+from checkpoints import (Hostile, coco_checkpoint, imagenet_checkpoint,
+                         run_tool)
 from mmdet.apis import DetInferencer, init_detector
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
@@ -16,23 +16,26 @@ from reference import golden_features, golden_input
 from mobilevig_det.cli import load_config
 from mobilevig_det.errors import UserError
 from mobilevig_det.key_mapping import convert
+from mobilevig_det.shapes import make_shapes
 
 CLASSES = ('circle', 'square', 'triangle')
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """config.py (Ti, COCO recipe, narrow heads for speed) and detectors'
+    """config.py (Ti, narrow heads, three classes) and detectors'
     checkpoints: authors.pth and ours.pth, of the same weights."""
     folder = tmp_path_factory.mktemp('coco')
     init_default_scope('mmdet')
-    cfg = load_config(
-        'mobilevig_ti_fpn_1x', {
-            'model.roi_head.bbox_head.fc_out_channels': 32,
-            'model.roi_head.bbox_head.num_classes': 3,
-            'model.roi_head.mask_head.num_classes': 3,
-            'test_dataloader.dataset.pipeline.1.scale': (96, 96),
-        })
+    make_shapes(folder / 'shapes', num_train=2, num_val=2, size=96)
+    cfg = load_config('mobilevig_ti_fpn_shapes')
+    cfg.merge_from_dict({
+        'test_dataloader.dataset.data_root': f'{folder}/shapes/',
+        'test_evaluator.ann_file':
+        f'{folder}/shapes/annotations/instances_val.json',
+        'test_dataloader.num_workers': 0,
+        'test_dataloader.persistent_workers': False,
+    })
     cfg.dump(folder / 'config.py')
     detector = MODELS.build(cfg.model)
     theirs = coco_checkpoint(detector.state_dict(), classes=CLASSES)
@@ -116,6 +119,39 @@ def test_backbone_alone(folder, name):
     del cfg.init_cfg['prefix']
     with pytest.raises(UserError, match="add prefix='backbone.'"):
         MODELS.build(cfg).init_weights()
+
+
+@pytest.mark.parametrize('name', ['authors.pth', 'ours.pth'])
+def test_test_tool(folder, name, tmp_path, monkeypatch):
+    tested = []
+    run_test = Runner.test
+    monkeypatch.setattr(
+        Runner, 'test',
+        lambda runner: tested.append((runner.model, run_test(runner))))
+    assert run_tool(monkeypatch, 'test', folder / 'config.py', folder / name,
+                    '--work-dir', tmp_path) is None
+    (detector, metrics), = tested
+    assert_loaded(detector, folder)
+    assert 0 <= metrics['coco/segm_mAP'] <= 1
+
+
+def test_tool_refuses(folder, tmp_path, monkeypatch):
+    """The tool's one message (for every other wrong file see
+    test_weights.py: it is the same loader)."""
+    path = tmp_path / 'wrong.pth'
+    wrong = {
+        'was refused, and nothing in it was run': lambda: torch.save(
+            {'state_dict': {}, 'meta': Hostile(tmp_path / 'trace')}, path),
+        "it is of arch='s'": lambda: torch.save(
+            coco_checkpoint({}, 's'), path)
+    }  # yapf: disable
+    for message, write in wrong.items():
+        write()
+        said = run_tool(monkeypatch, 'test', folder / 'config.py', path,
+                        '--work-dir', tmp_path / 'work')
+        assert message in said
+        assert said.startswith('test.py: ') and 'Traceback' not in said
+    assert not (tmp_path / 'trace').exists()
 
 
 def other_files(folder):

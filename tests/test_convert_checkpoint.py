@@ -1,37 +1,21 @@
 """The names of weights, there and back; the tool that writes them."""
 import copy
+import functools
 import os
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import coco_checkpoint, imagenet_checkpoint
-from mmengine.runner import CheckpointLoader
+from checkpoints import coco_checkpoint, imagenet_checkpoint, run_tool
 from reference import ARCHS, golden_state_dict
 
 from mobilevig_det import MobileViG
 from mobilevig_det.key_mapping import convert, from_authors, to_authors
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'convert_checkpoint.py'
-
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Runs the tool in this process: returns its exit message, or None."""
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
-    monkeypatch.setattr(CheckpointLoader, '_schemes',
-                        CheckpointLoader._schemes.copy())
-
-    def run(*args):
-        monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, args)])
-        try:
-            runpy.run_path(str(TOOL), run_name='__main__')
-        except SystemExit as end:
-            return end.code
-
-    return run
+def tool(monkeypatch):
+    return functools.partial(run_tool, monkeypatch, 'convert_checkpoint')
 
 
 def assert_same(a, b):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import imagenet_checkpoint
+from checkpoints import Hostile, imagenet_checkpoint
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from reference import ARCHS, golden_features, golden_input, golden_state_dict
@@ -253,16 +253,6 @@ def test_one_process_downloads(server, caches, tmp_path):
 def test_unknown_name():
     with pytest.raises(UserError, match='ti, s, m, b'):
         build('mobilevig://xl')
-
-
-class Hostile:
-    """Unpickling this creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
 
 
 def write_wrong_file(kind, path, files):
