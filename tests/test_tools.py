@@ -1,0 +1,204 @@
+"""Train, resume and test from the command line, on a tiny generated set."""
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmdet.evaluation import CocoMetric
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tool import TOOLS, run_tool, tool_message
+
+CONFIG = 'configs/mask_rcnn/mobilevig_ti_fpn_shapes.py'
+SMALL = [
+    '--cfg-options', 'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+    'test_dataloader.dataset.pipeline.1.scale=(64,64)',
+    *(f'{split}_dataloader.{key}' for split in ('train', 'val', 'test')
+      for key in ('num_workers=0', 'persistent_workers=False')),
+    'train_cfg.val_interval=9', 'default_hooks.logger.interval=1'
+]
+
+
+@pytest.fixture(scope='module')
+def trained(shapes_root, tmp_path_factory):
+    """The work dir of two epochs of two iterations, and of a third one after
+    a resume; nothing of it in the folder where the tools are called."""
+    work_dir = tmp_path_factory.mktemp('work') / 'run'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('SHAPES_ROOT', str(shapes_root))
+        patch.chdir(tmp_path_factory.mktemp('elsewhere'))
+        for epochs, resume in ((2, []), (3, ['--resume'])):
+            run_tool('train', CONFIG, '--work-dir', work_dir, *resume, *SMALL,
+                     'default_hooks.checkpoint.max_keep_ckpts=-1',
+                     f'train_cfg.max_epochs={epochs}')
+        yield work_dir
+
+
+def log_rows(work_dir):
+    """Rows of the training logs, a list for each run."""
+    return [[json.loads(line) for line in path.read_text().splitlines()]
+            for path in sorted(work_dir.glob('*/vis_data/scalars.json'))]
+
+
+def test_resume_continues_where_it_stopped(trained):
+    first, second = log_rows(trained)
+    assert [(row['epoch'], row['step']) for row in first] == [
+        (1, 1), (1, 2), (2, 3), (2, 4)]
+    assert [(row['epoch'], row['step']) for row in second] == [(3, 5), (3, 6)]
+    old, new = (torch.load(trained / f'epoch_{epoch}.pth', weights_only=True)
+                for epoch in (2, 3))
+    assert (old['meta']['iter'], new['meta']['iter']) == (4, 6)
+    # The moments came back too: AdamW has counted all six steps.
+    steps = {int(state['step'])
+             for state in new['optimizer']['state'].values()}  # yapf: disable
+    assert steps == {6}
+    assert new['optimizer']['param_groups'][0]['fused']
+
+
+def test_training_changes_every_weight(trained):
+    old, new = (torch.load(trained / f'epoch_{epoch}.pth', weights_only=True)
+                for epoch in (1, 3))
+    same = [key for key, value in new['state_dict'].items()
+            if torch.equal(value, old['state_dict'][key])]  # yapf: disable
+    assert not same
+
+
+def test_test_prints_ap_and_saves_what_was_asked(trained, tmp_path, capfd):
+    run_tool('test', CONFIG, trained / 'epoch_3.pth', '--work-dir', tmp_path,
+             '--out', tmp_path / 'predictions.pkl', '--show-dir', 'pictures',
+             *SMALL)
+    printed = capfd.readouterr().out
+    assert printed.count('Average Precision') == 12  # boxes, masks
+    predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
+    assert len(predictions) == 4
+    masks = predictions[0]['pred_instances']['masks']
+    assert all(tuple(mask['size']) == (64, 64) for mask in masks)
+    assert len(list(tmp_path.glob('*/pictures/*'))) == 4
+    metrics = json.loads(next(tmp_path.glob('*/*.json')).read_text())
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
+
+
+def test_tta_tests_boxes(trained, tmp_path, capfd):
+    run_tool('test', CONFIG, trained / 'epoch_3.pth', '--work-dir', tmp_path,
+             '--tta', *SMALL)
+    printed, said = capfd.readouterr()
+    assert 'masks are left out' in printed + said
+    assert printed.count('Average Precision') == 6
+
+
+def test_evaluator_equals_pycocotools(shapes_root):
+    """Truths that were shifted, dropped and relabelled, as predictions."""
+    rng = np.random.default_rng(0)
+    truth = COCO(str(shapes_root / 'annotations' / 'instances_val.json'))
+    metric = CocoMetric(
+        ann_file=str(shapes_root / 'annotations' / 'instances_val.json'),
+        metric=['bbox', 'segm'])
+    classes = [truth.cats[i]['name'] for i in sorted(truth.cats)]
+    metric.dataset_meta = dict(classes=classes)
+    found = []
+    for image_id, image in truth.imgs.items():
+        boxes, masks, labels, scores = [], [], [], []
+        for ann in truth.imgToAnns[image_id]:
+            if rng.random() < 0.2:
+                continue
+            shift = int(rng.integers(0, 4))
+            mask = np.roll(truth.annToMask(ann), shift, 1)
+            x, y, w, h = ann['bbox']
+            label = ann['category_id']
+            if rng.random() < 0.2:
+                label = label % 3 + 1
+            boxes.append([x + shift, y, x + shift + w, y + h])
+            masks.append(mask.astype(bool))
+            labels.append(label - 1)
+            scores.append(rng.random())
+            found.append(
+                dict(
+                    image_id=image_id,
+                    category_id=label,
+                    score=scores[-1],
+                    bbox=[x + shift, y, w, h],
+                    segmentation=mask_api.encode(np.asfortranarray(mask))))
+        shape = (len(boxes), image['height'], image['width'])
+        metric.process({}, [
+            dict(
+                img_id=image_id,
+                ori_shape=shape[1:],
+                pred_instances=dict(
+                    bboxes=torch.tensor(boxes).reshape(-1, 4),
+                    masks=torch.tensor(np.reshape(masks, shape)),
+                    labels=torch.tensor(labels, dtype=torch.long),
+                    scores=torch.tensor(scores)))
+        ])
+    got = metric.evaluate(size=len(truth.imgs))
+    names = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']
+    for kind in ('bbox', 'segm'):
+        reference = COCOeval(truth, truth.loadRes(found), kind)
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+        assert 0.2 < reference.stats[0] < 0.9  # a hard case, not a border one
+        for name, want in zip(names, reference.stats):
+            # MMDetection rounds to three places.
+            assert got[f'coco/{kind}_{name}'] == pytest.approx(want, abs=6e-4)
+
+
+def test_unknown_config_in_one_line():
+    """In a process of its own: nothing else may be printed."""
+    done = subprocess.run(
+        [sys.executable, TOOLS / 'train.py', 'configs/mask_rcnn/nope.py'],
+        capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("train.py: There is no config '")
+    assert 'mask_rcnn/mobilevig_m_fpn_1x.py' in done.stderr
+    assert done.stderr.count('\n') == 1
+
+
+def test_unreadable_config(tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text("_base_ = './missing.py'\n")
+    message = tool_message('train', config)
+    assert str(config) in message and 'missing.py' in message
+    config.write_text('model = dict(\n')
+    assert str(config) in tool_message('train', config)
+
+
+def test_missing_coco(tmp_path, monkeypatch):
+    monkeypatch.setenv('COCO_ROOT', str(tmp_path / 'nowhere'))
+    message = tool_message('train', 'mobilevig_m_fpn_1x')
+    for words in (str(tmp_path / 'nowhere'), 'COCO_ROOT=', 'make demo'):
+        assert words in message
+    (tmp_path / 'nowhere').mkdir()
+    message = tool_message('test', 'mobilevig_m_fpn_1x', 'some.pth')
+    assert str(tmp_path / 'nowhere/annotations/instances_val2017.json') in (
+        message)
+
+
+def test_bad_checkpoints(trained, tmp_path):
+    assert 'no checkpoint file' in tool_message(
+        'test', CONFIG, tmp_path / 'missing.pth')
+    assert 'no checkpoint file' in tool_message(
+        'train', CONFIG, '--resume', tmp_path / 'missing.pth')
+    checkpoint = trained / 'epoch_3.pth'
+    other_arch = [*SMALL, 'model.backbone.arch=s',
+                  'model.neck.in_channels=[42,84,176,256]']
+    for call in (('test', CONFIG, checkpoint), ('train', CONFIG, '--resume',
+                                                checkpoint)):
+        message = tool_message(*call, '--work-dir', tmp_path, *other_arch)
+        assert "arch='s'" in message and "is of arch='ti'" in message
+    message = tool_message(
+        'test', CONFIG, checkpoint, '--work-dir', tmp_path, *SMALL,
+        'model.roi_head.mask_head.num_classes=7')
+    assert 'does not fit' in message
+    assert 'roi_head.mask_head.conv_logits.weight' in message
+
+
+def test_flags_that_cannot_work_here(trained, tmp_path):
+    if not torch.cuda.is_available():
+        assert 'needs a GPU' in tool_message('train', CONFIG, '--amp', *SMALL)
+    assert 'base_batch_size' in tool_message(
+        'train', CONFIG, '--auto-scale-lr', *SMALL, 'auto_scale_lr={}')
