@@ -143,6 +143,6 @@ def command(main: Callable) -> Callable:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            sys.exit(f'{Path(sys.argv[0]).name}: {error}')
+            sys.exit(f'{Path(main.__code__.co_filename).name}: {error}')
 
     return wrapper

@@ -11,7 +11,7 @@ from mmdet.evaluation import CocoMetric
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tool import TOOLS, run_tool, tool_message
+from tool import TOOLS, run
 
 CONFIG = 'configs/mask_rcnn/mobilevig_ti_fpn_shapes.py'
 SMALL = [
@@ -33,10 +33,17 @@ def trained(shapes_root, tmp_path_factory):
         patch.setenv('SHAPES_ROOT', str(shapes_root))
         patch.chdir(tmp_path_factory.mktemp('elsewhere'))
         for epochs, resume in ((2, []), (3, ['--resume'])):
-            run_tool('train', CONFIG, '--work-dir', work_dir, *resume, *SMALL,
-                     'default_hooks.checkpoint.max_keep_ckpts=-1',
-                     f'train_cfg.max_epochs={epochs}')
+            assert run('train', CONFIG, '--work-dir', work_dir, *resume,
+                       *SMALL, 'default_hooks.checkpoint.max_keep_ckpts=-1',
+                       f'train_cfg.max_epochs={epochs}') == 0
         yield work_dir
+
+
+def refusal(name, *args):
+    """The message with which a tool refuses its arguments."""
+    message = run(name, *args)
+    assert isinstance(message, str), message
+    return message
 
 
 def log_rows(work_dir):
@@ -68,9 +75,9 @@ def test_training_changes_every_weight(trained):
 
 
 def test_test_prints_ap_and_saves_what_was_asked(trained, tmp_path, capfd):
-    run_tool('test', CONFIG, trained / 'epoch_3.pth', '--work-dir', tmp_path,
-             '--out', tmp_path / 'predictions.pkl', '--show-dir', 'pictures',
-             *SMALL)
+    assert run('test', CONFIG, trained / 'epoch_3.pth', '--work-dir', tmp_path,
+               '--out', tmp_path / 'predictions.pkl', '--show-dir',
+               'pictures', *SMALL) == 0
     printed = capfd.readouterr().out
     assert printed.count('Average Precision') == 12  # boxes, masks
     predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
@@ -83,8 +90,8 @@ def test_test_prints_ap_and_saves_what_was_asked(trained, tmp_path, capfd):
 
 
 def test_tta_tests_boxes(trained, tmp_path, capfd):
-    run_tool('test', CONFIG, trained / 'epoch_3.pth', '--work-dir', tmp_path,
-             '--tta', *SMALL)
+    assert run('test', CONFIG, trained / 'epoch_3.pth', '--work-dir', tmp_path,
+               '--tta', *SMALL) == 0
     printed, said = capfd.readouterr()
     assert 'masks are left out' in printed + said
     assert printed.count('Average Precision') == 6
@@ -160,36 +167,36 @@ def test_unknown_config_in_one_line():
 def test_unreadable_config(tmp_path):
     config = tmp_path / 'mine.py'
     config.write_text("_base_ = './missing.py'\n")
-    message = tool_message('train', config)
+    message = refusal('train', config)
     assert str(config) in message and 'missing.py' in message
     config.write_text('model = dict(\n')
-    assert str(config) in tool_message('train', config)
+    assert str(config) in refusal('train', config)
 
 
 def test_missing_coco(tmp_path, monkeypatch):
     monkeypatch.setenv('COCO_ROOT', str(tmp_path / 'nowhere'))
-    message = tool_message('train', 'mobilevig_m_fpn_1x')
+    message = refusal('train', 'mobilevig_m_fpn_1x')
     for words in (str(tmp_path / 'nowhere'), 'COCO_ROOT=', 'make demo'):
         assert words in message
     (tmp_path / 'nowhere').mkdir()
-    message = tool_message('test', 'mobilevig_m_fpn_1x', 'some.pth')
+    message = refusal('test', 'mobilevig_m_fpn_1x', 'some.pth')
     assert str(tmp_path / 'nowhere/annotations/instances_val2017.json') in (
         message)
 
 
 def test_bad_checkpoints(trained, tmp_path):
-    assert 'no checkpoint file' in tool_message(
+    assert 'no checkpoint file' in refusal(
         'test', CONFIG, tmp_path / 'missing.pth')
-    assert 'no checkpoint file' in tool_message(
+    assert 'no checkpoint file' in refusal(
         'train', CONFIG, '--resume', tmp_path / 'missing.pth')
     checkpoint = trained / 'epoch_3.pth'
     other_arch = [*SMALL, 'model.backbone.arch=s',
                   'model.neck.in_channels=[42,84,176,256]']
     for call in (('test', CONFIG, checkpoint), ('train', CONFIG, '--resume',
                                                 checkpoint)):
-        message = tool_message(*call, '--work-dir', tmp_path, *other_arch)
+        message = refusal(*call, '--work-dir', tmp_path, *other_arch)
         assert "arch='s'" in message and "is of arch='ti'" in message
-    message = tool_message(
+    message = refusal(
         'test', CONFIG, checkpoint, '--work-dir', tmp_path, *SMALL,
         'model.roi_head.mask_head.num_classes=7')
     assert 'does not fit' in message
@@ -198,6 +205,6 @@ def test_bad_checkpoints(trained, tmp_path):
 
 def test_flags_that_cannot_work_here(trained, tmp_path):
     if not torch.cuda.is_available():
-        assert 'needs a GPU' in tool_message('train', CONFIG, '--amp', *SMALL)
-    assert 'base_batch_size' in tool_message(
+        assert 'needs a GPU' in refusal('train', CONFIG, '--amp', *SMALL)
+    assert 'base_batch_size' in refusal(
         'train', CONFIG, '--auto-scale-lr', *SMALL, 'auto_scale_lr={}')

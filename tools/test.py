@@ -2,6 +2,7 @@
 """Test a detector: MMDetection's tools/test.py, flag for flag."""
 import argparse
 from copy import deepcopy
+from typing import List, Optional
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
@@ -16,7 +17,7 @@ from mobilevig_det.cli import (add_runner_arguments, build_runner, command,
 from mobilevig_det.errors import UserError
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test (and eval) a detector')
     parser.add_argument(
         'config', help='config file: a path, or the name of one of ours')
@@ -34,7 +35,7 @@ def parse_args() -> argparse.Namespace:
         '--wait-time', type=float, default=2, help='seconds a picture shows')
     parser.add_argument(
         '--tta', action='store_true', help='test time augmentation (boxes)')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end in .pkl or .pickle, not {args.out!r}')
     return args
@@ -87,8 +88,8 @@ def load_strictly(runner: Runner, checkpoint: str) -> None:
 
 
 @command
-def main() -> None:
-    args = parse_args()
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
     setup_cache_size_limit_of_dynamo()
     cfg = prepare_config(args, ['test'])
     find_checkpoint(args.checkpoint)

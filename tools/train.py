@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Train a detector: MMDetection's tools/train.py, flag for flag."""
 import argparse
+from typing import List, Optional
 from importlib.util import find_spec
 
 import torch
@@ -16,7 +17,7 @@ from mobilevig_det.data_check import (check_before_training,
 from mobilevig_det.errors import UserError
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a detector')
     parser.add_argument(
         'config', help='config file: a path, or the name of one of ours')
@@ -40,7 +41,7 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         help='resume from this checkpoint, or without one from the latest in '
         'the work dir')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def use_fused_adamw(cfg: Config) -> None:
@@ -64,8 +65,8 @@ def log_to_tensorboard(cfg: Config) -> None:
 
 
 @command
-def main() -> None:
-    args = parse_args()
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
     # Fewer recompilations when the config switches torch.compile on.
     setup_cache_size_limit_of_dynamo()
     cfg = prepare_config(args, ['train', 'val'])
