@@ -28,7 +28,7 @@ setup(
     # together is checked on import (versions.py).
     install_requires=['numpy', 'torch'],
     extras_require={
-        'openmmlab': ['mmengine>=0.10', 'mmcv>=2.0,<2.2', 'mmdet>=3.3,<4'],
+        'openmmlab': ['mmengine>=0.10', 'mmcv>=2.0,<2.2', 'mmdet>=3.2,<4'],
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'],
         'test': ['hypothesis', 'pytest', 'pytest-timeout', 'ruff'],
     },

@@ -62,7 +62,7 @@ def check_stack() -> None:
                 for name in found)  # yapf: disable
     names = {module: ('onedl-' if onedl else '') + module
              for module in DISTRIBUTIONS}  # yapf: disable
-    names['mmdet'] = 'onedl-mmdetection' if onedl else '"mmdet>=3.3,<4"'
+    names['mmdet'] = 'onedl-mmdetection' if onedl else '"mmdet>=3.2,<4"'
 
     for module, found in installed.items():
         if len(found) > 1:

@@ -460,7 +460,7 @@ class Setup:
             self.call('{}, source'.format(mmcv), pip + [
                 'download', '--no-deps', '--no-binary', ':all:',
                 '--no-build-isolation', '--dest', folder, mmcv],
-                env={'MMCV_WITH_OPS': '0'})  # yapf: disable
+                env={'MMCV_WITH_OPS': '1'})  # yapf: disable
             archive, = folder.glob('*.tar.gz')
             with tarfile.open(str(archive)) as tar:
                 safely = ({'filter': 'data'}
