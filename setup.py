@@ -5,14 +5,13 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-README = ROOT / 'README.md'
 INIT = (ROOT / 'mobilevig_det' / '__init__.py').read_text()
 
 setup(
     name='mobilevig_det',
     version=re.search(r"__version__ = '(.+)'", INIT).group(1),
     description='MobileViG backbones for MMDetection',
-    long_description=README.read_text() if README.is_file() else '',
+    long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=['mobilevig_det'],

@@ -1,4 +1,5 @@
 """What doesn't fit together is named on import, with what mends it."""
+import ast
 import os
 import re
 import subprocess
@@ -102,6 +103,23 @@ def test_what_fits_passes(tmp_path, installed):
     assert 'StackError' not in message
     assert "'mmdet.registry'" in message  # came as far as our own imports
     assert 'imported mmdet' in imported
+
+
+@pytest.mark.parametrize('tool', sorted(ROOT.glob('tools/*.py')),
+                         ids=lambda path: path.stem)  # yapf: disable
+def test_tools_ask_first(tool):
+    """A tool imports us before anything that could fail in its own way."""
+    if tool.stem == 'setup_env':
+        return
+    modules = []
+    for node in ast.parse(tool.read_text()).body:
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules.append(node.module)
+    tops = [module.partition('.')[0] for module in modules]
+    stack = [tops.index(top) for top in DISTRIBUTIONS if top in tops]
+    assert tops.index('mobilevig_det') < min(stack, default=len(tops))
 
 
 def tried():

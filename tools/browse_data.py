@@ -7,6 +7,7 @@ import os.path as osp
 import random
 from typing import List, Optional
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 import mmcv
 import numpy as np
 import torch

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mmengine.config import DictAction
 
 from mobilevig_det.cli import command, load_config

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 import cv2
 import mmcv
 import numpy as np

@@ -4,6 +4,7 @@ import argparse
 from copy import deepcopy
 from typing import List, Optional
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo

@@ -4,6 +4,7 @@ import argparse
 from typing import List, Optional
 from importlib.util import find_spec
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
