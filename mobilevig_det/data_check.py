@@ -390,6 +390,10 @@ class AnnotationChecker:
                 continue
             if ann['id'] in ids:
                 self.add('duplicate annotation id', True, name)
+            elif ann['id'] == 0 and not self.split.trains:
+                # It marks its matches by the id, and 0 means none.
+                self.add('annotation id 0: pycocotools counts what is found '
+                         'of it as false', False, name)
             ids.add(ann['id'])
             image = self.images.get(ann['image_id'])
             if image is None:

@@ -21,6 +21,8 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
 
 from mobilevig_det.data_check import (check_before_training, check_data,
@@ -280,6 +282,26 @@ def test_bad_annotations(name, split, root):
             really_use(cfg, split)
     elif does == SURVIVES:
         really_use(cfg, split)
+
+
+def test_annotation_id_0(root):
+    """Tolerated by the evaluator, and wrong: said of evaluation sets."""
+    data = tiny_coco.content()
+    ann(data, 102)['id'] = 0
+    for split in 'train', 'val':
+        tiny_coco.write(root, split, data)
+    assert check(root, 'train').findings == []
+    finding, = check(root, 'val').findings
+    assert finding.record == 'annotation 0 (image 20)' and not finding.stops
+    coco = COCO(str(root / 'val.json'))
+    results = [
+        dict(a, score=.9) for a in data['annotations'] if not a['iscrowd']
+    ]
+    evaluation = COCOeval(coco, coco.loadRes(results), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] < 0.9  # of perfect detections
 
 
 def test_category_ids_with_gaps_become_consecutive_labels(root):
