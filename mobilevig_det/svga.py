@@ -7,7 +7,7 @@ neighbours is the rounded difference to the smallest of them. What is left is
 a circular sliding minimum along each column and each row, whose windows have
 ceil(size / K) members at a step of K.
 """
-from typing import Tuple
+from typing import Iterator, Tuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 # Doublings in a graph exported with a dynamic size, where their number can't
 # follow the size: enough for maps of 1024 * K pixels a side (images of 65,536).
 DYNAMIC_DOUBLINGS = 10
+# Elements of the map that are worked on at a time on a CPU: 1 MB of float32.
+PART_SIZE = 2**18
 
 
 def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
@@ -29,26 +31,29 @@ def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
     form is what exporters and tracers see.
     """
     size = x.shape[dim]
-    members = -(-size // stride)
-    if isinstance(size, torch.SymInt) and torch.compiler.is_exporting():
+    if isinstance(size, torch.SymInt) or torch.onnx.is_in_onnx_export():
         position = torch.arange(size, device=x.device)
-        length = 1
+        members = position[-1] // stride + 1
+        length = torch.ones_like(members)
         for _ in range(DYNAMIC_DOUBLINGS):
-            step = torch.sym_min(length, members - length)
-            x = torch.minimum(
-                x, x.index_select(dim, (position - step * stride) % size))
+            step = torch.minimum(length, members - length)
+            other = position - step * stride
+            other = torch.where(other < 0, other + size, other)
+            x = torch.minimum(x, x.index_select(dim, other))
             length = length + step
         return x
+    size = int(size)  # A constant of the graph that torch.jit.trace makes.
+    members = -(-size // stride)
     reach = (members - 1) * stride
     # Wrap round once, in front, instead of rolling the map at every step.
     x = torch.cat([x.narrow(dim, size - reach, reach), x], dim)
     for shift in _shifts(members, stride):
-        rest = x.shape[dim] - shift
+        rest = int(x.shape[dim]) - shift
         x = torch.minimum(x.narrow(dim, 0, rest), x.narrow(dim, shift, rest))
     return x
 
 
-def _shifts(members: int, stride: int):
+def _shifts(members: int, stride: int) -> Iterator[int]:
     """Shifts that grow a window of 1 member to ``members`` of them."""
     length = 1
     while length < members:
@@ -69,7 +74,7 @@ def _period_min(x: Tensor, stride: int, dim: int) -> Tensor:
     return window_min(x, stride, dim)
 
 
-def _smaller(a: Tensor, at_a: Tensor, b: Tensor,
+def _smaller(a: Tensor, b: Tensor, at_a: Tensor,
              at_b: Tensor) -> Tuple[Tensor, Tensor]:
     """Elementwise minimum, and where it is; ``a`` wins ties."""
     # A comparison in the maps' own dtype, and lerp by 0 or 1 (exact), are
@@ -89,8 +94,8 @@ def _period_argmin(x: Tensor, at: Tensor, stride: int,
             keep = -(-members // 2) * stride
             drop = x.shape[dim] - keep
             x, at = _smaller(
-                x.narrow(dim, 0, keep), at.narrow(dim, 0, keep),
-                x.narrow(dim, drop, keep), at.narrow(dim, drop, keep))
+                x.narrow(dim, 0, keep), x.narrow(dim, drop, keep),
+                at.narrow(dim, 0, keep), at.narrow(dim, drop, keep))
             members = keep // stride
         return x, at
     reach = (members - 1) * stride
@@ -100,8 +105,8 @@ def _period_argmin(x: Tensor, at: Tensor, stride: int,
         rest = x.shape[dim] - shift
         # The later positions, nearer to the pixel itself, win ties.
         x, at = _smaller(
-            x.narrow(dim, shift, rest), at.narrow(dim, shift, rest),
-            x.narrow(dim, 0, rest), at.narrow(dim, 0, rest))
+            x.narrow(dim, shift, rest), x.narrow(dim, 0, rest),
+            at.narrow(dim, shift, rest), at.narrow(dim, 0, rest))
     return x, at
 
 
@@ -114,57 +119,147 @@ def _broadcast(column: Tensor, row: Tensor, height: int,
             row.unflatten(1, (height // p, p)).unsqueeze(3))
 
 
+def _parts(x: Tensor) -> Iterator:
+    """Split (B, C, H, W) into pieces of a few channels on a CPU, where what
+    the search makes on its way then stays in the cache and is soon reused."""
+    if x.device.type != 'cpu':
+        yield ...
+        return
+    batch, channels, height, width = x.shape
+    count = max(PART_SIZE // (height * width), 8)
+    for i in range(batch):
+        for first in range(0, channels, count):
+            yield slice(i, i + 1), slice(first, first + count)
+
+
+def _search(x: Tensor, stride: int, keep: bool) -> Tuple[Tensor, Tensor]:
+    """The graph step and, if ``keep``, the position (h * W + w) of each
+    pixel's smallest neighbour (else an empty tensor)."""
+    height, width = x.shape[-2:]
+    out = torch.empty_like(x)
+    at = torch.empty(
+        x.shape if keep else 0,
+        dtype=_index_dtype(height * width),
+        device=x.device)
+    # Positions are carried as floats: these hold them, and any half.
+    wide = torch.promote_types(
+        x.dtype, torch.float32 if height * width <= 2**24 else torch.float64)
+    position = torch.arange(
+        height * width, dtype=wide, device=x.device).view(1, height, width, 1)
+    for part in _parts(x):
+        # Channels last, where narrowing H or W leaves long runs of memory.
+        y = x[part].permute(0, 2, 3, 1).contiguous()
+        if keep:
+            z = y.to(wide)
+            column, at_column = _period_argmin(z, position, stride, 1)
+            row, at_row = _period_argmin(z, position, stride, 2)
+            smallest, found = _smaller(
+                *_broadcast(column, row, height, width),
+                *_broadcast(at_column, at_row, height, width))
+            found = found.to(at.dtype).expand(smallest.shape)
+            at[part] = found.reshape(y.shape).permute(0, 3, 1, 2)
+        else:
+            smallest = torch.minimum(
+                *_broadcast(
+                    _period_min(y, stride, 1), _period_min(y, stride, 2),
+                    height, width))
+        y = y - smallest.reshape(y.shape).to(y.dtype)
+        out[part] = y.permute(0, 3, 1, 2)
+    return out, at
+
+
+def _spread(grad: Tensor, at: Tensor) -> Tensor:
+    """Gradient of the input from that of the output."""
+    # float32 sums: a pixel may be the smallest of very many.
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    out = torch.empty_like(grad)
+    for part in _parts(grad):
+        g = grad[part].contiguous().to(wide).flatten(2)
+        taken = torch.zeros_like(g).scatter_add_(
+            2, at[part].flatten(2).long(), g)
+        out[part] = (g - taken).view(at[part].shape)
+    return out
+
+
+def _index_dtype(pixels: int) -> torch.dtype:
+    return (torch.int16
+            if pixels <= torch.iinfo(torch.int16).max else torch.int32)
+
+
+if hasattr(torch.library, 'custom_op'):  # torch >= 2.4
+    # To torch.compile each is one opaque call, of whatever size: unrolled
+    # into its dozens of steps it would take a minute to compile.
+    _search = torch.library.custom_op(
+        'mobilevig_det::max_relative', _search, mutates_args=())
+    _spread = torch.library.custom_op(
+        'mobilevig_det::max_relative_backward', _spread, mutates_args=())
+
+    @_search.register_fake
+    def _(x, stride, keep):
+        return torch.empty_like(x), torch.empty(
+            x.shape if keep else 0,
+            dtype=_index_dtype(x.shape[-2] * x.shape[-1]),
+            device=x.device)
+
+    @_spread.register_fake
+    def _(grad, at):
+        return torch.empty_like(grad)
+
+
 class _MaxRelative(torch.autograd.Function):
-    """Keeps one integer a pixel for the backward: where the smallest
-    neighbour is."""
 
     @staticmethod
     def forward(ctx, x: Tensor, stride: int) -> Tensor:
-        batch, channels, height, width = x.shape
-        y = x.permute(0, 2, 3, 1).contiguous()
-        if y.dtype in (torch.float16, torch.bfloat16):
-            y = y.float()  # Exact; and positions fit.
-        if height * width > 2**24:
-            y = y.double()  # Positions are carried as floats.
-        at = torch.arange(
-            height * width, dtype=y.dtype, device=y.device).view(
-                1, height, width, 1)
-        column, at_column = _period_argmin(y, at, stride, 1)
-        row, at_row = _period_argmin(y, at, stride, 2)
-        column, row = _broadcast(column, row, height, width)
-        at_column, at_row = _broadcast(at_column, at_row, height, width)
-        smallest, at = _smaller(column, at_column, row, at_row)
-        small = height * width <= torch.iinfo(torch.int16).max
-        at = at.to(torch.int16 if small else torch.int32)
+        out, at = _search(x, stride, True)
         ctx.save_for_backward(at)
-        smallest = smallest.reshape(y.shape).permute(0, 3, 1, 2)
-        return x - smallest.to(x.dtype)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
-        at, = ctx.saved_tensors
-        batch, channels, height, width = grad.shape
-        g = grad.permute(0, 2, 3, 1).reshape(batch, -1, channels)
-        if g.dtype in (torch.float16, torch.bfloat16):
-            g = g.float()  # A pixel can collect from very many.
-        at = at.expand(-1,-1,-1,-1,-1,channels).reshape(g.shape).long()
-        taken = torch.zeros_like(g).scatter_add_(1, at, g)
-        taken = taken.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        return grad - taken.to(grad.dtype), None
+        return _spread(grad, *ctx.saved_tensors), None
 
 
 def max_relative(x: Tensor, stride: int = 2) -> Tensor:
     """Largest difference between each pixel and its graph neighbours.
+
+    Every pixel is joined to each ``stride``-th (K-th) pixel of its row and of
+    its column, wrapping round, and to itself:
+
+    ``x_j[h, w] = max(0, max_i x[h, w] - x[(h - i) mod H, w],
+    max_i x[h, w] - x[h, (w - i) mod W])``, i = K, 2K, ...
+
+    The result equals that definition to the bit for finite ``x`` of any
+    floating dtype (but for the sign of a zero). A NaN makes every pixel
+    joined to it NaN; where both a pixel and its smallest neighbour are
+    infinite of one sign, the difference is NaN.
+
+    The gradient of a pixel's output goes to the pixel and, negated, to its
+    smallest neighbour. Of equal neighbours one gets all of it, always the
+    same one: in the column before in the row, in either the pixel itself if
+    it is among them and the window does not close on itself; it is the
+    choice of the forward pass, which does not depend on thread or device.
+    The sums are of float32 or wider. On CUDA their order, and so their
+    rounding, is free unless ``torch.use_deterministic_algorithms`` is on.
+    Backward keeps one int16 (int32 above 32,767 pixels) per element, and
+    can't itself be differentiated.
+
+    Args:
+        x (Tensor): Feature map of shape (B, C, H, W), in any memory format.
+        stride (int): Distance K between the neighbours, in pixels.
+
+    Returns:
+        Tensor: Same shape, dtype and memory format as ``x``, never negative.
     """
-    height, width = x.shape[-2:]
-    tracing = torch.jit.is_tracing() or torch.compiler.is_exporting()
-    if tracing or torch.onnx.is_in_onnx_export():
+    if _is_traced():
         return x - torch.minimum(
             window_min(x, stride, -2), window_min(x, stride, -1))
     if x.requires_grad and torch.is_grad_enabled():
         return _MaxRelative.apply(x, stride)
-    y = x.permute(0, 2, 3, 1).contiguous()
-    column, row = _broadcast(
-        _period_min(y, stride, 1), _period_min(y, stride, 2), height, width)
-    return x - torch.minimum(column, row).reshape(y.shape).permute(0, 3, 1, 2)
+    return _search(x, stride, False)[0]
+
+
+def _is_traced() -> bool:
+    """Whether an exporter is looking, which wants plain operations."""
+    return (torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+            or getattr(torch.compiler, 'is_exporting', bool)())
