@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Doublings in a graph exported with a dynamic size, where their number can't
-# follow the size: enough for maps of 1024 * K pixels a side (images of 65,536).
+# follow the size: enough for maps of 1024 * K pixels a side.
 DYNAMIC_DOUBLINGS = 10
 # Elements of the map that are worked on at a time on a CPU: 1 MB of float32.
 PART_SIZE = 2**18
@@ -235,10 +235,11 @@ def max_relative(x: Tensor, stride: int = 2) -> Tensor:
     infinite of one sign, the difference is NaN.
 
     The gradient of a pixel's output goes to the pixel and, negated, to its
-    smallest neighbour. Of equal neighbours one gets all of it, always the
-    same one: in the column before in the row, in either the pixel itself if
-    it is among them and the window does not close on itself; it is the
-    choice of the forward pass, which does not depend on thread or device.
+    smallest neighbour. Of equal neighbours one gets all of it, on every
+    device: one of the column before one of the row; in either the nearest,
+    counted upwards (leftwards) from the pixel itself and round, or, where the
+    stride divides the size, the one of the upper (left) half each time the
+    neighbours are folded in half.
     The sums are of float32 or wider. On CUDA their order, and so their
     rounding, is free unless ``torch.use_deterministic_algorithms`` is on.
     Backward keeps one int16 (int32 above 32,767 pixels) per element, and
