@@ -9,6 +9,7 @@ from typing import Optional, Union
 import torch
 from mmengine.logging import print_log
 
+from .compat import allow_checkpoint_types
 from .errors import UserError
 from .key_mapping import is_authors_layout
 
@@ -44,6 +45,7 @@ def read_checkpoint(path: Union[str, os.PathLike],
     if start.startswith(b'PK') and not zipfile.is_zipfile(path):
         raise UserError(f'{path} is cut off ({os.path.getsize(path)} bytes '
                         'are there): copy or download it again.')
+    allow_checkpoint_types()  # again: OneDL's MMEngine takes types away
     try:
         # Said aloud, because torch < 2.6 would run what the file says.
         checkpoint = torch.load(

@@ -34,6 +34,18 @@ def _statistic(owner: type, name: str) -> Callable:
     return owner._statistics_methods[name]
 
 
+_core = np._core if hasattr(np, '_core') else np.core
+_TYPES = [
+    argparse.Namespace, HistoryBuffer, np.ndarray, np.dtype,
+    *(type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'b1')),
+    _named(_statistic, 'builtins.getattr'),
+    # NumPy 2 renamed the module: files of either name, on either NumPy.
+    *(_named(getattr(_core.multiarray, name),
+             f'numpy.{folder}.multiarray.{name}')
+      for folder in ('core', '_core') for name in ('_reconstruct', 'scalar'))
+]  # yapf: disable
+
+
 def allow_checkpoint_types() -> None:
     """Let ``torch.load(weights_only=True)`` read what checkpoints hold.
 
@@ -43,16 +55,5 @@ def allow_checkpoint_types() -> None:
     mode is the default, and without this MMEngine could not read its own
     checkpoints back.
     """
-    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch < 2.4
-        return
-    core = np._core if hasattr(np, '_core') else np.core
-    torch.serialization.add_safe_globals([
-        argparse.Namespace, HistoryBuffer, np.ndarray, np.dtype,
-        *(type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'b1')),
-        _named(_statistic, 'builtins.getattr'),
-        # NumPy 2 renamed the module: files of either name, on either NumPy.
-        *(_named(getattr(core.multiarray, name),
-                 f'numpy.{folder}.multiarray.{name}')
-          for folder in ('core', '_core')
-          for name in ('_reconstruct', 'scalar'))
-    ])
+    if hasattr(torch.serialization, 'add_safe_globals'):  # torch >= 2.4
+        torch.serialization.add_safe_globals(_TYPES)

@@ -22,6 +22,7 @@ from reference import ARCHS, golden_features, golden_input, golden_state_dict
 
 from mobilevig_det import MobileViG, weights
 from mobilevig_det.checkpoint import read_checkpoint
+from mobilevig_det.cli import command
 from mobilevig_det.errors import UserError
 
 TI = 'MobileViG_Ti_made_here.pth.tar'
@@ -256,7 +257,6 @@ def test_unknown_name():
 
 
 def write_wrong_file(kind, path, files):
-    good = (files / 'good.pth.tar').read_bytes()
     trace = path.with_suffix('.trace')
     if kind == 'hostile':
         torch.save({**imagenet_checkpoint(), 'args': Hostile(trace)}, path)
@@ -266,6 +266,7 @@ def write_wrong_file(kind, path, files):
     elif kind == 'hostile pickle':
         path.write_bytes(pickle.dumps(Hostile(trace)))
     elif kind == 'truncated':
+        good = (files / 'good.pth.tar').read_bytes()
         path.write_bytes(good[:len(good) * 2 // 3])
     elif kind == 'truncated, old format':
         torch.save(imagenet_checkpoint(), path,
@@ -316,6 +317,32 @@ def test_the_hostile_file_is_hostile(tmp_path):
     trace = tmp_path / 'trace'
     pickle.loads(pickle.dumps(Hostile(trace)))
     assert trace.exists()
+
+
+def test_tools_force_the_safe_mode(tmp_path, monkeypatch):
+    """Also on who asks for the unsafe one, as OneDL's MMEngine does."""
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+    monkeypatch.setattr(CheckpointLoader, '_schemes',
+                        CheckpointLoader._schemes.copy())
+    trace = write_wrong_file('hostile', tmp_path / 'wrong.pth', None)
+
+    @command
+    def tool():
+        torch.load(tmp_path / 'wrong.pth', weights_only=False)
+
+    with pytest.raises(pickle.UnpicklingError):
+        tool()
+    assert not trace.exists()
+
+
+def test_types_taken_away(files):
+    """torch's context manager, which OneDL's MMEngine uses, takes away what
+    was allowed before it as well."""
+    with torch.serialization.safe_globals(
+            torch.serialization.get_safe_globals()):
+        pass
+    assert not torch.serialization.get_safe_globals()
+    read_checkpoint(files / 'good.pth.tar')
 
 
 def test_getattr_of_a_checkpoint_is_not_getattr(tmp_path):
