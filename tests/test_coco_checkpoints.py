@@ -169,15 +169,18 @@ def other_files(folder):
 
 
 def test_other_models(folder, tmp_path):
-    cfg = load_config(str(folder / 'config.py')).model
-    cfg.backbone.init_cfg = None
+    config = str(folder / 'config.py')
+    path = str(tmp_path / 'other.pth')
+
+    def by_load_checkpoint():
+        load_checkpoint(MODELS.build(load_config(config).model), path)
+
+    def by_init_detector():
+        init_detector(config, path, device='cpu')
+
     for message, checkpoint in other_files(folder).items():
-        path = str(tmp_path / 'other.pth')
         torch.save(checkpoint, path)
-        for door in (
-                lambda: load_checkpoint(MODELS.build(cfg), path),
-                lambda: init_detector(str(folder / 'config.py'), path,
-                                      device='cpu')):  # yapf: disable
+        for door in (by_load_checkpoint, by_init_detector):
             with pytest.raises(UserError) as error:
                 door()
             assert message in str(error.value)
