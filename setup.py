@@ -29,7 +29,9 @@ setup(
     extras_require={
         'openmmlab': ['mmengine>=0.10', 'mmcv>=2.0,<2.2', 'mmdet>=3.2,<4'],
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'],
-        'test': ['hypothesis', 'pytest', 'pytest-timeout', 'ruff'],
+        'test': [
+            'hypothesis', 'pytest', 'pytest-timeout', 'ruff', 'tensorboard'
+        ],
     },
     zip_safe=False,
 )
