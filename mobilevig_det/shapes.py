@@ -94,10 +94,10 @@ def sample_scene(rng: np.random.Generator, size: int,
     objects: List[Shape] = []
     visible: List[np.ndarray] = []
     full: List[int] = []
-    wanted = rng.integers(3, 8)
+    wanted = rng.integers(2, 7)
     for _ in range(4 * wanted):  # some do not fit
         shape = _random_shape(rng, size, CLASSES[rng.integers(len(CLASSES))],
-                              (0.11, 0.24))
+                              (0.14, 0.3))
         mask = shape.covers(xx, yy)
         left = [old & ~mask for old in visible]
         if any(part.sum() < MIN_VISIBLE * area
@@ -237,9 +237,9 @@ def _finished(root: Path, split: str, settings: dict) -> bool:
 
 
 def make_shapes(root: Union[str, Path] = 'data/shapes',
-                num_train: int = 500,
+                num_train: int = 600,
                 num_val: int = 100,
-                size: int = 160,
+                size: int = 128,
                 seed: int = 0) -> Path:
     """Make the data set, unless it is there already.
 

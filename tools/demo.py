@@ -13,8 +13,16 @@ import time
 from pathlib import Path
 from typing import List, Optional
 
-import cv2
 import numpy as np
+import torch
+from mmcv import imread, imwrite
+from mmdet.registry import DATASETS
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.fileio import load
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from pycocotools import mask as mask_api
 
 from mobilevig_det.cli import command, load_config
 from mobilevig_det.errors import UserError
@@ -23,6 +31,8 @@ from mobilevig_det.shapes import make_shapes
 TOOLS = Path(__file__).resolve().parent
 CONFIG = 'mobilevig_ti_fpn_shapes'
 EXPECTED_AP = 0.5
+NUM_PICTURES = 24
+ZOOM = 3
 # What is shown of the tools' output: progress and results. All of it is in
 # the logs of the work dir.
 SHOWN = re.compile(r'Epoch\((?:train|val|test)\)|Average Precision|Evaluating '
@@ -67,22 +77,52 @@ def average_precisions(log: str) -> dict:
     }
 
 
-def contact_sheet(folder: Path, out: Path, rows: int = 3,
-                  columns: int = 2) -> None:
-    """Put the first pictures of a folder, all of one size, into one."""
-    paths = sorted(folder.glob('*.jpg'))
-    # The first three are special (a crowd, nothing at all): leave them.
-    images = [cv2.imread(str(path)) for path in paths[3:3 + rows * columns]]
-    images = [
-        cv2.copyMakeBorder(image, 3, 3, 3, 3, cv2.BORDER_CONSTANT,
-                           value=(255, 255, 255)) for image in images
-    ]
-    cv2.imwrite(
-        str(out),
-        np.vstack([
-            np.hstack(images[i:i + columns])
-            for i in range(0, len(images), columns)
-        ]))
+def enlarged(boxes, labels, masks, **others) -> InstanceData:
+    masks = np.asarray(masks, np.uint8)
+    return InstanceData(
+        bboxes=torch.as_tensor(boxes) * ZOOM,
+        labels=torch.as_tensor(labels),
+        masks=masks.repeat(ZOOM, 1).repeat(ZOOM, 2).astype(bool),
+        **others)
+
+
+def draw_pictures(predictions: Path, out_dir: Path) -> None:
+    """Draw the truth and beside it the predictions of the first pictures,
+    with MMDetection's visualiser, and some of them together.
+
+    Enlarged, because the images are too small for its labels.
+    """
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(load_config(CONFIG).test_dataloader.dataset)
+    visualizer = DetLocalVisualizer(name='demo')
+    visualizer.dataset_meta = dataset.metainfo
+    pictures = []
+    for index, found in enumerate(load(predictions)[:NUM_PICTURES]):
+        truth = dataset[index]['data_samples'].gt_instances
+        found = found['pred_instances']
+        image_path = dataset.get_data_info(index)['img_path']
+        image = imread(image_path)
+        size = image.shape[:2]
+        sample = DetDataSample(
+            gt_instances=enlarged(truth.bboxes.tensor, truth.labels,
+                                  truth.masks.to_ndarray()),
+            pred_instances=enlarged(
+                found['bboxes'],
+                found['labels'],
+                mask_api.decode(found['masks']).transpose(2, 0, 1)
+                if found['masks'] else np.zeros((0, *size)),
+                scores=torch.as_tensor(found['scores'])))
+        path = out_dir / Path(image_path).with_suffix('.png').name
+        visualizer.add_datasample(
+            path.stem,
+            image[..., ::-1].repeat(ZOOM, 0).repeat(ZOOM, 1),
+            sample,
+            pred_score_thr=0.5,
+            out_file=str(path))
+        pictures.append(imread(str(path)))
+    # The first three are special (one has a crowd, one shows nothing).
+    rows = [np.hstack(pictures[i:i + 2]) for i in range(3, 9, 2)]
+    imwrite(np.vstack(rows), str(out_dir.with_suffix('.jpg')))
 
 
 def parse_args() -> argparse.Namespace:
@@ -115,17 +155,12 @@ def main_steps(args: argparse.Namespace) -> None:
         run('train.py', CONFIG, '--work-dir', str(work_dir), '--resume')
 
     step('3/4 Evaluation on held-out images', start)
-    test_dir = work_dir / 'test'
-    shutil.rmtree(test_dir, ignore_errors=True)
-    log = run('test.py', CONFIG, str(last), '--work-dir', str(test_dir),
-              '--show-dir', 'pictures')
-    drawn = next(test_dir.glob('*/pictures'))
-    pictures = work_dir / 'pictures'
-    shutil.rmtree(pictures, ignore_errors=True)
-    shutil.move(str(drawn), str(pictures))
-    contact_sheet(pictures, work_dir / 'pictures.jpg')
+    predictions = work_dir / 'predictions.pkl'
+    log = run('test.py', CONFIG, str(last), '--work-dir',
+              str(work_dir / 'test'), '--out', str(predictions))
 
-    step('4/4 Curves', start)
+    step('4/4 Pictures and curves', start)
+    draw_pictures(predictions, work_dir / 'pictures')
     run('plot_run.py', str(work_dir))
 
     ap = average_precisions(log)

@@ -12,11 +12,11 @@ def main() -> None:
     parser.add_argument(
         '--out-dir', default='data/shapes', help='folder to write to')
     parser.add_argument(
-        '--num-train', type=int, default=500, help='training images')
+        '--num-train', type=int, default=600, help='training images')
     parser.add_argument(
         '--num-val', type=int, default=100, help='held-out images')
     parser.add_argument(
-        '--size', type=int, default=160, help='height and width, in pixels')
+        '--size', type=int, default=128, help='height and width, in pixels')
     parser.add_argument(
         '--seed', type=int, default=0, help='the same seed, the same files')
     args = parser.parse_args()
