@@ -6,7 +6,6 @@ Run again after an interruption, it goes on where it was.
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -35,8 +34,11 @@ NUM_PICTURES = 24
 ZOOM = 3
 # What is shown of the tools' output: progress and results. All of it is in
 # the logs of the work dir.
-SHOWN = re.compile(r'Epoch\((?:train|val|test)\)|Average Precision|Evaluating '
-                   r'|esum|WARNING')
+SHOWN = {
+    'train.py': re.compile(r'Epoch\((?:train|val)\)|resumed epoch'),
+    'test.py': re.compile(r'Average Precision|Evaluate annotation|Epoch\('),
+    'plot_run.py': re.compile('')
+}
 
 
 def step(name: str, start: float) -> None:
@@ -54,10 +56,11 @@ def run(tool: str, *args: str) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            errors='replace') as process:
+            errors='replace',
+            env=dict(os.environ, PYTHONUNBUFFERED='1')) as process:
         for line in process.stdout:
             lines.append(line)
-            if SHOWN.search(line) or tool == 'plot_run.py':
+            if SHOWN[tool].search(line):
                 # without the time stamp and the name of the logger
                 print(re.sub(r'^\S+ \S+ - \w+ - \w+ - ', '', line), end='',
                       flush=True)
@@ -141,15 +144,17 @@ def main_steps(args: argparse.Namespace) -> None:
     start = time.time()
     work_dir = Path(args.work_dir)
     last = work_dir / f'epoch_{load_config(CONFIG).max_epochs}.pth'
-    if args.restart and work_dir.exists():
-        shutil.rmtree(work_dir)
+    # MMEngine names a checkpoint in there when it is whole.
+    latest = work_dir / 'last_checkpoint'
+    if args.restart:
+        latest.unlink(missing_ok=True)
 
     step('1/4 Data', start)
     root = make_shapes(os.environ.get('SHAPES_ROOT', 'data/shapes'))
     print(f'The images and their annotations are in {root}.')
 
     step('2/4 Training, for some minutes', start)
-    if last.exists():
+    if latest.exists() and latest.read_text().strip().endswith(last.name):
         print(f'{last} is there already (--restart trains anew).')
     else:
         run('train.py', CONFIG, '--work-dir', str(work_dir), '--resume')

@@ -119,5 +119,5 @@ param_scheduler = [
 auto_scale_lr = dict(enable=False, base_batch_size=4)
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(max_keep_ckpts=1))
+    checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)
