@@ -97,7 +97,7 @@ def draw_pictures(predictions: Path, out_dir: Path) -> None:
     """
     init_default_scope('mmdet')
     dataset = DATASETS.build(load_config(CONFIG).test_dataloader.dataset)
-    visualizer = DetLocalVisualizer(name='demo')
+    visualizer = DetLocalVisualizer(name='demo', alpha=0.6)
     visualizer.dataset_meta = dataset.metainfo
     pictures = []
     for index, found in enumerate(load(predictions)[:NUM_PICTURES]):
