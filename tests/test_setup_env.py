@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / 'tools' / 'setup_env.py'
-FACTS = {'torch': '2.13.0+cpu', 'cuda': None, 'gpus': []}
+FACTS = {'torch': '2.13.0+cpu', 'cuda': None, 'device': 'cpu', 'gpus': []}
 
 
 @pytest.fixture
@@ -144,6 +144,23 @@ def test_unknown_stack_and_device(module, monkeypatch):
     assert 'cpu or cuda' in stopped(module, module.choose_device)
 
 
+def test_no_cache_folder(module, tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    assert 'XDG_CACHE_HOME' in stopped(module, module.locked().__enter__)
+
+
+def test_cuda_is_built_for_only_if_asked(module, setup):
+    """Torch may have CUDA where nothing can compile for it."""
+    facts = dict(FACTS, torch='2.13.0', cuda='13.0')
+    setup.install_mmcv(facts, None)
+    assert setup.build_env['FORCE_CUDA'] == '0'
+    assert setup.build_env['CUDA_VISIBLE_DEVICES'] == ''
+    setup.install_mmcv(dict(facts, device='cuda', gpus=['9.0']), None)
+    assert setup.build_env['FORCE_CUDA'] == '1'
+    assert 'CUDA_VISIBLE_DEVICES' not in setup.build_env
+
+
 def test_torch_can_be_another(module):
     assert module.read_requirements('onedl', '2.9.1') == {
         'torch': 'torch==2.9.1', 'mmengine': 'onedl-mmengine==0.10.12',
@@ -160,17 +177,17 @@ def test_key_tells_what_does_not_fit(module, monkeypatch):
         yield module.wheel_key('onedl-mmcv==2.1.0', FACTS)
         yield module.wheel_key('mmcv==2.1.1', FACTS)
         yield module.wheel_key('mmcv==2.1.0', dict(FACTS, torch='2.13.0'))
-        yield module.wheel_key(
-            'mmcv==2.1.0', dict(FACTS, torch='2.13.0+cu130', gpus=['9.0']))
-        yield module.wheel_key(
-            'mmcv==2.1.0', dict(FACTS, torch='2.13.0+cu130', gpus=['8.6']))
+        for device, gpus in (('cuda', []), ('cuda', ['9.0']),
+                             ('cuda', ['8.6'])):
+            yield module.wheel_key('mmcv==2.1.0', dict(
+                FACTS, torch='2.13.0', device=device, gpus=gpus))
 
     here = list(keys())
     monkeypatch.setattr(module.sys.implementation, 'cache_tag', 'cpython-39')
     here += keys()
     monkeypatch.setattr(module.sysconfig, 'get_platform', lambda: 'other')
     here += keys()
-    assert len(set(here)) == 18
+    assert len(set(here)) == 21
     assert all('/' not in key for key in here)
 
 

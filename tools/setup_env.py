@@ -173,13 +173,16 @@ def wheel_key(mmcv, facts):
     """Name of what a wheel of mmcv was built against."""
     return '_'.join([
         mmcv.replace('==', '-'), 'torch-' + facts['torch'],
-        sys.implementation.cache_tag, sysconfig.get_platform(),
-        *('sm' + gpu for gpu in facts['gpus'])
+        '-'.join([facts['device']] + facts['gpus']),
+        sys.implementation.cache_tag, sysconfig.get_platform()
     ])
 
 
 def prebuilt_page(mmcv, torch, device):
-    """Address of the prebuilt wheels for that torch, None if there is none."""
+    """Address of the prebuilt wheels for that torch, None if there is none.
+
+    The device is 'cpu' or that of a CUDA version, as 'cu121'.
+    """
     numbers = re.search(r'(\d+)\.(\d+)', torch)
     template = PREBUILT.get(mmcv.partition('==')[0])
     if not numbers or not template:
@@ -387,20 +390,30 @@ class Setup:
             # What the ordinary index has drags gigabytes of CUDA along.
             if answers(TORCH_CPU + '/torch/'):
                 options = ['--extra-index-url', TORCH_CPU]
+            else:
+                print('The index of CPU builds does not answer: unless your '
+                      'own has one, gigabytes of CUDA come along.')
         torch = self.wanted['torch']
         if re.match(r'torch==(1|2\.[012])\.', torch):
             self.fixed = ['numpy<2']  # what those were compiled for
         self.pip('PyTorch ({})'.format(torch), torch, 'setuptools<80', 'wheel',
                  'ninja', *self.fixed, *options)  # yapf: disable
 
-    def facts(self):
+    def facts(self, device):
+        """What mmcv must fit: torch, its CUDA and the GPUs to build for."""
         out = subprocess.run([self.python, '-c', FACTS], env=self.env, cwd='/',
                              stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE)  # yapf: disable
         if out.returncode:
             raise Stop('torch does not import: {}'.format(
                 out.stderr.decode().strip().splitlines()[-1]))
-        return json.loads(out.stdout.decode())
+        facts = dict(json.loads(out.stdout.decode()), device=device)
+        if device == 'cpu':
+            facts['gpus'] = []
+        elif not facts['cuda']:
+            raise Stop('torch {} has no CUDA: name one that has in TORCH, or '
+                       'DEVICE=cpu'.format(facts['torch']))
+        return facts
 
     def mend_opencv(self):
         """Without OpenGL's library the wheel with windows can't load."""
@@ -413,9 +426,9 @@ class Setup:
     def may_be_cached(self):
         """Whether a kept wheel could fit a torch not installed yet."""
         facts = {'torch': self.wanted['torch'].partition('==')[2] + '*',
-                 'gpus': ()}  # yapf: disable
+                 'device': 'cpu', 'gpus': []}  # yapf: disable
         return any(self.wheels.glob(
-            wheel_key(self.wanted['mmcv'], facts) + '*/*.whl'))
+            wheel_key(self.wanted['mmcv'], facts) + '/*.whl'))
 
     def install_mmcv(self, facts, page):
         """Take mmcv from the cache, prebuilt or from its source."""
@@ -470,10 +483,10 @@ class Setup:
             unpacked.rename(source)
         jobs = os.environ.get('MAX_JOBS') or str(count_jobs())
         env.update(MMCV_WITH_OPS='1', MAX_JOBS=jobs,
-                   FORCE_CUDA='1' if facts['cuda'] else '0',
+                   FORCE_CUDA='1' if facts['device'] == 'cuda' else '0',
                    # Debugging symbols take a third of the time.
                    CFLAGS='-g0 ' + os.environ.get('CFLAGS', ''))
-        if not facts['cuda']:
+        if facts['device'] == 'cpu':
             env['CUDA_VISIBLE_DEVICES'] = ''
         self.call('{}, compiling ({} at a time; only this once)'.format(
             mmcv, jobs), pip + [
@@ -496,12 +509,18 @@ class Setup:
 
     def run(self):
         device = choose_device()
-        page = prebuilt_page(self.wanted['mmcv'], self.wanted['torch'], device)
-        if not page and not self.may_be_cached():
-            check_compiler()  # sooner than after minutes of downloads
+        page = None
+        if device == 'cpu':
+            page = prebuilt_page(self.wanted['mmcv'], self.wanted['torch'],
+                                 device)
+            if not page and not self.may_be_cached():
+                check_compiler()  # sooner than after minutes of downloads
         self.make_venv(device)
         self.install_torch(device)
-        facts = self.facts()
+        facts = self.facts(device)
+        if device == 'cuda':
+            page = prebuilt_page(self.wanted['mmcv'], facts['torch'],
+                                 'cu' + facts['cuda'].replace('.', ''))
         self.fixed.append('torch==' + facts['torch'])
         self.pip('MMEngine and MMDetection', self.wanted['mmengine'],
                  self.wanted['mmdet'], *self.fixed)
@@ -536,9 +555,14 @@ def count_jobs():
 def locked():
     """One set-up at a time: two would compile the same on the same cores."""
     import fcntl
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / 'lock').open('w') as lock:
+    path = cache_folder() / 'lock'
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open('w')
+    except OSError as error:
+        raise Stop('{}: name another folder for the cache in XDG_CACHE_HOME'
+                   .format(error)) from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
