@@ -20,7 +20,8 @@ def read_checkpoint(path: Union[str, os.PathLike],
 
     Args:
         path (str | os.PathLike): File that ``torch.save`` wrote.
-        map_location (str, optional): Same as :func:`torch.load`.
+        map_location (str, optional): Same as :func:`torch.load`. Defaults to
+            the CPU, wherever the weights were saved.
 
     Returns:
         dict: What the file holds.
@@ -34,8 +35,11 @@ def read_checkpoint(path: Union[str, os.PathLike],
     if not os.path.isfile(path):
         raise UserError(f'There is no checkpoint file {path!r}, seen from '
                         f'{os.getcwd()!r}.')
-    with open(path, 'rb') as file:
-        start = file.read(1024)
+    try:
+        with open(path, 'rb') as file:
+            start = file.read(1024)
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error}') from error
     if not start:
         raise UserError(f'{path} is empty: copy or download it again.')
     if start.lstrip().startswith(b'<'):
@@ -49,9 +53,11 @@ def read_checkpoint(path: Union[str, os.PathLike],
     try:
         # Said aloud, because torch < 2.6 would run what the file says.
         checkpoint = torch.load(
-            path, map_location=map_location, weights_only=True)
+            path, map_location=map_location or 'cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error))) from error
+    except torch.cuda.OutOfMemoryError:
+        raise  # not the file's fault
     except Exception as error:  # whatever a broken file makes torch raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -64,6 +70,10 @@ def read_checkpoint(path: Union[str, os.PathLike],
 
 
 def _refusal(path: str, reason: str) -> str:
+    if not hasattr(torch.serialization, 'add_safe_globals'):
+        return (f'{path} was refused: it holds more than weights, and torch '
+                f'{torch.__version__} can read only weights safely. Use torch '
+                '2.4 or newer.')
     name = re.search(
         r'GLOBAL (\S+) was not|GLOBAL (\S+) whose|(getattr\(.*?\))', reason)
     if name is None:
