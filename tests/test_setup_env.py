@@ -337,6 +337,10 @@ def test_ready_until_something_changes(module, monkeypatch, tmp_path):
     requirements = module.ROOT / 'requirements' / 'openmmlab.txt'
     requirements.write_text(requirements.read_text().replace('0.10.7', '1'))
     assert not module.Setup().is_ready()
+    setup.python = str(tmp_path / 'gone')  # the Python under it was removed
+    assert not setup.is_ready() and not setup.runs('')
+    setup.python = sys.executable
+    assert setup.is_ready()
     package.rename(tmp_path / 'mobilevig_det')  # the clone was moved
     assert not setup.is_ready()
 

@@ -291,10 +291,12 @@ class Setup:
         if stamp.get('fingerprint') != self.fingerprint():
             return False
         names = list(stamp['versions'])
-        done = subprocess.run([self.python, '-c', CHECK] + names,
-                              env=self.env, cwd='/', stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL)  # yapf: disable
-        if done.returncode:
+        try:
+            done = subprocess.run(
+                [self.python, '-c', CHECK] + names, env=self.env, cwd='/',
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                check=True)  # yapf: disable
+        except (OSError, subprocess.CalledProcessError):
             return False
         found, origin = json.loads(done.stdout.decode())
         ours = ROOT / 'mobilevig_det' / '__init__.py'
@@ -365,9 +367,13 @@ class Setup:
         with self.log.open('a') as log:
             log.write('\n$ python -c {!r}\n'.format(code))
             log.flush()
-            return subprocess.run([self.python, '-c', code], env=self.env,
-                                  cwd='/', stdout=log,
-                                  stderr=log).returncode == 0  # yapf: disable
+            try:
+                subprocess.run([self.python, '-c', code], env=self.env,
+                               cwd='/', stdout=log, stderr=log,
+                               check=True)  # yapf: disable
+            except (OSError, subprocess.CalledProcessError):
+                return False
+            return True
 
     # -- the steps
 
