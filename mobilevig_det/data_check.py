@@ -102,17 +102,14 @@ def splits_of(cfg: Config, names: Sequence[str]) -> Iterator[Split]:
     seen = set()
     for name in names:
         loader = cfg.get(f'{name}_dataloader')
-        evaluators = cfg.get(f'{name}_evaluator') or []
-        if not isinstance(evaluators, (list, tuple)):
-            evaluators = [evaluators]
         scored = [
-            metric for evaluator in evaluators
+            metric for evaluator in _evaluators(cfg, name)
             if not evaluator.get('format_only')
             for metric in np.atleast_1d(evaluator.get('metric', 'bbox'))
         ]
         for dataset_cfg in leaf_datasets(loader['dataset']) if loader else ():
             dataset = DATASETS.build(dict(dataset_cfg, lazy_init=True))
-            if not isinstance(dataset, CocoDataset):
+            if not _reads_coco(dataset):
                 print_log(
                     f'{name}: a {type(dataset).__name__} is not a '
                     'COCO-format set, and is not checked.',
@@ -148,6 +145,19 @@ def splits_of(cfg: Config, names: Sequence[str]) -> Iterator[Split]:
                 yield split
 
 
+def _reads_coco(dataset) -> bool:
+    """Whether it reads what CocoDataset reads; some of its subclasses, for
+    panoptic segmentation or LVIS, have formats of their own."""
+    return isinstance(dataset, CocoDataset) and all(
+        getattr(type(dataset), name) is getattr(CocoDataset, name)
+        for name in ('load_data_list', 'parse_data_info'))
+
+
+def _evaluators(cfg: Config, name: str) -> list:
+    evaluators = cfg.get(f'{name}_evaluator') or []
+    return evaluators if isinstance(evaluators, list) else [evaluators]
+
+
 def check_data(cfg: Config,
                names: Sequence[str] = ('train', 'val', 'test'),
                decode: bool = True,
@@ -169,10 +179,15 @@ def check_data(cfg: Config,
     """
     report = DataReport()
     _check_heads(cfg, report)
+    checkers = []
     for split in splits_of(cfg, names):
         checker = AnnotationChecker(split, report)
         checker.check()
         _check_images(checker, report, decode, workers, progress)
+        checkers.append(checker)
+    for name in names:
+        _check_evaluators(
+            cfg, name, [c for c in checkers if c.split.name == name], report)
     return report
 
 
@@ -566,6 +581,39 @@ def _check_images(checker: AnnotationChecker, report: DataReport,
                     'image of another size than stated', used, checker.file,
                     name, f'{path}: {size[0]} x {size[1]} (upright) instead '
                     f'of {image["width"]} x {image["height"]}')
+
+
+def _check_evaluators(cfg: Config, name: str,
+                      checkers: List[AnnotationChecker],
+                      report: DataReport) -> None:
+    """Look whether the evaluator knows the images of its data set: to change
+    the file of the one and not of the other is easily done."""
+    if not checkers:
+        return
+    for evaluator in _evaluators(cfg, name):
+        path = evaluator.get('ann_file')
+        if not path or '://' in path or evaluator.get(
+                'type') != 'CocoMetric' or osp.realpath(path) in {
+                    osp.realpath(checker.split.ann_file)
+                    for checker in checkers
+                }:
+            continue
+        place = f'{name}_evaluator.ann_file={path}'
+        try:
+            with open(path, encoding='utf-8') as file:
+                known = {image['id'] for image in json.load(file)['images']}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            report.add('cannot be read', True, place, '',
+                       f'{type(error).__name__}: {error}')
+            continue
+        unknown = [
+            id_ for checker in checkers for id_ in checker.images
+            if id_ not in known
+        ]
+        if unknown:
+            report.add(
+                'lacks images of the data set that it is to evaluate', True,
+                place, '', f'{len(unknown)}, such as image {unknown[0]}')
 
 
 def _check_heads(cfg: Config, report: DataReport) -> None:

@@ -328,6 +328,36 @@ def test_classes_that_do_not_match(classes, stops, said, root):
         assert "'circle', 'square', 'triangle'" in text  # what to write
 
 
+def test_evaluator_of_another_set(root):
+    """The file was changed for the data set, and not for its evaluator."""
+    cfg = tiny_coco.config(root)
+    cfg.val_evaluator.ann_file = str(root / 'missing.json')
+    with pytest.raises(UserError, match='val_evaluator.ann_file=.*missing'):
+        check_before_training(cfg)
+    data = tiny_coco.content()
+    del data['images'][1]
+    tiny_coco.write(root, 'other', data)
+    cfg.val_evaluator.ann_file = str(root / 'other.json')
+    with pytest.raises(UserError, match='lacks images.*1, such as image 20'):
+        check_before_training(cfg)
+    with pytest.raises(Exception):  # noqa: B017
+        really_use(cfg, 'val')
+    tiny_coco.write(root, 'other')
+    check_before_training(cfg)
+    really_use(cfg, 'val')
+
+
+def test_other_formats_are_left_alone(root, capsys):
+    """Panoptic annotations, for one, have no boxes of their own."""
+    cfg = tiny_coco.config(root)
+    cfg.train_dataloader.dataset.type = 'CocoPanopticDataset'
+    data = tiny_coco.content()
+    for annotation in data['annotations']:
+        del annotation['bbox'], annotation['segmentation']
+    tiny_coco.write(root, 'train', data)
+    assert check_data(cfg, ['train'], progress=False).findings == []
+
+
 def test_heads_for_another_number_of_classes(root):
     cfg = tiny_coco.config(root)
     cfg.model = dict(
@@ -440,7 +470,7 @@ def test_a_failure_while_loading_points_to_the_tool(workers, root, capsys):
             raise ZeroDivisionError
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_rle_area_counts_what_pycocotools_encodes(height, width, seed):
     rng = np.random.default_rng(seed)

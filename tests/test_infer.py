@@ -112,8 +112,7 @@ def test_detections_are_mmdetections_own(infer, reference, tmp_path):
 def test_a_batch_finds_what_single_images_do(infer, model_dir, tmp_path):
     """Sizes are mixed so that padding the batch to its largest image would
     change the graph of every other one, which it really would."""
-    sizes = [(160, 120), (120, 160), (157, 120), (93, 201), (160, 117),
-             (60, 200), (201, 60)]
+    sizes = [(160, 120), (120, 160), (157, 120), (60, 200), (160, 117)]
     paths = [
         save(tmp_path / f'{i}.png', photo(*size, i))
         for i, size in enumerate(sizes)
@@ -136,7 +135,7 @@ def test_a_batch_finds_what_single_images_do(infer, model_dir, tmp_path):
         device='cpu',
         show_progress=False)
     mixed = plain([str(path) for path in paths],
-                  batch_size=7,
+                  batch_size=5,
                   return_datasamples=True)['predictions'][0]
     scores = mixed.pred_instances.scores.numpy()
     alone = [a['score'] for a in of_image(single, paths[0])[1]]
