@@ -5,7 +5,9 @@ Applications (CVPRW 2023, arXiv 2307.00395), section 3 and table 1.
 """
 import re
 from collections import OrderedDict
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from contextlib import contextmanager, nullcontext
+from typing import (Callable, Dict, Iterator, List, Optional, Sequence, Tuple,
+                    Union)
 
 import torch
 import torch.nn as nn
@@ -16,11 +18,12 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import UserError
 from .key_mapping import (CLASSIFIER_PREFIXES, from_authors, guess_arch,
                           is_authors_layout)
-from .svga import max_relative
+from .svga import is_traced, max_relative
 from .weights import through_scheme
 
 
@@ -53,8 +56,72 @@ class ConvNormAct(nn.Sequential):
             layers['act'] = build_activation_layer(act_cfg)
         super().__init__(layers)
 
+    def after_conv(self, x: Tensor) -> Tensor:
+        for name, layer in self.named_children():
+            if name != 'conv':
+                x = layer(x)
+        return x
 
-class MBConv(nn.Module):
+    def fuse(self) -> None:
+        """Fold the norm, if it is a BatchNorm, into the convolution."""
+        if isinstance(getattr(self, 'norm', None), _BatchNorm):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            del self.norm
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Keep running statistics from counting a recomputed batch twice."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _recomputed(function: Callable, module: nn.Module, x: Tensor) -> Tensor:
+    """Run ``function`` of ``module``, and once more in the backward."""
+    return cp.checkpoint(
+        function,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _statistics_kept(module)))
+
+
+def _add(out: Tensor, x: Tensor) -> Tensor:
+    """``x + out``, in the memory of ``out``, which no backward reads."""
+    return out.add_(x) if out.dtype == x.dtype else x + out
+
+
+class _Branch(nn.Module):
+    """What has a residual branch of convolutions one after another."""
+
+    # Set by MobileViG(with_cp='act').
+    recompute_act = False
+
+    def run(self, layers: Sequence[ConvNormAct], x: Tensor) -> Tensor:
+        """Run the layers, between two of them perhaps with norm and
+        activation recomputed in the backward: of the three maps that norm,
+        activation and convolution keep, that leaves the first. (PyTorch stops
+        recomputing at the last of them, before the convolution.)"""
+        if not (self.recompute_act and torch.is_grad_enabled()
+                and x.requires_grad):
+            for layer in layers:
+                x = layer(x)
+            return x
+        x = layers[0].conv(x)
+        for layer, following in zip(layers, layers[1:]):
+            x = _recomputed(
+                lambda x, a=layer, b=following: b.conv(a.after_conv(x)),
+                layer, x)
+        return layers[-1].after_conv(x)
+
+
+class MBConv(_Branch):
     """Inverted residual block with a layer scale (stages 1 to 3)."""
 
     expand_ratio = 4
@@ -74,8 +141,18 @@ class MBConv(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.project(self.depthwise(self.expand(x)))
-        return x + self.drop_path(self.layer_scale * out)
+        out = self.run((self.expand, self.depthwise, self.project), x)
+        if self.layer_scale is not None:
+            out = self.layer_scale * out
+        return _add(self.drop_path(out), x)
+
+    def fuse(self) -> None:
+        """Fold the layer scale into the last convolution, if it is next."""
+        if self.layer_scale is not None and not hasattr(self.project, 'norm'):
+            scale = self.layer_scale.detach()
+            self.project.conv.weight.data.mul_(scale[..., None])
+            self.project.conv.bias.data.mul_(scale.flatten())
+            self.layer_scale = None
 
 
 class MaxRelativeGraphConv(ConvNormAct):
@@ -87,12 +164,12 @@ class MaxRelativeGraphConv(ConvNormAct):
             2 * channels, 2 * channels, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.graph_stride = graph_stride
 
-    def forward(self, x: Tensor) -> Tensor:
-        x_j = max_relative(x, self.graph_stride)
-        return super().forward(torch.cat([x, x_j], dim=1))
+    def join(self, x: Tensor) -> Tensor:
+        """What the convolution is of."""
+        return torch.cat([x, max_relative(x, self.graph_stride)], dim=1)
 
 
-class Grapher(nn.Module):
+class Grapher(_Branch):
     """Max-relative graph convolution between two 1x1 convolutions."""
 
     def __init__(self, channels: int, graph_stride: int,
@@ -106,10 +183,12 @@ class Grapher(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.fc2(self.graph_conv(self.fc1(x))))
+        out = self.graph_conv.join(self.fc1(x))
+        out = self.run((self.graph_conv, self.fc2), out)
+        return _add(self.drop_path(out), x)
 
 
-class FFN(nn.Module):
+class FFN(_Branch):
     """Two 1x1 convolutions, four times as wide in between."""
 
     expand_ratio = 4
@@ -124,7 +203,8 @@ class FFN(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.fc2(self.fc1(x)))
+        out = self.run((self.fc1, self.fc2), x)
+        return _add(self.drop_path(out), x)
 
 
 class SVGABlock(nn.Module):
@@ -169,8 +249,11 @@ class MobileViG(BaseModule):
         frozen_stages (int): Stages to be frozen (stop grad and set eval
             mode). -1 freezes nothing, 0 the stem, n the stem and the first n
             stages with what leads into them. Defaults to -1.
-        with_cp (bool): Use activation checkpointing in each block: less
-            memory, slower training. Defaults to False.
+        with_cp (bool | str): Activation checkpointing. True recomputes each
+            block in the backward: least memory, slower training. 'act'
+            recomputes only norms and activations: about half the memory for
+            little time. Either leaves the gradients and the running
+            statistics as they are. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialization config.
             Defaults to None: Kaiming normal weights, zero biases.
 
@@ -201,6 +284,7 @@ class MobileViG(BaseModule):
     }
     num_stages = 4
     min_size = 32
+    fused = False
 
     def __init__(self,
                  arch: Union[str, dict] = 'm',
@@ -212,7 +296,7 @@ class MobileViG(BaseModule):
                  act_cfg: Optional[dict] = None,
                  norm_eval: bool = False,
                  frozen_stages: int = -1,
-                 with_cp: bool = False,
+                 with_cp: Union[bool, str] = False,
                  init_cfg: Union[dict, List[dict], None] = None) -> None:
         if init_cfg is None:
             init_cfg = dict(
@@ -238,6 +322,9 @@ class MobileViG(BaseModule):
                             f'{frozen_stages!r}.')
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
+        if with_cp not in (False, True, 'act'):
+            raise UserError("with_cp must be True, False or 'act', but got "
+                            f'{with_cp!r}.')
         self.with_cp = with_cp
         norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
         act_cfg = act_cfg or dict(type='GELU')
@@ -268,6 +355,9 @@ class MobileViG(BaseModule):
                            act_cfg) if i < self.num_stages - 1 else SVGABlock(
                                width, graph_stride, rate, norm_cfg, act_cfg))
             self.stages.append(stage)
+        for module in self.modules():
+            if isinstance(module, _Branch):
+                module.recompute_act = with_cp == 'act'
         self._freeze_stages()
 
     @classmethod
@@ -334,19 +424,51 @@ class MobileViG(BaseModule):
                 f'MobileViG needs images of at least {self.min_size} x '
                 f'{self.min_size} pixels, but got {x.shape[-2]} x '
                 f'{x.shape[-1]} (H x W): resize or pad them.')
+        # CPUs convolve channels-last maps much faster. The outputs are of the
+        # usual format again: mmcv's operators misread any other.
+        channels_last = x.device.type == 'cpu' and not is_traced()
+        if channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):
             if i > 0:
                 x = self.downsamples[i - 1](x)
             for block in stage:
-                if self.with_cp and x.requires_grad:
-                    x = cp.checkpoint(block, x, use_reentrant=False)
+                if self.with_cp is True and x.requires_grad:
+                    x = _recomputed(block, block, x)
                 else:
                     x = block(x)
             if i in self.out_indices:
-                outs.append(x)
+                outs.append(x.contiguous() if channels_last else x)
         return tuple(outs)
+
+    def fuse(self) -> 'MobileViG':
+        """Fold norms and layer scales into the convolutions, for inference.
+
+        Changes the model in place, for good: outputs stay what they were to
+        rounding, the weights' names don't, and it can't be trained any more.
+        Load the checkpoint before. Doing it again does nothing. Norms other
+        than BatchNorm stay, and the layer scales behind them.
+
+        Returns:
+            MobileViG: The model itself.
+
+        Raises:
+            UserError: If the model is in training mode.
+        """
+        if self.training:
+            raise UserError('fuse() is for inference, but the model is in '
+                            'training mode: call eval() first.')
+        for module in self.modules():
+            if isinstance(module, ConvNormAct):
+                module.fuse()
+        for module in self.modules():
+            if isinstance(module, MBConv):
+                module.fuse()
+        self.requires_grad_(False)
+        self.fused = True
+        return self
 
     def _frozen_modules(self) -> List[nn.Module]:
         if self.frozen_stages < 0:
@@ -365,6 +487,9 @@ class MobileViG(BaseModule):
     def train(self, mode: bool = True) -> 'MobileViG':
         """Convert the model into training mode while keeping the frozen
         stages, and with ``norm_eval`` the norm layers, in eval mode."""
+        if mode and self.fused:
+            raise UserError('A fused model has no norms left to train: build '
+                            'it anew and load its checkpoint.')
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:

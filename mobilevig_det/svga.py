@@ -252,7 +252,7 @@ def max_relative(x: Tensor, stride: int = 2) -> Tensor:
     Returns:
         Tensor: Same shape, dtype and memory format as ``x``, never negative.
     """
-    if _is_traced():
+    if is_traced():
         return x - torch.minimum(
             window_min(x, stride, -2), window_min(x, stride, -1))
     if x.requires_grad and torch.is_grad_enabled():
@@ -260,7 +260,7 @@ def max_relative(x: Tensor, stride: int = 2) -> Tensor:
     return _search(x, stride, False)[0]
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Whether an exporter is looking, which wants plain operations."""
     return (torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
             or getattr(torch.compiler, 'is_exporting', bool)())

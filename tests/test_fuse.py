@@ -1,0 +1,92 @@
+"""Backbone: folded for inference, recomputing, compiled; all the same."""
+import copy
+
+import pytest
+import torch
+
+from mobilevig_det import MobileViG
+from mobilevig_det.errors import UserError
+
+TINY = dict(channels=(8, 8, 12, 16), blocks=(1, 1, 1, 1))
+
+
+def make(**kwargs):
+    """A model all of whose parts count: trained statistics, layer scales."""
+    torch.manual_seed(0)
+    model = MobileViG(
+        TINY, drop_path_rate=0., layer_scale_init_value=0.5, **kwargs)
+    for value in model.state_dict().values():
+        if value.is_floating_point() and value.dim() < 4:
+            value.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize('norm_cfg', [dict(type='BN'),
+                                      dict(type='GN', num_groups=2)])
+def test_fused_outputs(norm_cfg):
+    model, x = make(norm_cfg=norm_cfg).eval(), torch.rand(1, 3, 75, 98)
+    with torch.no_grad():
+        expected = model(x)
+        fused = copy.deepcopy(model).fuse()
+        outputs = [fused(x), fused.fuse()(x)]
+    for outs in outputs:
+        for out, want in zip(outs, expected):
+            assert (out - want).abs().max() <= 1e-5 * want.abs().max()
+            assert out.is_contiguous()
+    left = [name for name in fused.state_dict() if 'conv' not in name]
+    assert bool(left) == (norm_cfg['type'] == 'GN')
+
+
+def test_fuse_and_training_exclude_each_other():
+    model = make().train()
+    before = list(model.state_dict())
+    with pytest.raises(UserError, match='eval'):
+        model.fuse()
+    assert list(model.state_dict()) == before
+    with pytest.raises(UserError, match='fused'):
+        model.eval().fuse().train()
+
+
+@pytest.mark.parametrize('with_cp', [True, 'act'])
+@pytest.mark.parametrize('norm_eval', [False, True])
+def test_recomputing_changes_nothing(with_cp, norm_eval):
+    x = torch.rand(2, 3, 64, 96)
+    saved, gradients, statistics = [], [], []
+    for mode in (False, with_cp):
+        model = make(with_cp=mode, norm_eval=norm_eval).train()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+                lambda t: kept.append(t.nbytes) or t, lambda t: t):
+            loss = sum(out.square().mean() for out in model(x))
+        loss.backward()
+        saved.append(sum(kept))
+        gradients.append([p.grad for p in model.parameters()])
+        statistics.append(list(model.buffers()))
+    assert saved[1] < 0.6 * saved[0]
+    for got, want in zip(gradients[1], gradients[0]):
+        torch.testing.assert_close(got, want)
+    for got, want in zip(statistics[1], statistics[0]):
+        assert torch.equal(got, want)
+
+
+def test_unknown_with_cp():
+    with pytest.raises(UserError, match="'act'"):
+        MobileViG(TINY, with_cp='block')
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_compiled(fused):
+    model, x = make(), torch.rand(2, 3, 64, 96)
+    if fused:
+        model.eval().fuse()
+    compiled = torch.compile(
+        copy.deepcopy(model), backend='aot_eager', fullgraph=True)
+    outs, expected = compiled(x), model(x)
+    for out, want in zip(outs, expected):
+        torch.testing.assert_close(out, want)
+    if not fused:
+        for outputs in (outs, expected):
+            sum(out.square().mean() for out in outputs).backward()
+        for got, want in zip(compiled.parameters(), model.parameters()):
+            torch.testing.assert_close(
+                got.grad, want.grad, rtol=1e-4, atol=1e-4)
