@@ -97,6 +97,21 @@ def test_tta_tests_boxes(trained, tmp_path, capfd):
     assert printed.count('Average Precision') == 6
 
 
+def test_fuse_gives_the_same_predictions(trained, tmp_path):
+    scores = []
+    for flags in ([], ['--fuse']):
+        out = tmp_path / 'predictions.pkl'
+        assert run('test', CONFIG, trained / 'epoch_3.pth', '--work-dir',
+                   tmp_path, '--out', out, *flags, *SMALL) == 0
+        scores.append(
+            np.concatenate([
+                item['pred_instances']['scores']
+                for item in pickle.loads(out.read_bytes())
+            ]))
+    assert len(scores[0]) > 0
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-4)
+
+
 def test_evaluator_equals_pycocotools(shapes_root):
     """Truths that were shifted, dropped and relabelled, as predictions."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,85 @@
+"""The benchmark's smallest setting: it runs, and its table can be read."""
+import csv
+import json
+
+import pytest
+import torch
+from reference import naive_max_relative
+from tool import load, run
+
+SMALLEST = [
+    '--archs', 'ti', '--rivals', '--sizes', '32x64', '--graph-shapes',
+    '2x40x25x42', '--rounds', '1'
+]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('benchmark')
+    assert run('benchmark', *SMALLEST, '--out-dir', folder) == 0
+    return folder
+
+
+def test_table(folder):
+    with open(folder / 'benchmark.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert {(row['what'], row['name']) for row in rows} == {
+        *((f'graph step, {kind}', name)
+          for kind in ('forward', 'forward + backward')
+          for name in ('definition', 'ours')),
+        *(('inference', f'MobileViG-ti{kind}')
+          for kind in (', authors', '', ', fused')),
+        *(('training step', f'MobileViG-ti{kind}')
+          for kind in (', authors', '', ", with_cp='act'", ', with_cp=True'))
+    }
+    assert all(float(row['median ms']) > 0 for row in rows)
+    inference = [row for row in rows if row['what'] == 'inference']
+    assert {row['params M'] for row in inference[:2]} == {'4.11'}
+    # A tenth of the memory: the definition keeps two maps a neighbour.
+    _, ours = (row for row in rows if row['what'].endswith('+ backward'))
+    assert float(ours['x authors'].split('(')[1][:-1]) > 5
+    markdown = (folder / 'benchmark.md').read_text().splitlines()
+    assert sum(line.startswith('|') for line in markdown) == len(rows) + 2
+    assert 'threads' in markdown[0] and torch.__version__ in markdown[0]
+
+
+def test_drawn_again_from_its_file(folder, tmp_path):
+    assert run('benchmark', '--from-file', folder / 'benchmark.json',
+               '--out-dir', tmp_path) == 0
+    for name in ('benchmark.md', 'benchmark.csv', 'benchmark.json'):
+        assert (tmp_path / name).read_text() == (folder / name).read_text()
+    assert (tmp_path / 'benchmark.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_what_it_compares_with():
+    tool = load('benchmark')
+    x = torch.randn(1, 3, 5, 8)
+    assert torch.equal(tool.definition(x), naive_max_relative(x, 2))
+    images = torch.rand(1, 3, 64, 96)
+    ours, authors = (tool.make(cls, 'ti').eval()
+                     for cls in (tool.MobileViG, tool.Authors))
+    with torch.no_grad():
+        for out, want in zip(ours(images), authors(images)):
+            assert (out - want).abs().max() <= 1e-5 * want.abs().max()
+
+
+def test_peak_memory_counts_what_is_there_at_once():
+    tool = load('benchmark')
+
+    def run_():
+        a = torch.zeros(1 << 20)
+        b = a + 1
+        del a
+        return b + 1
+
+    more = tool.peak_memory(run_, 'cpu') - 2 * 4 * (1 << 20)
+    assert 0 <= more < 1000  # the scalars
+
+
+def test_wrong_arguments(tmp_path):
+    assert 'like 224x224' in run('benchmark', '--sizes', '224')
+    (tmp_path / 'result.json').write_text(json.dumps({'rows': []}))
+    assert 'not a benchmark.json' in run('benchmark', '--from-file',
+                                         tmp_path / 'result.json')
+    if not torch.cuda.is_available():
+        assert 'no GPU' in run('benchmark', '--device', 'cuda')
