@@ -29,6 +29,7 @@ InitCfg = Union[dict, List[dict]]
 
 SCHEME = 'mobilevig://'
 REPOSITORY = 'https://huggingface.co/SLDGroup/MobileViG/resolve/main/'
+WITHOUT = 'To start from random weights, set model.backbone.init_cfg=None.'
 
 
 class Published(NamedTuple):
@@ -117,8 +118,8 @@ def _find(name: str) -> Path:
         raise UserError(
             f'The name of the published file for {SCHEME}{name} is not '
             f'known: give the file yourself: {SCHEME}/path/to/file. The '
-            "authors' files are at https://huggingface.co/SLDGroup/MobileViG."
-        )
+            "authors' files are at https://huggingface.co/SLDGroup/MobileViG. "
+            f'{WITHOUT}')
     folder = os.environ.get('MOBILEVIG_WEIGHTS')
     if folder:
         if not os.path.isdir(folder):
@@ -178,7 +179,7 @@ def _fetch(url: str, path: Path, sha256: Optional[str]) -> None:
         raise UserError(
             f'{url} could not be downloaded: {error}. Try again, or fetch '
             f'the file elsewhere, save it as {path} or anywhere else and '
-            f'give it as {SCHEME}/path/to/file.') from error
+            f'give it as {SCHEME}/path/to/file. {WITHOUT}') from error
     except UserError as error:
         raise UserError(f'{url} gave no checkpoint: {error}') from error
     finally:

@@ -46,10 +46,11 @@ def rates(cfg):
             default_args=dict(optimizer=wrapper, epoch_length=ITERATIONS))
         for scheduler in cfg.param_scheduler
     ])
+    group, = wrapper.param_groups
     hook = ParamSchedulerHook()
     for _ in range(cfg.train_cfg.max_epochs):
         for i in range(ITERATIONS):
-            yield wrapper.get_lr()['lr'][0]
+            yield group['lr']
             wrapper.step()
             hook.after_train_iter(runner, i)
         hook.after_train_epoch(runner)
