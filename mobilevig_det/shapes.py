@@ -8,7 +8,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Tuple, Union
+from typing import List, Optional, Tuple, Union
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ CLASSES = ('circle', 'square', 'triangle')
 DESCRIPTION = 'Shapes: overlapping circles, squares and triangles'
 # What an object keeps in sight, whatever is painted over it: the part left is
 # then still enough to tell what it is.
-MIN_VISIBLE = 0.45
+MIN_VISIBLE = 0.6
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ def _random_shape(rng: np.random.Generator, size: int, kind: str,
     r = rng.uniform(*radius) * size
     # Up to about a tenth of a shape may be cut off by the border.
     x, y = rng.uniform(0.75 * r, size - 0.75 * r, 2)
-    return Shape(kind, float(x), float(y), float(r),
-                 float(rng.uniform(0, 2 * math.pi)))
+    # A side of a square or a triangle is at the top, give or take 20 degrees:
+    # turned by any angle, they would take longer to learn than a demo has.
+    angle = rng.uniform(-0.35, 0.35) - math.pi / 2
+    return Shape(kind, float(x), float(y), float(r), float(angle))
 
 
 def sample_scene(rng: np.random.Generator, size: int,
@@ -97,7 +99,7 @@ def sample_scene(rng: np.random.Generator, size: int,
     wanted = rng.integers(2, 7)
     for _ in range(4 * wanted):  # some do not fit
         shape = _random_shape(rng, size, CLASSES[rng.integers(len(CLASSES))],
-                              (0.14, 0.3))
+                              (0.15, 0.3))
         mask = shape.covers(xx, yy)
         left = [old & ~mask for old in visible]
         if any(part.sum() < MIN_VISIBLE * area
@@ -131,22 +133,29 @@ def visible_masks(scene: Scene, size: int) -> Tuple[np.ndarray, np.ndarray]:
     return crowd & ~hidden, masks
 
 
-def _shade(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A random colour that changes linearly across the image."""
+def _shade(rng: np.random.Generator,
+           size: int,
+           unlike: Optional[np.ndarray] = None) -> np.ndarray:
+    """A random colour that changes linearly across the image, and can be
+    told from another one."""
     xx, yy = _pixel_centres(size)
     angle = rng.uniform(0, 2 * math.pi)
     ramp = (xx / size - 0.5) * math.cos(angle) + (yy / size -
                                                   0.5) * math.sin(angle)
-    return rng.uniform(30, 225, 3) + ramp[..., None] * rng.uniform(-80, 80, 3)
+    colour = rng.uniform(30, 225, 3)
+    while unlike is not None and abs(colour - unlike.mean((0, 1))).max() < 70:
+        colour = rng.uniform(30, 225, 3)
+    return colour + ramp[..., None] * rng.uniform(-60, 60, 3)
 
 
 def paint(rng: np.random.Generator, scene: Scene, size: int) -> np.ndarray:
     """The image of a scene, (size, size, 3) in 8 bits."""
     xx, yy = _pixel_centres(size)
-    image = _shade(rng, size)
+    background = _shade(rng, size)
+    image = background.copy()
     for shape in (*scene.crowd, *scene.objects):
         mask = shape.covers(xx, yy)
-        image[mask] = _shade(rng, size)[mask]
+        image[mask] = _shade(rng, size, background)[mask]
     image += rng.uniform(-5, 5, (size, size, 1))
     return image.clip(0, 255).astype(np.uint8)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmcv import imread
+from mmcv import imread, imwrite
 from mmdet.structures.mask import encode_mask_results
 from mmengine.fileio import dump
 from pycocotools.coco import COCO
@@ -69,7 +69,14 @@ def test_pictures_show_truth_beside_predictions(demo, tmp_path, monkeypatch):
             assert (left != right).any()
         else:
             assert (left == right).all()
-    assert imread(str(tmp_path / 'pictures.jpg')).shape == (1152, 1536, 3)
+    curves = np.full((300, 1200, 3), 255, np.uint8)
+    curves[:, :600] = 0
+    imwrite(curves, str(tmp_path / 'curves.png'))
+    demo.put_together(tmp_path / 'pictures', tmp_path / 'curves.png',
+                      tmp_path / 'demo.jpg')
+    whole = imread(str(tmp_path / 'demo.jpg'))
+    assert whole.shape == (480 + 240, 960, 3)
+    assert whole[500:, :470].max() < 30 and whole[500:, 490:].min() > 225
 
 
 def test_a_step_that_fails_is_told(demo, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,8 @@ from typing import List, Optional
 
 import numpy as np
 import torch
-from mmcv import imread, imwrite
+from cv2 import IMWRITE_JPEG_QUALITY
+from mmcv import imread, imrescale, imresize, imwrite
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
@@ -90,8 +91,8 @@ def enlarged(boxes, labels, masks, **others) -> InstanceData:
 
 
 def draw_pictures(predictions: Path, out_dir: Path) -> None:
-    """Draw the truth and beside it the predictions of the first pictures,
-    with MMDetection's visualiser, and some of them together.
+    """Draw the truth and beside it the predictions of the first images, with
+    MMDetection's visualiser.
 
     Enlarged, because the images are too small for its labels.
     """
@@ -99,7 +100,6 @@ def draw_pictures(predictions: Path, out_dir: Path) -> None:
     dataset = DATASETS.build(load_config(CONFIG).test_dataloader.dataset)
     visualizer = DetLocalVisualizer(name='demo', alpha=0.6)
     visualizer.dataset_meta = dataset.metainfo
-    pictures = []
     for index, found in enumerate(load(predictions)[:NUM_PICTURES]):
         truth = dataset[index]['data_samples'].gt_instances
         found = found['pred_instances']
@@ -122,10 +122,20 @@ def draw_pictures(predictions: Path, out_dir: Path) -> None:
             sample,
             pred_score_thr=0.5,
             out_file=str(path))
-        pictures.append(imread(str(path)))
+
+
+def put_together(pictures: Path, curves: Path, out: Path) -> None:
+    """Some of the pictures, and the curves under them."""
     # The first three are special (one has a crowd, one shows nothing).
-    rows = [np.hstack(pictures[i:i + 2]) for i in range(3, 9, 2)]
-    imwrite(np.vstack(rows), str(out_dir.with_suffix('.jpg')))
+    chosen = [imread(str(path)) for path in sorted(pictures.iterdir())[3:7]]
+    top = np.vstack([np.hstack(chosen[:2]), np.hstack(chosen[2:])])
+    top = imrescale(top, 0.625)
+    bottom = imread(str(curves))
+    width = top.shape[1]
+    height = round(bottom.shape[0] * width / bottom.shape[1])
+    bottom = imresize(bottom, (width, height), interpolation='area')
+    imwrite(
+        np.vstack([top, bottom]), str(out), [IMWRITE_JPEG_QUALITY, 85])
 
 
 def parse_args() -> argparse.Namespace:
@@ -167,15 +177,17 @@ def main_steps(args: argparse.Namespace) -> None:
     step('4/4 Pictures and curves', start)
     draw_pictures(predictions, work_dir / 'pictures')
     run('plot_run.py', str(work_dir))
+    put_together(work_dir / 'pictures', work_dir / 'curves.png',
+                 work_dir / 'demo.jpg')
 
     ap = average_precisions(log)
     print(f"""
 Done in {(time.time() - start) / 60:.1f} minutes.
   box AP       {ap['bbox_mAP']:.3f}   (AP50 {ap['bbox_mAP_50']:.3f})
   mask AP      {ap['segm_mAP']:.3f}   (AP50 {ap['segm_mAP_50']:.3f})
-  pictures     {work_dir / 'pictures'}/ (truth on the left, predictions on the
-               right), some of them together in {work_dir / 'pictures.jpg'}
+  pictures     {work_dir / 'pictures'} (truth left, predictions right)
   curves       {work_dir / 'curves.png'}
+  in one       {work_dir / 'demo.jpg'}
   checkpoint   {last}""")
     if ap['segm_mAP'] < EXPECTED_AP:
         raise UserError(f'The mask AP should be at least {EXPECTED_AP}: '
