@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 USER_CONFIG = """
@@ -111,3 +112,10 @@ def test_works_from_anywhere(unpacked, tmp_path):
     # What MMEngine says when it does not find a scope.
     assert 'Failed to' not in done.stdout + done.stderr
     assert "end test.py: There is no checkpoint file 'no.pth'" in done.stdout
+
+
+def test_index_lists_every_metafile():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert sorted(index['Import']) == sorted(
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob('configs/*/metafile.yml'))
