@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Callable, List, Optional
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
@@ -113,12 +114,16 @@ def _use_gloo(cfg: Config) -> None:
         'statistics of its own (torch synchronises them on GPUs only).',
         level='WARNING')
     cfg.merge_from_dict({'env_cfg.dist_cfg': dict(backend='gloo')})
+    if cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
+        # Before MMEngine does, which asks torch for a GPU first.
+        torch.distributed.init_process_group('gloo')
     cfg.sync_bn = None
     # By itself MMEngine names a GPU, which torch refuses for a CPU's model.
     cfg.setdefault(
         'model_wrapper_cfg',
         dict(
             type='MMDistributedDataParallel',
+            device_ids=None,
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False)))
 
