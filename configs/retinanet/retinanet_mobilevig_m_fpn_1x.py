@@ -1,0 +1,25 @@
+# RetinaNet, MobileViG-M, FPN, COCO 2017, 12 epochs. Not run by the authors,
+# nor by us: the optimizer is that of MMDetection's own RetinaNet configs with
+# a light transformer (PVT).
+_base_ = [
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    '../_base_/coco_detection.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mobilevig_det'])
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='MobileViG',
+        arch='m',
+        init_cfg=dict(type='Pretrained', checkpoint='mobilevig://m')),
+    neck=dict(in_channels=[42, 84, 224, 400]))
+
+optim_wrapper = dict(
+    optimizer=dict(
+        _delete_=True, type='AdamW', lr=0.0001, weight_decay=0.0001))
+
+# BatchNorm statistics over all GPUs (without a launcher: plain BatchNorm).
+sync_bn = 'torch'
