@@ -18,6 +18,8 @@ from tqdm import tqdm
 from .errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle')
+# For sets of more classes; the first three are the default.
+KINDS = CLASSES + ('ring', 'cross')
 DESCRIPTION = 'Shapes: overlapping circles, squares and triangles'
 # What an object keeps in sight, whatever is painted over it: the part left is
 # then still enough to tell what it is.
@@ -36,8 +38,17 @@ class Shape:
     def covers(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Which of the points (x, y) lie inside."""
         dx, dy = x - self.x, y - self.y
+        squared = dx * dx + dy * dy
         if self.kind == 'circle':
-            return dx * dx + dy * dy <= self.radius**2
+            return squared <= self.radius**2
+        if self.kind == 'ring':
+            return (squared <= self.radius**2) & (
+                squared >= (0.55 * self.radius)**2)
+        if self.kind == 'cross':
+            cos, sin = math.cos(self.angle), math.sin(self.angle)
+            u, v = abs(dx * cos + dy * sin), abs(dy * cos - dx * sin)
+            return (np.maximum(u, v) <= 0.95 * self.radius) & (
+                np.minimum(u, v) <= 0.3 * self.radius)
         # A regular polygon: inside of each of its sides, as seen from the
         # centre.
         sides = 4 if self.kind == 'square' else 3
@@ -74,8 +85,10 @@ def _random_shape(rng: np.random.Generator, size: int, kind: str,
     return Shape(kind, float(x), float(y), float(r), float(angle))
 
 
-def sample_scene(rng: np.random.Generator, size: int,
-                 index: int) -> Scene:
+def sample_scene(rng: np.random.Generator,
+                 size: int,
+                 index: int,
+                 num_classes: int = 3) -> Scene:
     """Place the shapes of image ``index`` of a set.
 
     Images 1, 21, 41, ... have a crowd and 2, 22, 42, ... nothing at all, so
@@ -85,7 +98,7 @@ def sample_scene(rng: np.random.Generator, size: int,
     if index % 20 == 2:
         return Scene(crowd, ())
     if index % 20 == 1:
-        kind = CLASSES[rng.integers(len(CLASSES))]
+        kind = KINDS[rng.integers(num_classes)]
         x, y = rng.uniform(0.25 * size, 0.75 * size, 2)
         crowd = tuple(
             Shape(kind, float(x + dx), float(y + dy),
@@ -98,7 +111,7 @@ def sample_scene(rng: np.random.Generator, size: int,
     full: List[int] = []
     wanted = rng.integers(2, 7)
     for _ in range(4 * wanted):  # some do not fit
-        shape = _random_shape(rng, size, CLASSES[rng.integers(len(CLASSES))],
+        shape = _random_shape(rng, size, KINDS[rng.integers(num_classes)],
                               (0.15, 0.3))
         mask = shape.covers(xx, yy)
         left = [old & ~mask for old in visible]
@@ -165,7 +178,7 @@ def _annotation(mask: np.ndarray, kind: str, crowd: bool) -> dict:
     box = [float(v) for v in mask_api.toBbox(rle)]
     area = int(mask_api.area(rle))
     return dict(
-        category_id=CLASSES.index(kind) + 1,
+        category_id=KINDS.index(kind) + 1,
         bbox=box,
         area=area,
         iscrowd=int(crowd),
@@ -185,7 +198,7 @@ def _make_split(root: Path, split: str, settings: dict) -> None:
         # One stream an image: image i is the same in a larger set.
         rng = np.random.default_rng(
             [settings['seed'], ('train', 'val').index(split), index])
-        scene = sample_scene(rng, size, index)
+        scene = sample_scene(rng, size, index, settings['num_classes'])
         name = f'{index + 1:06d}.jpg'
         encoded = cv2.imencode('.jpg', paint(rng, scene, size),
                                [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
@@ -207,7 +220,7 @@ def _make_split(root: Path, split: str, settings: dict) -> None:
         info=dict(description=DESCRIPTION, settings=settings),
         categories=[
             dict(id=i, name=name, supercategory='shape')
-            for i, name in enumerate(CLASSES, 1)
+            for i, name in enumerate(KINDS[:settings['num_classes']], 1)
         ],
         images=images,
         annotations=annotations)
@@ -234,7 +247,8 @@ def _finished(root: Path, split: str, settings: dict) -> bool:
         return False
     try:
         content = json.loads(path.read_text())
-        found = content['info']['settings']
+        # Older files have none, when three was the only choice.
+        found = {'num_classes': 3, **content['info']['settings']}
         names = [image['file_name'] for image in content['images']]
     except (ValueError, KeyError, TypeError):
         found = None
@@ -249,7 +263,8 @@ def make_shapes(root: Union[str, Path] = 'data/shapes',
                 num_train: int = 600,
                 num_val: int = 100,
                 size: int = 128,
-                seed: int = 0) -> Path:
+                seed: int = 0,
+                num_classes: int = 3) -> Path:
     """Make the data set, unless it is there already.
 
     The same arguments give the same files, byte for byte (with the same
@@ -263,6 +278,8 @@ def make_shapes(root: Union[str, Path] = 'data/shapes',
         num_val (int): Held-out images.
         size (int): Height and width of the images, in pixels.
         seed (int): What everything is drawn from.
+        num_classes (int): How many of the five kinds there are: circle,
+            square, triangle, ring, cross.
 
     Returns:
         Path: The folder.
@@ -273,14 +290,19 @@ def make_shapes(root: Union[str, Path] = 'data/shapes',
     """
     for name, value, least in (('num_train', num_train, 1),
                                ('num_val', num_val, 1), ('size', size, 32),
-                               ('seed', seed, 0)):
+                               ('seed', seed, 0),
+                               ('num_classes', num_classes, 1)):
         if value < least:
             raise UserError(f'{name} must be at least {least}, but is '
                             f'{value}.')
+    if num_classes > len(KINDS):
+        raise UserError(f'num_classes must be at most {len(KINDS)} '
+                        f'({", ".join(KINDS)}), but is {num_classes}.')
     root = Path(root)
     try:
         splits = {
-            split: dict(num=num, size=size, seed=seed)
+            split: dict(
+                num=num, size=size, seed=seed, num_classes=num_classes)
             for split, num in (('train', num_train), ('val', num_val))
         }
         # Both are looked at before either is touched.

@@ -9,6 +9,7 @@ import shapely
 from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
+from shapely import affinity
 
 from mobilevig_det import shapes
 from mobilevig_det.cli import load_config
@@ -40,6 +41,16 @@ def contains(shape, x, y):
     """By geometry: distance to the centre, or a polygon from its corners."""
     if shape.kind == 'circle':
         return np.hypot(x - shape.x, y - shape.y) <= shape.radius
+    if shape.kind == 'ring':
+        distance = np.hypot(x - shape.x, y - shape.y) / shape.radius
+        return (distance >= 0.55) & (distance <= 1)
+    if shape.kind == 'cross':
+        bars = (shapely.box(-long, -short, long, short)
+                for long, short in ((0.95, 0.3), (0.3, 0.95)))
+        cross = affinity.rotate(
+            shapely.union_all(list(bars)), shape.angle, (0, 0), True)
+        return shapely.contains_xy(cross, (x - shape.x) / shape.radius,
+                                   (y - shape.y) / shape.radius)
     sides = dict(square=4, triangle=3)[shape.kind]
     angles = [
         shape.angle + math.pi * (2 * k + 1) / sides for k in range(sides)
@@ -110,6 +121,28 @@ def test_image_shows_what_the_masks_say():
                     continue  # clipped
                 fit = np.linalg.lstsq(terms, channel, rcond=None)[0]
                 assert abs(terms @ fit - channel).max() < 9
+
+
+def test_five_classes(tmp_path):
+    root = make(tmp_path / 'five', num_classes=5)
+    path = shapes.annotation_file(root, 'train')
+    names = [c['name'] for c in json.loads(path.read_text())['categories']]
+    assert names == ['circle', 'square', 'triangle', 'ring', 'cross']
+    seen = set()
+    for index in range(20):
+        scene = shapes.sample_scene(
+            np.random.default_rng(index), SIZE, index, 5)
+        labels = painted_labels(scene)
+        crowd, masks = shapes.visible_masks(scene, SIZE)
+        assert np.array_equal(crowd, labels == -1)
+        for label, (shape, mask) in enumerate(zip(scene.objects, masks), 1):
+            assert np.array_equal(mask, labels == label), shape
+            seen.add(shape.kind)
+    assert seen == set(names)
+    with pytest.raises(UserError, match='num_classes must be at most 5'):
+        make(tmp_path / 'six', num_classes=6)
+    with pytest.raises(UserError, match='other settings'):
+        make(root)  # three classes, where five are
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])

@@ -1,13 +1,14 @@
 #!/usr/bin/env python
 """Make the shapes data set: COCO's format, no download."""
 import argparse
+from typing import List, Optional
 
 from mobilevig_det.cli import command
 from mobilevig_det.shapes import make_shapes
 
 
 @command
-def main() -> None:
+def main(argv: Optional[List[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--out-dir', default='data/shapes', help='folder to write to')
@@ -19,9 +20,14 @@ def main() -> None:
         '--size', type=int, default=128, help='height and width, in pixels')
     parser.add_argument(
         '--seed', type=int, default=0, help='the same seed, the same files')
-    args = parser.parse_args()
+    parser.add_argument(
+        '--num-classes',
+        type=int,
+        default=3,
+        help='up to 5: circle, square, triangle, ring, cross')
+    args = parser.parse_args(argv)
     root = make_shapes(args.out_dir, args.num_train, args.num_val, args.size,
-                       args.seed)
+                       args.seed, args.num_classes)
     print(f'The data set is in {root}.')
 
 
