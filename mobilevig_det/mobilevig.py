@@ -254,6 +254,9 @@ class MobileViG(BaseModule):
             recomputes only norms and activations: about half the memory for
             little time. Either leaves the gradients and the running
             statistics as they are. Defaults to False.
+        compile_cfg (dict, optional): Arguments with which ``torch.compile``
+            compiles the backbone, such as ``dict(fullgraph=True)``. Defaults
+            to None: not compiled.
         init_cfg (dict | list[dict], optional): Initialization config.
             Defaults to None: Kaiming normal weights, zero biases.
 
@@ -297,6 +300,7 @@ class MobileViG(BaseModule):
                  norm_eval: bool = False,
                  frozen_stages: int = -1,
                  with_cp: Union[bool, str] = False,
+                 compile_cfg: Optional[dict] = None,
                  init_cfg: Union[dict, List[dict], None] = None) -> None:
         if init_cfg is None:
             init_cfg = dict(
@@ -359,6 +363,8 @@ class MobileViG(BaseModule):
             if isinstance(module, _Branch):
                 module.recompute_act = with_cp == 'act'
         self._freeze_stages()
+        if compile_cfg is not None:
+            self.compile(**compile_cfg)
 
     @classmethod
     def out_channels(

@@ -77,10 +77,11 @@ def test_unknown_with_cp():
 @pytest.mark.parametrize('fused', [False, True])
 def test_compiled(fused):
     model, x = make(), torch.rand(2, 3, 64, 96)
+    compiled = make(compile_cfg=dict(backend='aot_eager', fullgraph=True))
+    assert list(compiled.state_dict()) == list(model.state_dict())
     if fused:
         model.eval().fuse()
-    compiled = torch.compile(
-        copy.deepcopy(model), backend='aot_eager', fullgraph=True)
+        compiled.eval().fuse()
     outs, expected = compiled(x), model(x)
     for out, want in zip(outs, expected):
         torch.testing.assert_close(out, want)
