@@ -15,7 +15,7 @@ metainfo = dict(
     palette=[(220, 20, 60), (0, 120, 220), (60, 180, 60)])
 num_classes = 3
 image_size = (128, 128)
-max_epochs = 7
+max_epochs = 6
 
 # Objects of 20 to 75 pixels: anchors of 24 to 192 instead of 32 to 512, and
 # as many channels, samples and proposals as a few of them need. Normalisation
@@ -105,7 +105,7 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10))
 train_cfg = dict(
-    type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
+    type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
