@@ -532,9 +532,13 @@ def draw(result: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def save(result: dict, folder: Path) -> None:
+def write(result: dict, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'benchmark.json').write_text(json.dumps(result, indent=1))
+
+
+def save(result: dict, folder: Path) -> None:
+    write(result, folder)
     (folder / 'benchmark.md').write_text(markdown(result))
     with open(folder / 'benchmark.csv', 'w', newline='') as file:
         csv.writer(file).writerows([HEADER, *table(result)])
@@ -599,12 +603,13 @@ def main(argv: Optional[List[str]] = None) -> None:
         torch.set_num_threads(args.threads)
     result = dict(
         machine=machine(args.device), batch_size=args.batch_size, rows=[])
-    for part, rows in (('graph', graph_rows), ('inference', inference_rows),
-                       ('training', training_rows)):
-        if part in args.parts:
-            result['rows'] += rows(args)
-    if args.detector:
-        result['rows'] += detector_rows(args)
+    measures = dict(
+        graph=graph_rows, inference=inference_rows, training=training_rows)
+    for rows in [
+            measures[part] for part in PARTS if part in args.parts
+    ] + [detector_rows] * args.detector:
+        result['rows'] += rows(args)
+        write(result, out_dir)  # What is done is kept if the rest is stopped.
     save(result, out_dir)
 
 
