@@ -27,7 +27,10 @@ class ImageFileError(ValueError):
 
 def hush_opencv() -> None:
     """Keep OpenCV from printing what the tools say themselves."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    if hasattr(cv2, 'setLogLevel'):  # OpenCV 4
+        cv2.setLogLevel(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # quiet
 
 

@@ -1,5 +1,6 @@
 """The configs against what the authors ran: their two training logs and the
 settings in them. No model is trained."""
+import copy
 import csv
 import gzip
 from types import SimpleNamespace
@@ -31,7 +32,8 @@ def configs():
 @pytest.fixture(scope='module')
 def detectors(configs):
     return {
-        arch: MODELS.build(cfg.model)
+        # A copy, because some versions of MMDetection change what they build.
+        arch: MODELS.build(copy.deepcopy(cfg.model))
         for arch, cfg in configs.items() if arch in 'mb'
     }
 

@@ -10,6 +10,7 @@ import os
 import os.path as osp
 from typing import Dict, List, Optional
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 import numpy as np
 from mmdet.registry import DATASETS
 from mmengine.config import Config, DictAction

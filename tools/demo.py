@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import List, Optional
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 import numpy as np
 import torch
 from cv2 import IMWRITE_JPEG_QUALITY
