@@ -62,7 +62,8 @@ def test_pictures_show_truth_beside_predictions(demo, tmp_path, monkeypatch):
         left, right = picture[:, :384], picture[:, 384:]
         for side, drawn in ((left, masks[number]),
                             (right, masks[number][:-1])):
-            changed = (abs(side.astype(int) - image) > 12).any(-1)
+            changed = (side != image).any(-1)
+            assert changed.mean() < 0.9  # not everything
             for mask in drawn:
                 assert changed[mask.repeat(3, 0).repeat(3, 1)].mean() > 0.9
         if masks[number]:
