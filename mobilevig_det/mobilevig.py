@@ -233,7 +233,8 @@ class MobileViG(BaseModule):
         arch (str | dict): 'ti', 's', 'm' or 'b', or a dict with the four
             stages' ``channels`` and ``blocks``. Defaults to 'm'.
         out_indices (Sequence[int]): Stages to return, ascending, each in
-            0-3 (strides 4, 8, 16, 32). Defaults to (0, 1, 2, 3).
+            0-3 (strides 4, 8, 16, 32). Stages after the last one are neither
+            run nor trained. Defaults to (0, 1, 2, 3).
         graph_stride (int): Distance K between the graph neighbours of a
             pixel, in pixels of the stride-32 map. Defaults to 2.
         drop_path_rate (float): Stochastic depth rate of the last block; the
@@ -362,6 +363,11 @@ class MobileViG(BaseModule):
         for module in self.modules():
             if isinstance(module, _Branch):
                 module.recompute_act = with_cp == 'act'
+        # Stages after the last output are there for checkpoints to fit, but
+        # never run: DDP would wait for their gradients.
+        last = self.out_indices[-1]
+        for module in (*self.downsamples[last:], *self.stages[last + 1:]):
+            module.requires_grad_(False)
         self._freeze_stages()
         if compile_cfg is not None:
             self.compile(**compile_cfg)
@@ -437,7 +443,7 @@ class MobileViG(BaseModule):
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         outs = []
-        for i, stage in enumerate(self.stages):
+        for i, stage in enumerate(self.stages[:self.out_indices[-1] + 1]):
             if i > 0:
                 x = self.downsamples[i - 1](x)
             for block in stage:

@@ -93,6 +93,12 @@ def test_out_indices(indices):
     for out, i in zip(outs, indices):
         assert torch.equal(out, want[i])
     assert MobileViG.out_channels(TINY, indices) == [o.shape[1] for o in outs]
+    # DDP asks that what can be trained is, and all that is used can be.
+    sum(out.sum() for out in some.train()(x)).backward()
+    for name, parameter in some.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    if 3 in indices:
+        assert all(p.requires_grad for p in some.parameters())
 
 
 def test_out_channels_of_the_archs():
