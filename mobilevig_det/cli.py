@@ -70,9 +70,7 @@ def find_checkpoint(path: str) -> None:
                         f'{osp.abspath(path)}).')
 
 
-def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that MMDetection's train.py and test.py have in common."""
-    parser.add_argument('--work-dir', help='folder for logs and results')
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -81,6 +79,12 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
         help='override settings of the config, e.g. '
         'train_dataloader.batch_size=4 model.backbone.init_cfg=None; lists '
         'as key="[a,b]", without spaces')
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that MMDetection's train.py and test.py have in common."""
+    parser.add_argument('--work-dir', help='folder for logs and results')
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],

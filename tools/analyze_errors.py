@@ -13,13 +13,13 @@ from typing import Dict, List, Optional
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 import numpy as np
 from mmdet.registry import DATASETS
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
 from terminaltables import AsciiTable
 from tqdm import tqdm
 
-from mobilevig_det.cli import command, load_config
+from mobilevig_det.cli import add_cfg_options, command, load_config
 from mobilevig_det.data_paths import check_data_paths, leaf_datasets
 from mobilevig_det.error_analysis import (LOSSES, SIZES, Loss, confusion,
                                           losses, mean_loss)
@@ -50,12 +50,7 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
         type=float,
         default=0.3,
         help='for the confusion matrix (default: %(default)s)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config')
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

@@ -14,11 +14,10 @@ import torch
 from mmdet.models.utils import mask2ndarray
 from mmdet.registry import DATASETS, VISUALIZERS
 from mmdet.structures.bbox import BaseBoxes
-from mmengine.config import DictAction
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
-from mobilevig_det.cli import command, load_config
+from mobilevig_det.cli import add_cfg_options, command, load_config
 from mobilevig_det.data_check import pointing_to_check_data
 from mobilevig_det.data_paths import check_data_paths
 
@@ -44,12 +43,7 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
         '--seed', type=int, default=0, help='of the augmentation')
     parser.add_argument(
         '--show', action='store_true', help='show them in a window, too')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config')
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

@@ -4,9 +4,8 @@ import argparse
 import sys
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
-from mmengine.config import DictAction
 
-from mobilevig_det.cli import command, load_config
+from mobilevig_det.cli import add_cfg_options, command, load_config
 from mobilevig_det.data_check import check_data, splits_of
 from mobilevig_det.data_paths import check_data_paths
 from mobilevig_det.errors import UserError
@@ -37,12 +36,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         help='look at the beginning and end of the images only, as '
         'tools/train.py does, instead of decoding them')
     parser.add_argument('--workers', type=int, help='threads reading images')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config')
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

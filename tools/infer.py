@@ -13,11 +13,12 @@ import cv2
 import mmcv
 import numpy as np
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from terminaltables import AsciiTable
 from tqdm import tqdm
 
-from mobilevig_det.cli import command, find_checkpoint, load_config
+from mobilevig_det.cli import (add_cfg_options, command, find_checkpoint,
+                               load_config)
 from mobilevig_det.errors import UserError
 from mobilevig_det.image_file import (ImageFileError, hush_opencv,
                                       read_image)
@@ -64,12 +65,7 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument(
         '--no-save-vis', action='store_true', help='draw no pictures')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config')
+    add_cfg_options(parser)
     args = parser.parse_intermixed_args(argv)
     if args.batch_size < 1:
         parser.error('--batch-size must be at least 1')
