@@ -23,7 +23,8 @@ demo: env
 
 test: env
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest $(PYTEST)
+	# One thread in each of two processes: most of the time no more is used.
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST)
 
 # The first of these that is a Python with what an environment needs, those
 # that were tried before newer ones.

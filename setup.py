@@ -30,7 +30,8 @@ setup(
         'openmmlab': ['mmengine>=0.10', 'mmcv>=2.0,<2.2', 'mmdet>=3.2,<4'],
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'],
         'test': [
-            'hypothesis', 'pytest', 'pytest-timeout', 'ruff', 'tensorboard',
+            'hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff',
+            'tensorboard',
             # One test builds a segmentor; mmsegmentation forgets the others.
             'mmsegmentation', 'ftfy', 'regex'
         ],
