@@ -53,16 +53,13 @@ def run(tool: str, *args: str) -> str:
     command_line = [sys.executable, str(TOOLS / tool), *args]
     print('$', ' '.join(['python', f'tools/{tool}', *args]), flush=True)
     lines: List[str] = []
-    # Threads that wait asleep, not spinning: on a machine that does other
-    # things too a step takes a second instead of ten.
-    env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, 'PYTHONUNBUFFERED': '1'}
     with subprocess.Popen(
             command_line,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors='replace',
-            env=env) as process:
+            env=dict(os.environ, PYTHONUNBUFFERED='1')) as process:
         for line in process.stdout:
             lines.append(line)
             if SHOWN[tool].search(line):

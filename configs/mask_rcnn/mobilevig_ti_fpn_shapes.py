@@ -15,7 +15,7 @@ metainfo = dict(
     palette=[(220, 20, 60), (0, 120, 220), (60, 180, 60)])
 num_classes = 3
 image_size = (128, 128)
-max_epochs = 6
+max_epochs = 5
 
 # Objects of 20 to 75 pixels: anchors of 24 to 192 instead of 32 to 512, and
 # as many channels, samples and proposals as a few of them need. Normalisation
