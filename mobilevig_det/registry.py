@@ -8,7 +8,9 @@ import mmdet.registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
-MODULE2PACKAGE['mobilevig_det'] = 'mobilevig_det'
+# A module of ours, not the distribution: MMEngine would look for an editable
+# installation of that in site-packages, where it is not.
+MODULE2PACKAGE['mobilevig_det'] = __name__
 for _parent in list(vars(mmdet.registry).values()):
     if isinstance(_parent, Registry):
         Registry(_parent.name, parent=_parent, scope='mobilevig_det',
