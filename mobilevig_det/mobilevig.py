@@ -437,7 +437,7 @@ class MobileViG(BaseModule):
                 f'{self.min_size} pixels, but got {x.shape[-2]} x '
                 f'{x.shape[-1]} (H x W): resize or pad them.')
         # CPUs convolve channels-last maps much faster. The outputs are of the
-        # usual format again: mmcv's operators misread any other.
+        # usual format again, which is what mmcv's operators are written for.
         channels_last = x.device.type == 'cpu' and not is_traced()
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
