@@ -7,7 +7,7 @@ neighbours is the rounded difference to the smallest of them. What is left is
 a circular sliding minimum along each column and each row, whose windows have
 ceil(size / K) members at a step of K.
 """
-from typing import Iterator, Tuple
+from typing import Iterator, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -62,71 +62,76 @@ def _shifts(members: int, stride: int) -> Iterator[int]:
         length += step
 
 
-def _period_min(x: Tensor, stride: int, dim: int) -> Tensor:
-    """One period of :func:`window_min`, which repeats along ``dim``.
+def _rolled_min(x: Tensor, shift: int, dim: int) -> Tensor:
+    """``torch.minimum(x, x.roll(shift, dim))`` without the rolled copy."""
+    out, rest = torch.empty_like(x), x.shape[dim] - shift
+    for to, other, length in ((shift, 0, rest), (0, rest, shift)):
+        torch.minimum(
+            x.narrow(dim, to, length),
+            x.narrow(dim, other, length),
+            out=out.narrow(dim, to, length))
+    return out
+
+
+def _smaller(a: Tensor, b: Tensor, at_a: Optional[Tensor],
+             at_b: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
+    """Elementwise minimum and, of positions, where it is; ``a`` wins ties."""
+    smallest = torch.minimum(a, b)
+    if at_a is None:
+        return smallest, None
+    # A comparison in the maps' own dtype, and lerp by 0 or 1 (exact), are
+    # vectorised on CPUs; a boolean mask and torch.where take ten times as
+    # long.
+    return smallest, torch.lerp(at_a, at_b, smallest.clone().ne_(a))
+
+
+def _period_min(x: Tensor, stride: int, dim: int, at: Optional[Tensor]
+                ) -> Tuple[Tensor, Optional[Tensor]]:  # yapf: disable
+    """One period of :func:`window_min`, which repeats along ``dim``, and
+    which of the positions ``at`` (broadcast to x), if given, it is from.
 
     Where the stride divides the size, a window is a whole residue class and
     the period is the stride; else it is the size.
     """
     size = x.shape[dim]
-    if size % stride == 0:
-        return x.unflatten(dim, (size // stride, stride)).amin(dim)
-    return window_min(x, stride, dim)
-
-
-def _smaller(a: Tensor, b: Tensor, at_a: Tensor,
-             at_b: Tensor) -> Tuple[Tensor, Tensor]:
-    """Elementwise minimum, and where it is; ``a`` wins ties."""
-    # A comparison in the maps' own dtype, and lerp by 0 or 1 (exact), are
-    # vectorised on CPUs; a boolean mask and torch.where take ten times as
-    # long.
-    smallest = torch.minimum(a, b)
-    return smallest, torch.lerp(at_a, at_b, smallest.clone().ne_(a))
-
-
-def _period_argmin(x: Tensor, at: Tensor, stride: int,
-                   dim: int) -> Tuple[Tensor, Tensor]:
-    """:func:`_period_min`, and which of ``at`` (broadcast to x) it is from."""
-    size = x.shape[dim]
     members = -(-size // stride)
-    if size % stride == 0:
-        while members > 1:  # Fold the halves; an odd middle stays in both.
-            keep = -(-members // 2) * stride
-            drop = x.shape[dim] - keep
-            x, at = _smaller(
-                x.narrow(dim, 0, keep), x.narrow(dim, drop, keep),
-                at.narrow(dim, 0, keep), at.narrow(dim, drop, keep))
-            members = keep // stride
+    if size % stride:
+        for shift in _shifts(members, stride):
+            if at is None:
+                x = _rolled_min(x, shift, dim)
+            else:  # The pixel itself and those nearer to it win ties.
+                x, at = _smaller(x, x.roll(shift, dim), at,
+                                 at.roll(shift, dim))
         return x, at
-    reach = (members - 1) * stride
-    x = torch.cat([x.narrow(dim, size - reach, reach), x], dim)
-    at = torch.cat([at.narrow(dim, size - reach, reach), at], dim)
-    for shift in _shifts(members, stride):
-        rest = x.shape[dim] - shift
-        # The later positions, nearer to the pixel itself, win ties.
-        x, at = _smaller(
-            x.narrow(dim, shift, rest), x.narrow(dim, 0, rest),
-            at.narrow(dim, shift, rest), at.narrow(dim, 0, rest))
+    while members > 1:  # Fold the halves; an odd middle stays in both.
+        keep = -(-members // 2) * stride
+        halves = [(0, keep), (x.shape[dim] - keep, keep)]
+        x, at = _smaller(*(x.narrow(dim, *half) for half in halves),
+                         *(at if at is None else at.narrow(dim, *half)
+                           for half in halves))  # yapf: disable
+        members = keep // stride
     return x, at
 
 
 def _broadcast(column: Tensor, row: Tensor, height: int,
                width: int) -> Tuple[Tensor, Tensor]:
-    """View one period of each, of shapes (B, p, W, C) and (B, H, q, C), so
-    that they broadcast to (B, H/p, p, W/q, q, C)."""
-    p, q = column.shape[1], row.shape[2]
-    return (column.unflatten(2, (width // q, q)).unsqueeze(1),
-            row.unflatten(1, (height // p, p)).unsqueeze(3))
+    """View one period of each, of shapes (B, C, p, W) and (B, C, H, q), so
+    that they broadcast to (B, C, H/p, p, W/q, q)."""
+    p, q = column.shape[2], row.shape[3]
+    return (column.unflatten(3, (width // q, q)).unsqueeze(2),
+            row.unflatten(2, (height // p, p)).unsqueeze(4))
 
 
 def _parts(x: Tensor) -> Iterator:
     """Split (B, C, H, W) into pieces of a few channels on a CPU, where what
-    the search makes on its way then stays in the cache and is soon reused."""
+    the search makes on its way then stays in the cache and is soon reused:
+    fresh memory costs more than the search."""
     if x.device.type != 'cpu':
         yield ...
         return
     batch, channels, height, width = x.shape
     count = max(PART_SIZE // (height * width), 8)
+    count = -(-channels // -(-channels // count))  # of equal size
     for i in range(batch):
         for first in range(0, channels, count):
             yield slice(i, i + 1), slice(first, first + count)
@@ -145,26 +150,21 @@ def _search(x: Tensor, stride: int, keep: bool) -> Tuple[Tensor, Tensor]:
     wide = torch.promote_types(
         x.dtype, torch.float32 if height * width <= 2**24 else torch.float64)
     position = torch.arange(
-        height * width, dtype=wide, device=x.device).view(1, height, width, 1)
+        height * width, dtype=wide, device=x.device).view(
+            1, 1, height, width) if keep else None
     for part in _parts(x):
-        # Channels last, where narrowing H or W leaves long runs of memory.
-        y = x[part].permute(0, 2, 3, 1).contiguous()
+        y = x[part]
+        z = y.to(wide) if keep else y
+        column, at_column = _period_min(z, stride, 2, position)
+        row, at_row = _period_min(z, stride, 3, position)
+        smallest, found = _smaller(
+            *_broadcast(column, row, height, width),
+            *(_broadcast(at_column, at_row, height, width) if keep else
+              (None, None)))
         if keep:
-            z = y.to(wide)
-            column, at_column = _period_argmin(z, position, stride, 1)
-            row, at_row = _period_argmin(z, position, stride, 2)
-            smallest, found = _smaller(
-                *_broadcast(column, row, height, width),
-                *_broadcast(at_column, at_row, height, width))
-            found = found.to(at.dtype).expand(smallest.shape)
-            at[part] = found.reshape(y.shape).permute(0, 3, 1, 2)
-        else:
-            smallest = torch.minimum(
-                *_broadcast(
-                    _period_min(y, stride, 1), _period_min(y, stride, 2),
-                    height, width))
-        y = y - smallest.reshape(y.shape).to(y.dtype)
-        out[part] = y.permute(0, 3, 1, 2)
+            at[part] = found.expand(smallest.shape).reshape(y.shape)
+        smallest = smallest.reshape(y.shape).to(y.dtype)
+        torch.sub(y, smallest, out=out[part])
     return out, at
 
 
