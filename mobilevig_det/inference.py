@@ -19,6 +19,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from .data_paths import leaf_datasets
 from .errors import UserError
+from .mobilevig import fuse_backbones
 
 # Above this, masks are computed and pictures drawn at the size that the
 # model sees: a hundred masks of a gigapixel don't fit into a memory.
@@ -59,7 +60,7 @@ class Inferencer(DetInferencer):
 
     Refuses a checkpoint that would leave random weights in the model, and
     takes the names of the classes from the config if the checkpoint has
-    none.
+    none. Fuses the backbone, if it is a MobileViG.
     """
 
     def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
@@ -76,6 +77,7 @@ class Inferencer(DetInferencer):
                 dict(cfg.test_dataloader.dataset, lazy_init=True))
             meta['dataset_meta'] = dataset.metainfo
         super()._load_weights_to_model(model, checkpoint, cfg)
+        fuse_backbones(model.eval())
 
     def _init_collate(self, cfg):
         if 'collate_fn' in cfg.test_dataloader:

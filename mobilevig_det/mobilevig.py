@@ -23,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .errors import UserError
 from .key_mapping import (CLASSIFIER_PREFIXES, from_authors, guess_arch,
                           is_authors_layout)
+from .norm_act import norm_act
 from .svga import is_traced, max_relative
 from .weights import through_scheme
 
@@ -56,11 +57,12 @@ class ConvNormAct(nn.Sequential):
             layers['act'] = build_activation_layer(act_cfg)
         super().__init__(layers)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after_conv(self.conv(x))
+
     def after_conv(self, x: Tensor) -> Tensor:
-        for name, layer in self.named_children():
-            if name != 'conv':
-                x = layer(x)
-        return x
+        return norm_act(x, getattr(self, 'norm', None),
+                        getattr(self, 'act', None))
 
     def fuse(self) -> None:
         """Fold the norm, if it is a BatchNorm, into the convolution."""
@@ -580,3 +582,15 @@ class MobileViG(BaseModule):
             return ("it is a classifier's. It belongs into the backbone's "
                     'init_cfg, without a prefix.')
         return 'it is of another model.'
+
+
+def fuse_backbones(model: nn.Module) -> int:
+    """Fuse every MobileViG of a model that is loaded and in eval mode.
+
+    Returns:
+        int: How many there are.
+    """
+    backbones = [m for m in model.modules() if isinstance(m, MobileViG)]
+    for backbone in backbones:
+        backbone.fuse()
+    return len(backbones)

@@ -134,6 +134,7 @@ def test_a_batch_finds_what_single_images_do(infer, model_dir, tmp_path):
         str(model_dir / 'epoch_1.pth'),
         device='cpu',
         show_progress=False)
+    assert plain.model.backbone.fused
     mixed = plain([str(path) for path in paths],
                   batch_size=5,
                   return_datasamples=True)['predictions'][0]

@@ -4,8 +4,7 @@ import argparse
 from copy import deepcopy
 from typing import List, Optional
 
-from mobilevig_det import MobileViG  # first, to name what doesn't fit
-import torch
+from mobilevig_det.mobilevig import fuse_backbones  # first, names misfits
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -94,14 +93,6 @@ def load_strictly(runner: Runner, checkpoint: str) -> None:
             f'{error}') from error
 
 
-def fuse_backbone(model: torch.nn.Module) -> None:
-    backbones = [m for m in model.modules() if isinstance(m, MobileViG)]
-    if not backbones:
-        raise UserError('--fuse is for models with a MobileViG backbone.')
-    for backbone in backbones:
-        backbone.eval().fuse()
-
-
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
@@ -125,8 +116,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.out is not None:
         runner.test_evaluator.metrics.append(
             DumpDetResults(out_file_path=args.out))
-    if args.fuse:
-        fuse_backbone(runner.model)
+    if args.fuse and not fuse_backbones(runner.model.eval()):
+        raise UserError('--fuse is for models with a MobileViG backbone.')
     runner.test()
 
 
