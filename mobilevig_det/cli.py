@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .allocator import keep_freed_memory
 from .data_paths import check_data_paths
 from .errors import UserError
 from .weights import load_all_safely
@@ -133,6 +134,8 @@ def _use_gloo(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
+    if get_device() == 'cpu':
+        keep_freed_memory()
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from terminaltables import AsciiTable
 from tqdm import tqdm
 
+from mobilevig_det.allocator import keep_freed_memory
 from mobilevig_det.cli import (add_cfg_options, command, find_checkpoint,
                                load_config)
 from mobilevig_det.errors import UserError
@@ -313,6 +314,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         if args.device is None:
             raise
         raise UserError(f'--device {args.device}: {error}') from error
+    if next(inferencer.model.parameters()).device.type == 'cpu':
+        keep_freed_memory()
     total = len(images) + sum(
         frame_count(cv2.VideoCapture(path)) for path in videos)
     out = osp.join(args.out_dir, 'predictions.json')

@@ -1,0 +1,40 @@
+"""Freed memory is reused: counted in pages that the system had to clear."""
+import platform
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource
+import torch
+from mobilevig_det.allocator import keep_freed_memory
+
+def cleared():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(2**23)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+counts = [cleared()]
+print(keep_freed_memory())
+cleared()
+print(*counts, cleared())
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != 'glibc', reason='only glibc has the switch')
+def test_pages_are_cleared_once():
+    done, counts = subprocess.run(
+        [sys.executable, '-c', SCRIPT], check=True, capture_output=True,
+        text=True).stdout.split('\n')[:2]
+    assert done == 'True'
+    before, after = map(int, counts.split())
+    assert after < before / 20
+
+
+def test_without_the_switch_nothing_happens(monkeypatch):
+    from mobilevig_det import allocator
+    monkeypatch.setattr(allocator, '_c_library', lambda: None)
+    assert allocator.keep_freed_memory() is False
