@@ -12,21 +12,28 @@ import gc
 import importlib.abc
 import importlib.machinery
 import json
+import math
+import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from mobilevig_det import MobileViG, mobilevig  # first: names what misfits
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mobilevig_det.allocator import keep_freed_memory
 from mobilevig_det.cli import command, load_config
 from mobilevig_det.errors import UserError
 from mobilevig_det.svga import max_relative
@@ -38,10 +45,22 @@ RIVALS = ('resnet18', 'resnet50', 'mobilenetv2_140', 'efficientnet_b0',
           'poolformer_s24', 'pvt_v2_b1', 'pvt_v2_b2', 'repvit_m1_1',
           'repvit_m1_5')
 PARTS = ('graph', 'inference', 'training')
-GRAPH_SHAPES = ('2x400x25x42', '2x464x25x42', '2x400x50x84', '2x400x100x168')
-# Above, the definition's backward would keep more than 4 GB.
-DEFINITION_LIMIT = 4e9
+GRAPH_SHAPES = ('2x400x25x42', '2x464x25x42', '2x400x50x84', '2x100x100x168')
+MEMORY_FORMATS = {
+    '': torch.contiguous_format,
+    ', channels-last': torch.channels_last
+}
+# The definition's backward would keep more than so many bytes.
+DEFINITION_LIMIT = 2e9
 COCO_STEPS = 12 * 14659  # of 8 images
+MATRIX_PRODUCT = 'matrix product'
+# Seconds that a turn takes at least.
+TURN = 0.05
+# Forks of a process that has imported what is needed and computed nothing.
+PROCESSES = multiprocessing.get_context(
+    'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods()
+    else 'spawn')
+PROCESSES.set_forkserver_preload(['mobilevig_det', 'mmdet.models'])
 
 
 # The authors' algorithm.
@@ -60,6 +79,12 @@ def definition(x: Tensor, stride: int = 2) -> Tensor:
 class Authors(MobileViG):
     """The backbone with the definition's graph step, in the usual memory
     format, nothing in place, nothing folded."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, mobilevig.ConvNormAct):
+                module.forward = partial(nn.Sequential.forward, module)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         ours = mobilevig.max_relative, mobilevig._add
@@ -182,25 +207,72 @@ def quiet() -> Iterator[None]:
         os.close(null)
 
 
-def in_turns(rows: List[dict], runs: List[Callable], rounds: int,
-             device: str) -> List[dict]:
-    """Warm up, note each peak, then time ``rounds`` times in turns."""
-    done = []
-    for row, run in zip(rows, runs):
-        progress(f'{row["part"]} {row["size"]}: {row["name"]}, warming up')
-        try:
-            run()
-            with quiet():
-                row['peak_bytes'] = peak_memory(run, device)
-            row['seconds'] = []
-            done.append((row, run))
-        except (RuntimeError, AssertionError, ValueError) as error:
-            row['failed'] = str(error).strip().splitlines()[-1][:120]
+def contestant(connection, make: Callable, args) -> None:
+    """A process for one row: ``make(args)`` gives what is known of it, and
+    what to run at each turn."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent ends it.
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.keep_memory:
+        keep_freed_memory()
+    try:
+        facts, run = make(args)
+        run()
+        # What takes little time is run more often, and once before: others
+        # had the caches in between.
+        times = max(int(TURN / seconds(run, args.device)), 1)
+        connection.send(facts)
+        while connection.recv() == 'time':
+            if times > 1:
+                run()
+            connection.send(
+                seconds(lambda: [run() for _ in range(times)], args.device) /
+                times)
+        with quiet():
+            connection.send(peak_memory(run, args.device))
+    except (RuntimeError, AssertionError, ValueError, AttributeError,
+            ImportError) as error:
+        lines = str(error).strip().splitlines() or [repr(error)]
+        connection.send(lines[-1][:120])
+
+
+def ask(row: dict, connection, question: Optional[str] = None) -> object:
+    """The process's answer, or None, and why in the row, if it failed."""
+    if 'failed' in row:
+        return None
+    try:
+        if question:
+            connection.send(question)
+        answer = connection.recv()
+    except (EOFError, OSError):
+        answer = 'its process ended: out of memory?'
+    if isinstance(answer, str):
+        row['failed'] = answer
+        return None
+    return answer
+
+
+def in_turns(rows: List[dict], makes: List[Callable], rounds: int,
+             args) -> List[dict]:
+    """Time all rows in turns, each in its own process: what one leaves in the
+    allocator would make another faster or slower."""
+    there = []
+    for row, make in zip(rows, makes):
+        where = f'{row["part"]} {row["size"]}: {row["name"]}'
+        progress(f'{where}, warming up')
+        connection, theirs = PROCESSES.Pipe()
+        PROCESSES.Process(
+            target=contestant, args=(theirs, make, args), daemon=True).start()
+        theirs.close()
+        row.update(ask(row, connection) or {}, seconds=[])
+        there.append((row, where, connection))
     for i in range(rounds):
-        for row, run in done:
-            progress(f'{row["part"]} {row["size"]}: {row["name"]}, '
-                     f'{i + 1} of {rounds}')
-            row['seconds'].append(seconds(run, device))
+        for row, where, connection in there:
+            progress(f'{where}, {i + 1} of {rounds}')
+            row['seconds'].append(ask(row, connection, 'time'))
+    for row, where, connection in there:
+        progress(f'{where}, memory')
+        row['peak_bytes'] = ask(row, connection, 'memory')
     progress('')
     return rows
 
@@ -212,18 +284,9 @@ def progress(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def ceiling(device: str, dtype: torch.dtype = torch.float32) -> float:
-    """The machine's rate at a matrix product, in FLOP/s."""
-    n = 2048 if device == 'cpu' else 8192
-    a = torch.rand(n, n, device=device, dtype=dtype)
-    a @ a
-    return 2 * n**3 / statistics.median(
-        seconds(lambda: a @ a, device) for _ in range(7))
-
-
-def machine(device: str) -> Dict[str, object]:
+def machine(args) -> Dict[str, object]:
     name = platform.processor() or platform.machine()
-    if device != 'cpu':
+    if args.device != 'cpu':
         name = torch.cuda.get_device_name()
     elif os.path.exists('/proc/cpuinfo'):
         for line in Path('/proc/cpuinfo').read_text().splitlines():
@@ -233,208 +296,210 @@ def machine(device: str) -> Dict[str, object]:
     import mmdet
     import mmengine
     return dict(
-        device=device,
+        device=args.device,
         name=name,
         capability=torch.backends.cpu.get_cpu_capability(),
-        threads=torch.get_num_threads(),
+        threads=args.threads or torch.get_num_threads(),
+        memory='kept' if args.keep_memory else 'as the system does',
         python=platform.python_version(),
         torch=torch.__version__,
         mmengine=mmengine.__version__,
-        mmdet=mmdet.__version__,
-        gflops=ceiling(device) / 1e9)
+        mmdet=mmdet.__version__)
 
 
 # What is measured.
 
 
-def graph_rows(args) -> List[dict]:
-    rows = []
+def make_graph(args, function: Callable, shape: List[int], layout, backward):
+    x = torch.randn(shape, device=args.device).contiguous(memory_format=layout)
+    grad = torch.randn_like(x)
+    x.requires_grad_(backward)
+
+    def run():
+        out = function(x)
+        if backward:
+            torch.autograd.grad(out, x, grad)
+
+    return dict(elements=x.numel()), run
+
+
+def graph_rows(args) -> Iterator[dict]:
     for size in args.graph_shapes:
         shape = [int(n) for n in size.split('x')]
-        x = torch.randn(shape, device=args.device, requires_grad=True)
-        grad = torch.randn_like(x)
-        rounds = sum(-(-n // 2) - 1 for n in shape[2:])
-        functions = {'definition': definition, 'ours': max_relative}
-        if rounds * 2 * x.nbytes > DEFINITION_LIMIT:
-            del functions['definition']
+        kept = 8 * math.prod(shape) * sum(-(-n // 2) - 1 for n in shape[2:])
         for kind in ('forward', 'forward + backward'):
-
-            def run(function, kind=kind, x=x, grad=grad):
-                if kind == 'forward':
-                    with torch.no_grad():
-                        function(x)
-                else:
-                    torch.autograd.grad(function(x), x, grad)
-
-            rows += in_turns([
-                dict(part=f'graph step, {kind}', size=size, name=name)
-                for name in functions
-            ], [lambda f=f: run(f) for f in functions.values()],
-                             3 * args.rounds, args.device)
-    return rows
-
-
-def describe(model: nn.Module, images: Tensor) -> dict:
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(images)
-    return dict(
-        params=sum(p.numel() for p in model.parameters()),
-        gmacs=counter.get_total_flops() / 2e9 / len(images))
+            backward = kind != 'forward'
+            rows_of_kind, makes = [], []
+            for end, layout in MEMORY_FORMATS.items():
+                for name, function in (('definition', definition),
+                                       ('ours', max_relative)):
+                    if (backward and name == 'definition'
+                            and kept > DEFINITION_LIMIT):
+                        continue
+                    rows_of_kind.append(
+                        dict(
+                            part=f'graph step, {kind}',
+                            size=size,
+                            name=name + end))
+                    makes.append(
+                        partial(
+                            make_graph,
+                            function=function,
+                            shape=shape,
+                            layout=layout,
+                            backward=backward))
+            yield from in_turns(rows_of_kind, makes, args.rounds, args)
 
 
-def make(cls, arch: str, **kwargs) -> nn.Module:
+def make_matrix_product(args):
+    """The ceiling: what the machine reaches at a plain matrix product."""
+    n = 2048 if args.device == 'cpu' else 8192
+    a = torch.rand(n, n, device=args.device)
+    return dict(gmacs=n**3 / 1e9, params=0), lambda: a @ a
+
+
+def build(cls, arch: str, **kwargs) -> nn.Module:
     torch.manual_seed(0)
     return cls(arch, layer_scale_init_value=0.5, **kwargs)
 
 
-def inference_rows(args) -> List[dict]:
-    models, rows = {}, []
-    for arch in args.archs:
-        models[f'MobileViG-{arch}, authors'] = make(Authors, arch).eval()
-        models[f'MobileViG-{arch}'] = make(MobileViG, arch).eval()
-        models[f'MobileViG-{arch}, fused'] = make(MobileViG,
-                                                  arch).eval().fuse()
-    timm = import_timm() if args.rivals else None
-    missing = {}
-    for name in args.rivals if timm else ():
-        try:
-            models[name] = timm.create_model(
-                name, features_only=True, pretrained=False).eval().to(
-                    memory_format=torch.channels_last)
-        except (RuntimeError, AttributeError, ValueError) as error:
-            missing[name] = f'timm {timm.__version__}: {error}'[:120]
-    for size in args.sizes:
-        images = torch.rand(
-            args.batch_size, 3, *map(int, size.split('x')),
-            device=args.device)
-        rows_of_size, runs = [], []
-        for name, model in models.items():
-            row = dict(part='inference', size=size, name=name)
-            x = images if name not in args.rivals else images.contiguous(
-                memory_format=torch.channels_last)
-            try:
-                row.update(describe(model.to(args.device), x))
-            except (RuntimeError, AssertionError, ValueError) as error:
-                missing[name] = str(error).strip().splitlines()[-1][:120]
-                continue
-
-            def run(model=model, x=x):
-                with torch.no_grad():
-                    model(x)
-
-            rows_of_size.append(row)
-            runs.append(run)
-        rows += in_turns(rows_of_size, runs, args.rounds, args.device)
-        rows += [
-            dict(part='inference', size=size, name=name, failed=why)
-            for name, why in missing.items()
-        ]
-    return rows
+def build_rival(name: str) -> nn.Module:
+    return import_timm().create_model(
+        name, features_only=True,
+        pretrained=False).to(memory_format=torch.channels_last)
 
 
-def training_rows(args) -> List[dict]:
-    """Forward and backward of the mean square of every feature."""
-    rows = []
-    size = args.sizes[-1]
+def make_inference(args, size: str, build: Callable, fuse: bool = False):
+    model = build().eval().to(args.device)
     images = torch.rand(
         args.batch_size, 3, *map(int, size.split('x')), device=args.device)
+    if not isinstance(model, MobileViG):
+        images = images.contiguous(memory_format=torch.channels_last)
+    counter = FlopCounterMode(display=False)
+
+    def run():
+        with torch.no_grad():
+            model(images)
+
+    with counter:
+        run()
+    facts = dict(
+        params=sum(p.numel() for p in model.parameters()),
+        gmacs=counter.get_total_flops() / 2e9 / len(images))
+    if fuse:
+        model.fuse()
+    return facts, run
+
+
+def inference_rows(args) -> Iterator[dict]:
+    rivals = args.rivals if args.rivals and import_timm() else ()
+    for size in args.sizes:
+        make = partial(make_inference, size=size)
+        makes = {MATRIX_PRODUCT: make_matrix_product}
+        for arch in args.archs:
+            name, ours = f'MobileViG-{arch}', partial(build, MobileViG, arch)
+            makes[f'{name}, authors'] = partial(
+                make, build=partial(build, Authors, arch))
+            makes[name] = partial(make, build=ours)
+            makes[f'{name}, fused'] = partial(make, build=ours, fuse=True)
+        for name in rivals:
+            makes[name] = partial(make, build=partial(build_rival, name))
+        yield from in_turns(
+            [dict(part='inference', size=size, name=name) for name in makes],
+            list(makes.values()), args.rounds, args)
+
+
+def make_training(args, build: Callable):
+    """Forward and backward of the mean square of every feature."""
+    model = build().train().to(args.device)
+    images = torch.rand(
+        args.batch_size,
+        3,
+        *map(int, args.sizes[-1].split('x')),
+        device=args.device)
+
+    def run():
+        model.zero_grad()
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.amp):
+            loss = sum(out.square().mean() for out in model(images))
+        loss.backward()
+
+    return {}, run
+
+
+def training_rows(args) -> Iterator[dict]:
     for arch in args.archs:
-        models = {
-            f'MobileViG-{arch}, authors': make(Authors, arch),
-            f'MobileViG-{arch}': make(MobileViG, arch),
-            f"MobileViG-{arch}, with_cp='act'": make(
-                MobileViG, arch, with_cp='act'),
-            f'MobileViG-{arch}, with_cp=True': make(
-                MobileViG, arch, with_cp=True),
+        name, ours = f'MobileViG-{arch}', partial(build, MobileViG, arch)
+        makes = {
+            f'{name}, authors': partial(build, Authors, arch),
+            name: ours,
+            f"{name}, with_cp='act'": partial(ours, with_cp='act'),
         }
-        for model in models.values():
-            model.to(args.device).train()
-
-        def run(model):
-            model.zero_grad()
-            with torch.autocast(
-                    args.device, torch.bfloat16, enabled=args.amp):
-                loss = sum(out.square().mean() for out in model(images))
-            loss.backward()
-
-        rows += in_turns([
-            dict(part='training step', size=size, name=name)
-            for name in models
-        ], [
-            lambda m=m: run(m) for m in models.values()
-        ], max(args.rounds - 2, 1), args.device)
-    return rows
+        yield from in_turns([
+            dict(part='training step', size=args.sizes[-1], name=name)
+            for name in makes
+        ], [partial(make_training, build=b) for b in makes.values()],
+                         max(args.rounds - 2, 1), args)
 
 
-def detector_rows(args) -> List[dict]:
-    """Whole Mask R-CNN, MMDetection's heads: a training step with AdamW, and
+def make_detector(args, arch: Optional[str], training: bool):
+    """Whole Mask R-CNN, MMDetection's heads: a training step with AdamW, or
     a prediction."""
     from mmdet.registry import MODELS
     from mmdet.testing import demo_mm_inputs
     from mmengine.registry import init_default_scope
     init_default_scope('mmdet')
-    height, width = map(int, args.sizes[-1].split('x'))
-    detectors = {}
-    for name, arch, backbone in (
-        *((f'MobileViG-{arch}', arch, {}) for arch in args.archs),
-            ('ResNet-50', 'm',
-             dict(
-                 _delete_=True,
-                 type='ResNet',
-                 depth=50,
-                 norm_cfg=dict(type='BN', requires_grad=True)))):
-        cfg = load_config(f'mobilevig_{arch}_fpn_1x',
-                          dict(model=dict(backbone=backbone))).model
-        cfg.backbone.init_cfg = None
-        if name == 'ResNet-50':
-            cfg.neck.in_channels = [256, 512, 1024, 2048]
-        detectors[name] = MODELS.build(cfg).to(args.device)
+    cfg = load_config(f'mobilevig_{arch or "m"}_fpn_1x').model
+    cfg.backbone.init_cfg = None
+    if arch is None:
+        cfg.backbone = dict(
+            type='ResNet',
+            depth=50,
+            norm_cfg=dict(type='BN', requires_grad=True))
+        cfg.neck.in_channels = [256, 512, 1024, 2048]
+    model = MODELS.build(cfg).to(args.device).train(training)
+    shape = [3, *map(int, args.sizes[-1].split('x'))]
+    inputs = model.data_preprocessor(
+        demo_mm_inputs(
+            args.batch_size, [shape] * args.batch_size,
+            num_items=[8] * args.batch_size,
+            num_classes=80,
+            with_mask=True,
+            device=args.device), True)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-6)
 
-    def data(model):
-        return model.data_preprocessor(
-            demo_mm_inputs(
-                args.batch_size, [[3, height, width]] * args.batch_size,
-                num_items=[8] * args.batch_size,
-                num_classes=80,
-                with_mask=True,
-                device=args.device), True)
-
-    def train(model, optimizer, inputs):
+    def train():
         with torch.autocast(args.device, torch.bfloat16, enabled=args.amp):
             losses = model.parse_losses(model(**inputs, mode='loss'))[0]
         optimizer.zero_grad()
         losses.backward()
         optimizer.step()
 
-    def predict(model, inputs):
+    def predict():
         with torch.no_grad():
             model(**inputs, mode='predict')
 
-    rows, size = [], f'{args.batch_size}x3x{height}x{width}'
-    for part in ('detector, training step', 'detector, inference'):
-        runs = []
-        for model in detectors.values():
-            inputs = data(model)
-            if part.endswith('step'):
-                model.train()
-                optimizer = torch.optim.AdamW(model.parameters(), 1e-6)
-                runs.append(lambda m=model, o=optimizer, i=inputs: train(
-                    m, o, i))
-            else:
-                model.eval()
-                runs.append(lambda m=model, i=inputs: predict(m, i))
-        rows += in_turns([
-            dict(part=part, size=size, name=name) for name in detectors
-        ], runs, max(args.rounds - 3, 1), args.device)
-    return rows
+    return {}, train if training else predict
+
+
+def detector_rows(args) -> Iterator[dict]:
+    size = 'x'.join([str(args.batch_size), '3', args.sizes[-1]])
+    archs = {f'MobileViG-{arch}': arch for arch in args.archs}
+    archs['ResNet-50'] = None
+    for part, training in (('detector, training step', True),
+                           ('detector, inference', False)):
+        yield from in_turns(
+            [dict(part=part, size=size, name=name) for name in archs], [
+                partial(make_detector, arch=arch, training=training)
+                for arch in archs.values()
+            ], max(args.rounds - 2, 1), args)
 
 
 # Showing.
 
 
-HEADER = ('what', 'size', 'name', 'median ms', 'min-max ms', 'images/s',
-          'params M', 'GMACs', 'peak MB', 'x ceiling', 'x authors')
+HEADER = ('what', 'size', 'name', 'median ms', 'min-max ms', 'ns/element',
+          'images/s', 'params M', 'GMACs', 'peak MB', 'x ceiling', 'x authors')
 
 
 def median(row: dict) -> float:
@@ -447,7 +512,7 @@ def table(result: dict) -> List[Tuple[str, ...]]:
     faster than the authors' algorithm, and its memory over ours."""
     lines = []
     timed = {(row['part'], row['size'], row['name']): row
-             for row in result['rows'] if 'seconds' in row}
+             for row in result['rows'] if 'failed' not in row}
     for row in result['rows']:
         start = (row['part'], row['size'], row['name'])
         if 'failed' in row:
@@ -455,63 +520,90 @@ def table(result: dict) -> List[Tuple[str, ...]]:
                           *[''] * (len(HEADER) - 4)))
             continue
         base = timed.get(
-            (*start[:2], 'definition' if 'graph' in row['part'] else
-             row['name'].split(',')[0] + ', authors'))
+            (*start[:2], row['name'].replace('ours', 'definition')
+             if 'elements' in row else row['name'].split(',')[0] +
+             ', authors'))
         ratio = ''
         if base is not None and base is not row:
             memory = base['peak_bytes'] / max(row['peak_bytes'], 1)
             ratio = f'{median(base) / median(row):.2f} ({memory:.2f})'
-        gmacs = row.get('gmacs')
-        batch, limit = result['batch_size'], result['machine']['gflops']
+        gmacs, batch = row.get('gmacs'), result['batch_size']
+        limit = timed.get((*start[:2], MATRIX_PRODUCT))
+        if limit is row:
+            batch = 1
+        ideal = (
+            median(limit) * gmacs * batch /
+            limit['gmacs'] if gmacs and limit else None)
         lines.append((
             *start, f'{median(row) * 1e3:.2f}',
             f'{min(row["seconds"]) * 1e3:.2f}-{max(row["seconds"]) * 1e3:.2f}',
-            '' if 'graph' in row['part'] else f'{batch / median(row):.2f}',
+            f'{median(row) / row["elements"] * 1e9:.2f}'
+            if 'elements' in row else '',
+            '' if 'elements' in row else f'{batch / median(row):.2f}',
             f'{row["params"] / 1e6:.2f}' if gmacs else '',
             f'{gmacs:.2f}' if gmacs else '', f'{row["peak_bytes"] / 1e6:.1f}',
-            f'{median(row) / (2 * gmacs * batch / limit):.2f}'
-            if gmacs else '', ratio))
+            f'{median(row) / ideal:.2f}' if ideal else '', ratio))
     return lines
 
 
 def markdown(result: dict) -> str:
-    facts = ', '.join(
-        f'{k} {v:.0f}' if k == 'gflops' else f'{k} {v}'
-        for k, v in result['machine'].items())
+    facts = ', '.join(f'{k} {v}' for k, v in result['machine'].items())
     rows = [HEADER, ('---', ) * len(HEADER), *table(result)]
     steps = COCO_STEPS * 8 / result['batch_size']
     notes = [
         f'{row["name"]}: 12 epochs of COCO at this rate take '
         f'{median(row) * steps / 3600:.0f} h.' for row in result['rows']
-        if row['part'] == 'detector, training step' and 'seconds' in row
+        if row['part'] == 'detector, training step' and 'failed' not in row
     ]
     return '\n'.join([
         facts, '', *(f'| {" | ".join(row)} |' for row in rows), '',
-        'x ceiling: time over what the matrix-product rate (gflops) allows. '
+        'x ceiling: time over what the rate of the matrix product allows. '
         'x authors: times faster than the authors\' algorithm (in brackets '
         'its peak memory over this one\'s). Peak: tensors made by the run, '
         'without weights and input.', *notes, ''
     ])
 
 
+def draw_growth(result: dict, path: Path) -> None:
+    """What the graph step costs an element, as the map grows."""
+    lines = defaultdict(dict)
+    for row in result['rows']:
+        if 'elements' in row and 'failed' not in row:
+            height, width = map(int, row['size'].split('x')[2:])
+            cost = median(row) / row['elements'] * 1e9
+            lines[row['part'], row['name']][height * width] = cost
+    if not lines:
+        return
+    parts = list(dict.fromkeys(part for part, _ in lines))
+    figure = Figure(figsize=(9, 3.5), layout='constrained')
+    axes = figure.subplots(1, len(parts), squeeze=False, sharey=True)
+    for (part, name), line in lines.items():
+        axis = axes[0, parts.index(part)]
+        pixels = sorted(line)
+        axis.loglog(
+            pixels, [line[n] for n in pixels],
+            'o-' if 'channels-last' not in name else 's--',
+            color='tab:green' if 'ours' in name else 'tab:gray',
+            label=name)
+        axis.set(title=part, xlabel='pixels of the map', ylabel='ns/element')
+        axis.legend()
+    figure.savefig(path, dpi=110)
+
+
 def draw(result: dict, path: Path) -> None:
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-    rows = [row for row in result['rows'] if 'seconds' in row]
+    rows = [
+        row for row in result['rows']
+        if 'failed' not in row and row['name'] != MATRIX_PRODUCT
+    ]
     parts = list(dict.fromkeys((row['part'], row['size']) for row in rows))
-    figure, axes = plt.subplots(
-        len(parts),
-        1,
-        squeeze=False,
-        layout='constrained',
-        figsize=(9, sum(0.8 + 0.22 * sum(
-            (row['part'], row['size']) == part for row in rows)
-                        for part in parts)),
-        height_ratios=[
-            3 + sum((row['part'], row['size']) == part for row in rows)
-            for part in parts
-        ])
+    bars = [
+        sum((row['part'], row['size']) == part for row in rows)
+        for part in parts
+    ]
+    figure = Figure(
+        figsize=(9, sum(0.8 + 0.22 * n for n in bars)), layout='constrained')
+    axes = figure.subplots(
+        len(parts), 1, squeeze=False, height_ratios=[3 + n for n in bars])
     for axis, part in zip(axes[:, 0], parts):
         shown = [r for r in rows if (r['part'], r['size']) == part][::-1]
         middle = [median(row) * 1e3 for row in shown]
@@ -523,13 +615,14 @@ def draw(result: dict, path: Path) -> None:
                   [max(r['seconds']) * 1e3 - m
                    for m, r in zip(middle, shown)]],
             color=[
-                'tab:green' if 'MobileViG' in r['name'] or r['name'] == 'ours'
-                else 'tab:gray' for r in shown
+                'tab:gray' if r['name'] in RIVALS or any(
+                    theirs in r['name'] for theirs in
+                    ('authors', 'definition', 'ResNet')) else 'tab:green'
+                for r in shown
             ])
         axis.set(title=', '.join(part), xlabel='ms')
         axis.tick_params('y', labelsize=7)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def write(result: dict, folder: Path) -> None:
@@ -543,8 +636,9 @@ def save(result: dict, folder: Path) -> None:
     with open(folder / 'benchmark.csv', 'w', newline='') as file:
         csv.writer(file).writerows([HEADER, *table(result)])
     draw(result, folder / 'benchmark.png')
+    draw_growth(result, folder / 'growth.png')
     print(markdown(result))
-    print(f'Written: {folder}/benchmark.{{md,csv,png,json}}')
+    print(f'Written: {folder}/benchmark.{{md,csv,png,json}}, growth.png')
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -571,6 +665,10 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--threads', type=int, help='of the CPU')
     parser.add_argument(
         '--amp', action='store_true', help='train under bfloat16 autocast')
+    parser.add_argument(
+        '--keep-memory',
+        action='store_true',
+        help="reuse freed memory, as this project's tools do on CPUs")
     parser.add_argument('--out-dir', default='work_dirs/benchmark')
     parser.add_argument(
         '--from-file', help='draw a benchmark.json again, run nothing')
@@ -599,17 +697,17 @@ def main(argv: Optional[List[str]] = None) -> None:
                 raise UserError(f'{size!r} is not a size like {example}.')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: PyTorch sees no GPU here.')
-    if args.threads:
-        torch.set_num_threads(args.threads)
     result = dict(
-        machine=machine(args.device), batch_size=args.batch_size, rows=[])
+        machine=machine(args), batch_size=args.batch_size, rows=[])
     measures = dict(
         graph=graph_rows, inference=inference_rows, training=training_rows)
     for rows in [
             measures[part] for part in PARTS if part in args.parts
     ] + [detector_rows] * args.detector:
-        result['rows'] += rows(args)
-        write(result, out_dir)  # What is done is kept if the rest is stopped.
+        # What is done is kept if the rest is stopped.
+        for row in rows(args):
+            result['rows'].append(row)
+            write(result, out_dir)
     save(result, out_dir)
 
 
