@@ -30,18 +30,19 @@ test: env
 # that were tried before newer ones.
 env:
 	@for last in 13 99; do \
-	  for python in $(PYTHON) $(if $(PYTHON),,python3 python3.12 python3.11 \
+	  for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.12 python3.11 \
 	      python3.10 python3.13 python3.14); do \
-	    if $$python -c "import sys, ensurepip, venv; \
+	    if "$$python" -c "import sys, ensurepip, venv; \
 	        sys.exit(not (3, 10) <= sys.version_info < (3, $$last))" \
 	        2>/dev/null; then \
-	      exec $$python tools/setup_env.py; \
+	      exec "$$python" tools/setup_env.py; \
 	    fi; \
 	  done; \
 	done; \
-	command -v $(or $(PYTHON),python3) >/dev/null || { echo 'make: there is' \
-	  'no $(or $(PYTHON),python3): install Python 3.10 or newer.' >&2; exit 1; }; \
-	exec $(or $(PYTHON),python3) tools/setup_env.py
+	python="$(or $(PYTHON),python3)"; \
+	command -v "$$python" >/dev/null || { echo "make: there is no $$python:" \
+	  'install Python 3.10 or newer.' >&2; exit 1; }; \
+	exec "$$python" tools/setup_env.py
 
 clean:
 	rm -rf .venv .venv-onedl build dist *.egg-info .pytest_cache \

@@ -32,6 +32,8 @@ setup(
         'test': [
             'hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff',
             'tensorboard',
+            'onnxruntime; python_version < "3.14"',
+            'onnxscript; python_version < "3.14"',
             # One test builds a segmentor; mmsegmentation forgets the others.
             'mmsegmentation', 'ftfy', 'regex'
         ],

@@ -1,4 +1,5 @@
 """A wheel carries all that is needed where there is no clone."""
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_tools import SMALL
 
 ROOT = Path(__file__).parents[1]
 USER_CONFIG = """
@@ -112,6 +114,29 @@ def test_works_from_anywhere(unpacked, tmp_path):
     # What MMEngine says when it does not find a scope.
     assert 'Failed to' not in done.stdout + done.stderr
     assert "end test.py: There is no checkpoint file 'no.pth'" in done.stdout
+
+
+def test_trains_tests_and_detects_from_anywhere(unpacked, shapes_root,
+                                                tmp_path):
+    def tool(*args):
+        done = subprocess.run(
+            [sys.executable, '-m', 'mobilevig_det', *map(str, args)],
+            cwd=tmp_path, text=True, capture_output=True,
+            env=dict(os.environ, PYTHONPATH=str(unpacked),
+                     SHAPES_ROOT=str(shapes_root)))  # yapf: disable
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    tool('train', 'mobilevig_ti_fpn_shapes', *SMALL, 'train_cfg.max_epochs=1')
+    checkpoint = tmp_path / 'work_dirs/mobilevig_ti_fpn_shapes/epoch_1.pth'
+    assert 'Average Precision' in tool('test', 'mobilevig_ti_fpn_shapes',
+                                       checkpoint, *SMALL)
+    pictures = sorted((shapes_root / 'val').glob('*.*'))
+    tool('infer', *pictures, '--config', 'mobilevig_ti_fpn_shapes',
+         '--checkpoint', checkpoint)
+    found = json.loads(
+        (tmp_path / 'work_dirs' / 'infer' / 'predictions.json').read_text())
+    assert len(found['images']) == len(pictures) == 4
 
 
 def test_index_lists_every_metafile():

@@ -379,9 +379,12 @@ def test_progress_tells_how_far(module, capfd, monkeypatch):
 @pytest.mark.skipif(not shutil.which('make'), reason='no make')
 @pytest.mark.parametrize('variables, expected', [
     (['PYTHON=no-such-python'], 'no no-such-python: install Python 3.10'),
-    (['STACK=mm', f'PYTHON={sys.executable}'], 'take openmmlab or onedl'),
+    (['STACK=mm', 'PYTHON=a b/python'], 'take openmmlab or onedl'),
 ])
-def test_make_says_it_on_one_line(variables, expected):
+def test_make_says_it_on_one_line(variables, expected, tmp_path):
+    (tmp_path / 'a b').mkdir()
+    (tmp_path / 'a b' / 'python').symlink_to(sys.executable)
+    variables = [v.replace('a b', str(tmp_path / 'a b')) for v in variables]
     done = subprocess.run(['make', 'test', *variables], cwd=ROOT, text=True,
                           capture_output=True)  # yapf: disable
     lines = done.stderr.splitlines()
