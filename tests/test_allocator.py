@@ -1,5 +1,6 @@
 """Freed memory is reused: counted in pages that the system had to clear."""
 import platform
+import statistics
 import subprocess
 import sys
 
@@ -16,22 +17,22 @@ def cleared():
         torch.ones(2**23)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-counts = [cleared()]
+print(cleared())
 print(keep_freed_memory())
-cleared()
-print(*counts, cleared())
+print(*(cleared() for _ in range(15)))
 """
 
 
 @pytest.mark.skipif(
     platform.libc_ver()[0] != 'glibc', reason='only glibc has the switch')
 def test_pages_are_cleared_once():
-    done, counts = subprocess.run(
+    before, done, after = subprocess.run(
         [sys.executable, '-c', SCRIPT], check=True, capture_output=True,
-        text=True).stdout.split('\n')[:2]
+        text=True).stdout.splitlines()
     assert done == 'True'
-    before, after = map(int, counts.split())
-    assert after < before / 20
+    # At first the heap may grow: for the sake of alignment glibc looks for
+    # more than it then takes, and so for more than was freed.
+    assert statistics.median(map(int, after.split())) < int(before) / 20
 
 
 def test_without_the_switch_nothing_happens(monkeypatch):
