@@ -34,8 +34,7 @@ setup(
             'tensorboard',
             'onnxruntime; python_version < "3.14"',
             'onnxscript; python_version < "3.14"',
-            # One test builds a segmentor; mmsegmentation forgets the others.
-            'mmsegmentation', 'ftfy', 'regex'
+            'ftfy', 'regex'  # which MMSegmentation forgets
         ],
     },
     zip_safe=False,

@@ -165,6 +165,7 @@ def test_torch_can_be_another(module):
     assert module.read_requirements('onedl', '2.9.1') == {
         'torch': 'torch==2.9.1', 'mmengine': 'onedl-mmengine==0.10.12',
         'mmcv': 'onedl-mmcv==2.3.6', 'mmdet': 'onedl-mmdetection==3.5.1',
+        'mmseg': 'onedl-mmsegmentation==1.4.2',
     }  # yapf: disable
     assert module.read_requirements('openmmlab', 'torch<2.9')['torch'] == (
         'torch<2.9')

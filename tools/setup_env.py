@@ -129,16 +129,15 @@ def cache_folder():
 
 
 def read_requirements(stack, torch=None):
-    """``{'torch': …, 'mmengine': …, 'mmcv': …, 'mmdet': …}`` as given to pip.
-
-    The keys are the modules, the values the requirements of the stack.
+    """What to give to pip for the modules torch, mmengine, mmcv, mmdet and
+    mmseg (that one for a test).
     """
     if stack not in STACKS:
         raise Stop('there is no STACK={}: take {}'.format(
             stack, ' or '.join(STACKS)))
     lines = (ROOT / 'requirements' / (stack + '.txt')).read_text()
     lines = [line for line in lines.splitlines() if line[:1] not in ('', '#')]
-    wanted = dict(zip(('torch', 'mmengine', 'mmcv', 'mmdet'), lines))
+    wanted = dict(zip(('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg'), lines))
     if torch:
         wanted['torch'] = 'torch==' + torch if torch[0].isdigit() else torch
     return wanted
@@ -534,7 +533,7 @@ class Setup:
         self.install_mmcv(facts, page)
         self.pip('mobilevig_det and what its tests need',
                  '--no-build-isolation', '-e', '{}[test]'.format(ROOT),
-                 *self.fixed)  # yapf: disable
+                 self.wanted['mmseg'], *self.fixed)  # yapf: disable
         self.mend_opencv()
         if not self.runs(IMPORT):
             raise Stop('what was installed does not import; see the end of '
