@@ -3,15 +3,18 @@ import json
 import pickle
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tool import TOOLS, run
+from tool import TOOLS, load, run
 
 CONFIG = 'configs/mask_rcnn/mobilevig_ti_fpn_shapes.py'
 SMALL = [
@@ -223,3 +226,22 @@ def test_flags_that_cannot_work_here(trained, tmp_path):
         assert 'needs a GPU' in refusal('train', CONFIG, '--amp', *SMALL)
     assert 'base_batch_size' in refusal(
         'train', CONFIG, '--auto-scale-lr', *SMALL, 'auto_scale_lr={}')
+
+
+def test_amp_scales_the_loss(trained, tmp_path, monkeypatch):
+    """On a GPU, as far as a machine without one can tell."""
+    tool, built = load('train'), []
+    monkeypatch.setattr(tool, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(tool, 'build_runner',
+                        lambda cfg: built.append(cfg) or Mock())
+    tool.main([CONFIG, '--amp', '--work-dir', str(tmp_path), *SMALL])
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available',
+                        lambda: True)
+    weight = torch.nn.Parameter(torch.ones(1))
+    wrapper = OPTIM_WRAPPERS.build(
+        dict(optimizer=torch.optim.AdamW([weight]), **{
+            key: value for key, value in built[0].optim_wrapper.items()
+            if key not in ('optimizer', 'paramwise_cfg')}))  # yapf: disable
+    assert type(wrapper) is amp_optimizer_wrapper.AmpOptimWrapper
+    assert wrapper._scale_update_param is None  # dynamic
+    assert wrapper.cast_dtype is None  # what autocast takes: float16
