@@ -23,6 +23,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import InstanceData, PixelData
+from mmengine.utils import is_installed
 from page import DOCS, code_block
 from reference import golden_state_dict
 
@@ -273,7 +274,11 @@ def test_segmentor(tmp_path, monkeypatch, weights):
         pytest.skip(f'MMSegmentation: {error}')
     monkeypatch.setenv('MOBILEVIG_WEIGHTS', str(weights))
     path = tmp_path / 'config.py'
-    path.write_text(code_block(PAGE, 'python', "_base_ = 'mmseg"))
+    config = code_block(PAGE, 'python', "_base_ = 'mmseg")
+    if not is_installed('mmsegmentation'):  # but its fork
+        first = code_block(PAGE, 'python', "_base_ = __import__('mmseg')")
+        config = first + config.partition('\n')[2]
+    path.write_text(config)
     cfg = Config.fromfile(path)
     cfg.model.data_preprocessor.size = None
     cfg.model.data_preprocessor.size_divisor = 32
