@@ -153,8 +153,13 @@ def command(main: Callable) -> Callable:
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
         load_all_safely()
         try:
-            return main(*args, **kwargs)
+            main(*args, **kwargs)
         except UserError as error:
             sys.exit(f'{Path(main.__code__.co_filename).name}: {error}')
+        if torch.distributed.is_available() and (
+                torch.distributed.is_initialized()):
+            # Left to the interpreter's end, its threads now and then abort
+            # a process whose work is done.
+            torch.distributed.destroy_process_group()
 
     return wrapper
