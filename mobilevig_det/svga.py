@@ -7,7 +7,7 @@ neighbours is the rounded difference to the smallest of them. What is left is
 a circular sliding minimum along each column and each row, whose windows have
 ceil(size / K) members at a step of K.
 """
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,15 @@ from torch.autograd.function import once_differentiable
 # Doublings in a graph exported with a dynamic size, where their number can't
 # follow the size: enough for maps of 1024 * K pixels a side.
 DYNAMIC_DOUBLINGS = 10
-# Elements of the map that are worked on at a time on a CPU: 1 MB of float32.
-PART_SIZE = 2**18
+# Elements that are worked on at a time on a CPU: 2 MB of float32.
+PART_SIZE = 2**19
+# Some dtype of so many bytes.
+WORDS = {
+    2: torch.int16,
+    4: torch.int32,
+    8: torch.int64,
+    16: torch.complex128
+}
 
 
 def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
@@ -62,75 +69,104 @@ def _shifts(members: int, stride: int) -> Iterator[int]:
         length += step
 
 
-def _rolled_min(x: Tensor, shift: int, dim: int) -> Tensor:
-    """``torch.minimum(x, x.roll(shift, dim))`` without the rolled copy."""
-    out, rest = torch.empty_like(x), x.shape[dim] - shift
-    for to, other, length in ((shift, 0, rest), (0, rest, shift)):
-        torch.minimum(
-            x.narrow(dim, to, length),
-            x.narrow(dim, other, length),
-            out=out.narrow(dim, to, length))
-    return out
+class _Smallest(NamedTuple):
+    """The smallest values so far and, if asked for, where they are."""
+    value: Tensor
+    at: Optional[Tensor]
+
+    @classmethod
+    def empty(cls, like: Tensor, keep: bool) -> '_Smallest':
+        return cls(
+            torch.empty_like(like), torch.empty_like(like) if keep else None)
+
+    def narrow(self, dim: int, start: int, length: int) -> '_Smallest':
+        value, at = self
+        return _Smallest(
+            value.narrow(dim, start, length),
+            None if at is None else at.narrow(dim, start, length))
+
+    def repeated(self, width: int) -> '_Smallest':
+        return _Smallest(
+            _repeated(self.value, width),
+            None if self.at is None else _repeated(self.at, width))
+
+    def grid(self, p: int, q: int) -> '_Smallest':
+        """(B, C, H, W) as (B, C, H/p, p, W/q, q), which one period of p rows
+        or of q columns is broadcast to."""
+        return _Smallest(
+            _grid(self.value, p, q),
+            None if self.at is None else _grid(self.at, p, q))
 
 
-def _smaller(a: Tensor, b: Tensor, at_a: Optional[Tensor],
-             at_b: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
-    """Elementwise minimum and, of positions, where it is; ``a`` wins ties."""
-    smallest = torch.minimum(a, b)
-    if at_a is None:
-        return smallest, None
-    # A comparison in the maps' own dtype, and lerp by 0 or 1 (exact), are
-    # vectorised on CPUs; a boolean mask and torch.where take ten times as
-    # long.
-    return smallest, torch.lerp(at_a, at_b, smallest.clone().ne_(a))
+def _grid(x: Tensor, p: int, q: int) -> Tensor:
+    return x.unflatten(3, (-1, q)).unflatten(2, (-1, p))
 
 
-def _period_min(x: Tensor, stride: int, dim: int, at: Optional[Tensor]
-                ) -> Tuple[Tensor, Optional[Tensor]]:  # yapf: disable
-    """One period of :func:`window_min`, which repeats along ``dim``, and
-    which of the positions ``at`` (broadcast to x), if given, it is from.
+def _smaller(a: _Smallest, b: _Smallest, out: _Smallest) -> None:
+    """Elementwise minimum; ``a`` wins ties."""
+    torch.minimum(a.value, b.value, out=out.value)
+    if out.at is not None:
+        # A comparison in the maps' own dtype, and lerp by 0 or 1 (exact), are
+        # vectorised on CPUs; a boolean mask and torch.where take ten times as
+        # long.
+        torch.ne(out.value, a.value, out=out.at)
+        torch.lerp(a.at, b.at, out.at, out=out.at)
+
+
+def _period_min(x: _Smallest, stride: int, dim: int,
+                spare: List[_Smallest]) -> _Smallest:
+    """One period of :func:`window_min`, which repeats along ``dim``.
 
     Where the stride divides the size, a window is a whole residue class and
-    the period is the stride; else it is the size.
+    the period is the stride; else it is the size, and the result is one of
+    ``spare``, of which two are needed and the other one stays.
     """
-    size = x.shape[dim]
+    size = x.value.shape[dim]
     members = -(-size // stride)
     if size % stride:
-        for shift in _shifts(members, stride):
-            if at is None:
-                x = _rolled_min(x, shift, dim)
-            else:  # The pixel itself and those nearer to it win ties.
-                x, at = _smaller(x, x.roll(shift, dim), at,
-                                 at.roll(shift, dim))
-        return x, at
+        for i, shift in enumerate(_shifts(members, stride)):
+            out, rest = spare.pop(), size - shift
+            # The pixel itself and those nearer to it win ties.
+            for to, other, length in ((shift, 0, rest), (0, rest, shift)):
+                _smaller(
+                    x.narrow(dim, to, length), x.narrow(dim, other, length),
+                    out.narrow(dim, to, length))
+            if i > 0:
+                spare.append(x)
+            x = out
+        return x
     while members > 1:  # Fold the halves; an odd middle stays in both.
         keep = -(-members // 2) * stride
-        halves = [(0, keep), (x.shape[dim] - keep, keep)]
-        x, at = _smaller(*(x.narrow(dim, *half) for half in halves),
-                         *(at if at is None else at.narrow(dim, *half)
-                           for half in halves))  # yapf: disable
+        a = x.narrow(dim, 0, keep)
+        b = x.narrow(dim, x.value.shape[dim] - keep, keep)
+        x = _Smallest.empty(a.value, x.at is not None)
+        _smaller(a, b, x)
         members = keep // stride
-    return x, at
+    return x
 
 
-def _broadcast(column: Tensor, row: Tensor, height: int,
-               width: int) -> Tuple[Tensor, Tensor]:
-    """View one period of each, of shapes (B, C, p, W) and (B, C, H, q), so
-    that they broadcast to (B, C, H/p, p, W/q, q)."""
-    p, q = column.shape[2], row.shape[3]
-    return (column.unflatten(3, (width // q, q)).unsqueeze(2),
-            row.unflatten(2, (height // p, p)).unsqueeze(4))
+def _repeated(row: Tensor, width: int) -> Tensor:
+    """Repeat (B, C, H, q) to (B, C, H, width), where it is contiguous and q
+    elements have the size of one of another dtype: a broadcast along a last
+    dim that short is slow on CPUs, in which every element of the other dtype
+    is q of ours."""
+    word = WORDS.get(row.shape[3] * row.element_size())
+    if not (word and row.is_contiguous() and row.shape[3] < width):
+        return row
+    count = width // row.shape[3]
+    return row.view(word).expand(-1, -1, -1, count).contiguous().view(
+        row.dtype)
 
 
-def _parts(x: Tensor) -> Iterator:
-    """Split (B, C, H, W) into pieces of a few channels on a CPU, where what
-    the search makes on its way then stays in the cache and is soon reused:
-    fresh memory costs more than the search."""
-    if x.device.type != 'cpu':
+def _parts(x: Tensor, size: int) -> Iterator:
+    """Split (B, C, H, W) into pieces of about so many elements, a few
+    channels each, on a CPU, where what the search makes on its way then stays
+    in the cache and is soon reused."""
+    if x.device.type != 'cpu' or x.numel() <= size:
         yield ...
         return
     batch, channels, height, width = x.shape
-    count = max(PART_SIZE // (height * width), 8)
+    count = max(size // (height * width), 8)
     count = -(-channels // -(-channels // count))  # of equal size
     for i in range(batch):
         for first in range(0, channels, count):
@@ -149,22 +185,30 @@ def _search(x: Tensor, stride: int, keep: bool) -> Tuple[Tensor, Tensor]:
     # Positions are carried as floats: these hold them, and any half.
     wide = torch.promote_types(
         x.dtype, torch.float32 if height * width <= 2**24 else torch.float64)
-    position = torch.arange(
-        height * width, dtype=wide, device=x.device).view(
-            1, 1, height, width) if keep else None
-    for part in _parts(x):
+    spares: List[_Smallest] = []
+    for part in _parts(x, PART_SIZE // 2 if keep else PART_SIZE):
         y = x[part]
         z = y.to(wide) if keep else y
-        column, at_column = _period_min(z, stride, 2, position)
-        row, at_row = _period_min(z, stride, 3, position)
-        smallest, found = _smaller(
-            *_broadcast(column, row, height, width),
-            *(_broadcast(at_column, at_row, height, width) if keep else
-              (None, None)))
+        if not spares:
+            # Memory that is used over and over stays in the cache, and the
+            # system need not clear it.
+            count = 1 + bool(height % stride) + bool(width % stride)
+            spares = [_Smallest.empty(z, keep) for _ in range(count)]
+            position = torch.empty_like(z).copy_(
+                torch.arange(height * width, device=x.device).view(
+                    height, width)) if keep else None
+        start, spare = _Smallest(z, position), list(spares)
+        if y.shape != spares[0].value.shape:  # the last piece
+            start, *spare = (
+                m.narrow(1, 0, y.shape[1]) for m in (start, *spare))
+        column = _period_min(start, stride, 2, spare)
+        row = _period_min(start, stride, 3, spare).repeated(width)
+        found = spare.pop()
+        p, q = column.value.shape[2], row.value.shape[3]
+        _smaller(*(m.grid(p, q) for m in (column, row, found)))
         if keep:
-            at[part] = found.expand(smallest.shape).reshape(y.shape)
-        smallest = smallest.reshape(y.shape).to(y.dtype)
-        torch.sub(y, smallest, out=out[part])
+            at[part] = found.at
+        torch.sub(y, found.value.to(y.dtype), out=out[part])
     return out, at
 
 
@@ -173,7 +217,7 @@ def _spread(grad: Tensor, at: Tensor) -> Tensor:
     # float32 sums: a pixel may be the smallest of very many.
     wide = torch.promote_types(grad.dtype, torch.float32)
     out = torch.empty_like(grad)
-    for part in _parts(grad):
+    for part in _parts(grad, PART_SIZE // 2):
         g = grad[part].contiguous().to(wide).flatten(2)
         taken = torch.zeros_like(g).scatter_add_(
             2, at[part].flatten(2).long(), g)
