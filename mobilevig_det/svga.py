@@ -153,9 +153,10 @@ def _repeated(row: Tensor, width: int) -> Tensor:
     word = WORDS.get(row.shape[3] * row.element_size())
     if not (word and row.is_contiguous() and row.shape[3] < width):
         return row
+    # Flattened, for a dim of size 1 may have any stride.
+    words = row.flatten().view(word).view(*row.shape[:3], 1)
     count = width // row.shape[3]
-    return row.view(word).expand(-1, -1, -1, count).contiguous().view(
-        row.dtype)
+    return words.expand(-1, -1, -1, count).contiguous().view(row.dtype)
 
 
 def _parts(x: Tensor, size: int) -> Iterator:

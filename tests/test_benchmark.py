@@ -61,6 +61,21 @@ def test_table(folder):
     assert 'threads' in markdown[0] and torch.__version__ in markdown[0]
 
 
+def test_what_fails_is_in_the_table(tmp_path):
+    subprocess.run(
+        [
+            sys.executable, TOOLS / 'benchmark.py', *SMALLEST, '--parts',
+            'inference', '--sizes', '16x16', '--out-dir', tmp_path
+        ],
+        check=True)
+    with open(tmp_path / 'benchmark.csv') as file:
+        times = {row['name']: row['median ms'] for row in csv.DictReader(file)}
+    for name in ('MobileViG-ti', 'MobileViG-ti, fused'):
+        assert times.pop(name).startswith('failed: MobileViG needs images of')
+    assert set(times) == {'matrix product', 'MobileViG-ti, authors'}
+    assert all(float(time) > 0 for time in times.values())
+
+
 def test_drawn_again_from_its_file(folder, tmp_path):
     assert run('benchmark', '--from-file', folder / 'benchmark.json',
                '--out-dir', tmp_path) == 0

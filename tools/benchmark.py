@@ -591,7 +591,10 @@ def draw_growth(result: dict, path: Path) -> None:
             color='tab:green' if 'ours' in name else 'tab:gray',
             label=name)
         axis.set(title=part, xlabel='pixels of the map', ylabel='ns/element')
-        axis.legend()
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc='outside lower center',
+        ncols=4)
     figure.savefig(path, dpi=110)
 
 
