@@ -171,6 +171,24 @@ def test_torch_can_be_another(module):
         'torch<2.9')
 
 
+def test_torch_is_kept_by_the_name_pip_knows(module, tmp_path):
+    """PyPI's torch is 2.13.0+cu130 to itself, and 2.13.0 to pip."""
+    setup = module.Setup()
+    setup.python = sys.executable
+    setup.env['PYTHONPATH'] = str(tmp_path / 'site')
+    torch, info = (tmp_path / 'site' / name
+                   for name in ('torch', 'torch-2.13.0.dist-info'))
+    torch.mkdir(parents=True)
+    info.mkdir()
+    (info / 'METADATA').write_text('Name: torch\nVersion: 2.13.0\n')
+    (torch / 'version.py').write_text('cuda = "13.0"')
+    (torch / 'cuda.py').write_text('def device_count(): return 0')
+    (torch / '__init__.py').write_text(
+        'from torch import cuda, version\n__version__ = "2.13.0+cu130"')
+    assert setup.facts('cpu')['torch'] == '2.13.0+cu130'
+    assert setup.fixed == ['numpy', 'torch==2.13.0']
+
+
 def test_key_tells_what_does_not_fit(module, monkeypatch):
     """Two builds share a key only if one can stand for the other."""
     def keys():

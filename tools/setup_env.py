@@ -38,9 +38,10 @@ PREBUILT = {
                   '{device}-torch{major}{minor}0/index.html',
 }  # yapf: disable
 FACTS = """
-import json, torch
+import importlib.metadata, json, torch
 print(json.dumps(dict(
     torch=torch.__version__, cuda=torch.version.cuda,
+    pip=importlib.metadata.version('torch'),
     gpus=sorted({'%d.%d' % torch.cuda.get_device_capability(i)
                  for i in range(torch.cuda.device_count())}))))
 """
@@ -413,6 +414,8 @@ class Setup:
             raise Stop('torch does not import: {}'.format(
                 out.stderr.decode().strip().splitlines()[-1]))
         facts = dict(json.loads(out.stdout.decode()), device=device)
+        # PyPI's torch calls itself 2.13.0+cu130, but is 2.13.0 to pip.
+        self.fixed.append('torch==' + facts['pip'])
         if device == 'cpu':
             facts['gpus'] = []
         elif not facts['cuda']:
@@ -526,7 +529,6 @@ class Setup:
         if device == 'cuda':
             page = prebuilt_page(self.wanted['mmcv'], facts['torch'],
                                  'cu' + facts['cuda'].replace('.', ''))
-        self.fixed.append('torch==' + facts['torch'])
         self.pip('MMEngine and MMDetection', self.wanted['mmengine'],
                  self.wanted['mmdet'], *self.fixed)
         self.mend_opencv()
