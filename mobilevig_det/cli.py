@@ -22,6 +22,12 @@ from .weights import load_all_safely
 # In a clone; an installed package carries the same folder under .mim.
 CONFIG_ROOTS = (Path(__file__).parents[1] / 'configs',
                 Path(__file__).parent / '.mim' / 'configs')
+# What each launcher tells its processes, and the command that it is.
+LAUNCHERS = {
+    'pytorch': ('RANK', 'torchrun'),
+    'slurm': ('SLURM_PROCID', 'srun'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+}
 
 
 def find_config(name: str) -> str:
@@ -88,7 +94,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        choices=['none', *LAUNCHERS],
         default='none',
         help='job launcher')
     # torch.distributed.launch passes it; torchrun sets LOCAL_RANK.
@@ -99,6 +105,7 @@ def prepare_config(args: argparse.Namespace, splits: List[str]) -> Config:
     """Read the config that the flags of :func:`add_runner_arguments` ask
     for, and check that the data of its splits is there."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    _check_launcher(args.launcher)
     cfg = load_config(args.config, args.cfg_options)
     check_data_paths(cfg, splits)
     # --work-dir, else the config's own, else named after the config
@@ -110,6 +117,22 @@ def prepare_config(args: argparse.Namespace, splits: List[str]) -> Config:
     if args.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
     return cfg
+
+
+def _check_launcher(launcher: str) -> None:
+    """Raise a UserError if MMEngine couldn't start a process group."""
+    if launcher == 'none':
+        return
+    variable, program = LAUNCHERS[launcher]
+    if variable not in os.environ:
+        raise UserError(
+            f'--launcher {launcher}: this process was not started by '
+            f'{program} ({variable} is not set). Leave the flag out, or see '
+            'docs/scaling.md for the whole command.')
+    if launcher != 'pytorch' and get_device() == 'cpu':
+        raise UserError(f'--launcher {launcher} needs a GPU for each process, '
+                        'and torch sees none. On CPUs use torchrun and '
+                        '--launcher pytorch.')
 
 
 def _use_gloo(cfg: Config) -> None:

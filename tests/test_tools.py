@@ -228,6 +228,20 @@ def test_flags_that_cannot_work_here(trained, tmp_path):
         'train', CONFIG, '--auto-scale-lr', *SMALL, 'auto_scale_lr={}')
 
 
+@pytest.mark.parametrize('launcher, program, variable', [
+    ('pytorch', 'torchrun', 'RANK'),
+    ('slurm', 'srun', 'SLURM_PROCID'),
+    ('mpi', 'mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+])
+def test_launchers_that_did_not(launcher, program, variable, monkeypatch):
+    monkeypatch.delenv(variable, raising=False)
+    call = ('train', CONFIG, '--launcher', launcher)
+    assert f'not started by {program}' in refusal(*call)
+    if launcher != 'pytorch' and not torch.cuda.is_available():
+        monkeypatch.setenv(variable, '0')
+        assert 'needs a GPU' in refusal(*call)
+
+
 def test_amp_scales_the_loss(trained, tmp_path, monkeypatch):
     """On a GPU, as far as a machine without one can tell."""
     tool, built = load('train'), []
