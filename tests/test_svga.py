@@ -77,6 +77,29 @@ def test_equals_the_definition(shape, stride, dtype, memory_format, levels,
         assert out.is_contiguous(memory_format=memory_format)
 
 
+@pytest.mark.parametrize('part_size', [1, 2**18])
+@pytest.mark.parametrize('layout', [
+    lambda x: x.mT.contiguous().mT,
+    lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    lambda x: torch.stack([x, -x], -1)[..., 0],
+    lambda x: x[:, :, :1, :1].expand_as(x),
+    # A dim of size 1 may have any stride.
+    lambda x: torch.empty_strided((1, 1, *x.shape[2:]),
+                                  (99, 7, x.shape[3], 1)).copy_(x[:1, :1]),
+])  # yapf: disable
+def test_any_strides(layout, part_size, monkeypatch):
+    monkeypatch.setattr(svga, 'PART_SIZE', part_size)
+    for size in ((1, 8), (6, 8), (5, 4), (8, 7)):
+        x = layout(random_map(0, (2, 3, *size)))
+        kept = x.clone()
+        for stride in (1, 2, 4):
+            expected = naive_max_relative(x, stride)
+            recorded = max_relative(x.detach().requires_grad_(), stride)
+            assert torch.equal(max_relative(x, stride), expected)
+            assert torch.equal(recorded, expected)
+        assert torch.equal(x, kept)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 9), sizes, sizes),
