@@ -10,6 +10,7 @@ from typing import Callable, List, Optional
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -179,8 +180,7 @@ def command(main: Callable) -> Callable:
             main(*args, **kwargs)
         except UserError as error:
             sys.exit(f'{Path(main.__code__.co_filename).name}: {error}')
-        if torch.distributed.is_available() and (
-                torch.distributed.is_initialized()):
+        if is_distributed():
             # Left to the interpreter's end, its threads now and then abort
             # a process whose work is done.
             torch.distributed.destroy_process_group()

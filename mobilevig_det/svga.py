@@ -7,7 +7,7 @@ neighbours is the rounded difference to the smallest of them. What is left is
 a circular sliding minimum along each column and each row, whose windows have
 ceil(size / K) members at a step of K.
 """
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -79,27 +79,12 @@ class _Smallest(NamedTuple):
         return cls(
             torch.empty_like(like), torch.empty_like(like) if keep else None)
 
-    def narrow(self, dim: int, start: int, length: int) -> '_Smallest':
+    def each(self, function: Callable[..., Tensor], *args) -> '_Smallest':
+        """``function(t, *args)`` of both."""
         value, at = self
         return _Smallest(
-            value.narrow(dim, start, length),
-            None if at is None else at.narrow(dim, start, length))
-
-    def repeated(self, width: int) -> '_Smallest':
-        return _Smallest(
-            _repeated(self.value, width),
-            None if self.at is None else _repeated(self.at, width))
-
-    def grid(self, p: int, q: int) -> '_Smallest':
-        """(B, C, H, W) as (B, C, H/p, p, W/q, q), which one period of p rows
-        or of q columns is broadcast to."""
-        return _Smallest(
-            _grid(self.value, p, q),
-            None if self.at is None else _grid(self.at, p, q))
-
-
-def _grid(x: Tensor, p: int, q: int) -> Tensor:
-    return x.unflatten(3, (-1, q)).unflatten(2, (-1, p))
+            function(value, *args), None if at is None else function(
+                at, *args))
 
 
 def _smaller(a: _Smallest, b: _Smallest, out: _Smallest) -> None:
@@ -129,16 +114,17 @@ def _period_min(x: _Smallest, stride: int, dim: int,
             # The pixel itself and those nearer to it win ties.
             for to, other, length in ((shift, 0, rest), (0, rest, shift)):
                 _smaller(
-                    x.narrow(dim, to, length), x.narrow(dim, other, length),
-                    out.narrow(dim, to, length))
+                    x.each(Tensor.narrow, dim, to, length),
+                    x.each(Tensor.narrow, dim, other, length),
+                    out.each(Tensor.narrow, dim, to, length))
             if i > 0:
                 spare.append(x)
             x = out
         return x
     while members > 1:  # Fold the halves; an odd middle stays in both.
         keep = -(-members // 2) * stride
-        a = x.narrow(dim, 0, keep)
-        b = x.narrow(dim, x.value.shape[dim] - keep, keep)
+        a = x.each(Tensor.narrow, dim, 0, keep)
+        b = x.each(Tensor.narrow, dim, x.value.shape[dim] - keep, keep)
         x = _Smallest.empty(a.value, x.at is not None)
         _smaller(a, b, x)
         members = keep // stride
@@ -151,12 +137,19 @@ def _repeated(row: Tensor, width: int) -> Tensor:
     dim that short is slow on CPUs, in which every element of the other dtype
     is q of ours."""
     word = WORDS.get(row.shape[3] * row.element_size())
-    if not (word and row.is_contiguous() and row.shape[3] < width):
+    if not (word and row.is_contiguous() and row.shape[3] < width
+            and row.numel()):
         return row
     # Flattened, for a dim of size 1 may have any stride.
     words = row.flatten().view(word).view(*row.shape[:3], 1)
     count = width // row.shape[3]
     return words.expand(-1, -1, -1, count).contiguous().view(row.dtype)
+
+
+def _grid(x: Tensor, p: int, q: int) -> Tensor:
+    """View (B, C, H, W) as (B, C, H/p, p, W/q, q), which one period of p rows
+    or of q columns is broadcast to."""
+    return x.unflatten(3, (-1, q)).unflatten(2, (-1, p))
 
 
 def _parts(x: Tensor, size: int) -> Iterator:
@@ -186,27 +179,30 @@ def _search(x: Tensor, stride: int, keep: bool) -> Tuple[Tensor, Tensor]:
     # Positions are carried as floats: these hold them, and any half.
     wide = torch.promote_types(
         x.dtype, torch.float32 if height * width <= 2**24 else torch.float64)
-    spares: List[_Smallest] = []
-    for part in _parts(x, PART_SIZE // 2 if keep else PART_SIZE):
+    parts = list(_parts(x, PART_SIZE // 2 if keep else PART_SIZE))
+    first = x[parts[0]].to(wide if keep else x.dtype)
+    # Memory that is used over and over stays in the cache, and the system
+    # need not clear it.
+    spares = [
+        _Smallest.empty(first, keep)
+        for _ in range(1 + bool(height % stride) + bool(width % stride))
+    ]
+    position = torch.empty_like(first).copy_(
+        torch.arange(height * width, device=x.device).view(
+            height, width)) if keep else None
+    for part in parts:
         y = x[part]
-        z = y.to(wide) if keep else y
-        if not spares:
-            # Memory that is used over and over stays in the cache, and the
-            # system need not clear it.
-            count = 1 + bool(height % stride) + bool(width % stride)
-            spares = [_Smallest.empty(z, keep) for _ in range(count)]
-            position = torch.empty_like(z).copy_(
-                torch.arange(height * width, device=x.device).view(
-                    height, width)) if keep else None
+        z = y.to(first.dtype)
         start, spare = _Smallest(z, position), list(spares)
-        if y.shape != spares[0].value.shape:  # the last piece
+        if y.shape != first.shape:  # the last piece
             start, *spare = (
-                m.narrow(1, 0, y.shape[1]) for m in (start, *spare))
+                m.each(Tensor.narrow, 1, 0, y.shape[1])
+                for m in (start, *spare))
         column = _period_min(start, stride, 2, spare)
-        row = _period_min(start, stride, 3, spare).repeated(width)
+        row = _period_min(start, stride, 3, spare).each(_repeated, width)
         found = spare.pop()
         p, q = column.value.shape[2], row.value.shape[3]
-        _smaller(*(m.grid(p, q) for m in (column, row, found)))
+        _smaller(*(m.each(_grid, p, q) for m in (column, row, found)))
         if keep:
             at[part] = found.at
         torch.sub(y, found.value.to(y.dtype), out=out[part])

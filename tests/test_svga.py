@@ -118,6 +118,15 @@ def test_gradient_equals_the_definitions(shape, stride, x_format, grad_format,
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize('shape', [(0, 3, 5, 4), (0, 3, 4, 7), (2, 0, 5, 4)])
+def test_empty_batch(shape):
+    x = torch.empty(shape, requires_grad=True)
+    out = max_relative(x)
+    assert out.shape == max_relative(x.detach()).shape == shape
+    out.sum().backward()
+    assert x.grad.shape == shape
+
+
 @pytest.mark.parametrize('shape, stride', [((1, 1), 1), ((5, 4), 2),
                                            ((4, 6), 2), ((7, 3), 3),
                                            ((6, 5), 4), ((2, 9), 8)])
