@@ -2,7 +2,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 INIT = (ROOT / 'mobilevig_det' / '__init__.py').read_text()
@@ -14,13 +14,14 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
-    packages=['mobilevig_det'],
+    packages=find_packages(include=['mobilevig_det', 'mobilevig_det.*']),
     # .mim links to configs and tools: MMEngine and MIM look for them there.
     package_data={
         'mobilevig_det': [
-            '.mim/model-index.yml', '.mim/configs/**/*.*', '.mim/tools/*.*',
-            'data/*', '*.csv'
-        ]
+            'py.typed', '.mim/model-index.yml', '.mim/configs/**/*.*',
+            '.mim/tools/*.*'
+        ],
+        'mobilevig_det.evaluation': ['data/*'],
     },
     python_requires='>=3.10',
     # Without versions, so that pip replaces nothing a user has; what fits

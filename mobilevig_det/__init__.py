@@ -5,8 +5,8 @@ check_stack()  # before anything below is imported and fails in its own way
 
 from . import registry  # mobilevig_det:: in configs
 from . import weights  # mobilevig:// addresses
-from .compat import allow_checkpoint_types
-from .mobilevig import MobileViG
+from .checkpoints.safe_types import allow_checkpoint_types
+from .backbones.mobilevig import MobileViG
 
 allow_checkpoint_types()
 

@@ -9,7 +9,7 @@ from page import code_blocks
 from tool import load
 
 from mobilevig_det import MobileViG
-from mobilevig_det.cli import find_config
+from mobilevig_det.apis.cli import find_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()

@@ -3,7 +3,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
-from mobilevig_det.cli import load_config
+from mobilevig_det.apis.cli import load_config
 
 CLASSES = ('circle', 'square', 'triangle')
 

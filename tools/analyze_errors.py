@@ -19,9 +19,9 @@ from pycocotools.coco import COCO
 from terminaltables import AsciiTable
 from tqdm import tqdm
 
-from mobilevig_det.cli import add_cfg_options, command, load_config
-from mobilevig_det.data_paths import check_data_paths, leaf_datasets
-from mobilevig_det.error_analysis import (LOSSES, SIZES, Loss, confusion,
+from mobilevig_det.apis.cli import add_cfg_options, command, load_config
+from mobilevig_det.datasets.data_paths import check_data_paths, leaf_datasets
+from mobilevig_det.evaluation.error_analysis import (LOSSES, SIZES, Loss, confusion,
                                           losses, mean_loss)
 from mobilevig_det.errors import UserError
 

@@ -27,16 +27,17 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-from mobilevig_det import MobileViG, mobilevig  # first: names what misfits
+from mobilevig_det import MobileViG
+from mobilevig_det.backbones import mobilevig  # first: names what misfits
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilevig_det.allocator import keep_freed_memory
-from mobilevig_det.cli import command, load_config
+from mobilevig_det.ops.allocator import keep_freed_memory
+from mobilevig_det.apis.cli import command, load_config
 from mobilevig_det.errors import UserError
-from mobilevig_det.svga import max_relative
+from mobilevig_det.ops.svga import max_relative
 
 ARCHS = ('ti', 's', 'm', 'b')
 RIVALS = ('resnet18', 'resnet50', 'mobilenetv2_140', 'efficientnet_b0',

@@ -17,9 +17,9 @@ from mmdet.structures.bbox import BaseBoxes
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
-from mobilevig_det.cli import add_cfg_options, command, load_config
-from mobilevig_det.data_check import pointing_to_check_data
-from mobilevig_det.data_paths import check_data_paths
+from mobilevig_det.apis.cli import add_cfg_options, command, load_config
+from mobilevig_det.datasets.data_check import pointing_to_check_data
+from mobilevig_det.datasets.data_paths import check_data_paths
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:

@@ -5,11 +5,11 @@ import sys
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 
-from mobilevig_det.cli import add_cfg_options, command, load_config
-from mobilevig_det.data_check import check_data, splits_of
-from mobilevig_det.data_paths import check_data_paths
+from mobilevig_det.apis.cli import add_cfg_options, command, load_config
+from mobilevig_det.datasets.data_check import check_data, splits_of
+from mobilevig_det.datasets.data_paths import check_data_paths
 from mobilevig_det.errors import UserError
-from mobilevig_det.image_file import hush_opencv
+from mobilevig_det.datasets.image_file import hush_opencv
 
 SHOWN = 10  # of each kind, unless all are asked for
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from mobilevig_det.checkpoint import read_checkpoint
-from mobilevig_det.cli import command
+from mobilevig_det.checkpoints.reading import read_checkpoint
+from mobilevig_det.apis.cli import command
 from mobilevig_det.errors import UserError
-from mobilevig_det.key_mapping import LAYOUTS, convert, find_backbones
+from mobilevig_det.checkpoints.key_mapping import LAYOUTS, convert, find_backbones
 
 
 def parse_args() -> argparse.Namespace:

@@ -25,9 +25,9 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from pycocotools import mask as mask_api
 
-from mobilevig_det.cli import command, load_config
+from mobilevig_det.apis.cli import command, load_config
 from mobilevig_det.errors import UserError
-from mobilevig_det.shapes import make_shapes
+from mobilevig_det.datasets.shapes import make_shapes
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = 'mobilevig_ti_fpn_shapes'

@@ -17,13 +17,13 @@ from mmengine.config import Config
 from terminaltables import AsciiTable
 from tqdm import tqdm
 
-from mobilevig_det.allocator import keep_freed_memory
-from mobilevig_det.cli import (add_cfg_options, command, find_checkpoint,
+from mobilevig_det.ops.allocator import keep_freed_memory
+from mobilevig_det.apis.cli import (add_cfg_options, command, find_checkpoint,
                                load_config)
 from mobilevig_det.errors import UserError
-from mobilevig_det.image_file import (ImageFileError, hush_opencv,
+from mobilevig_det.datasets.image_file import (ImageFileError, hush_opencv,
                                       read_image)
-from mobilevig_det.inference import (CocoResults, Inferencer, NoPicture,
+from mobilevig_det.apis.inference import (CocoResults, Inferencer, NoPicture,
                                      Picture, Prediction)
 
 IMAGES = (*IMG_EXTENSIONS, '.gif')

@@ -3,8 +3,8 @@
 import argparse
 from typing import List, Optional
 
-from mobilevig_det.cli import command
-from mobilevig_det.shapes import make_shapes
+from mobilevig_det.apis.cli import command
+from mobilevig_det.datasets.shapes import make_shapes
 
 
 @command

@@ -6,9 +6,9 @@ from typing import List, Optional
 
 from matplotlib.figure import Figure
 
-from mobilevig_det.cli import command
+from mobilevig_det.apis.cli import command
 from mobilevig_det.errors import UserError
-from mobilevig_det.run_log import (METRICS, Run, comparable_arch,
+from mobilevig_det.evaluation.run_log import (METRICS, Run, comparable_arch,
                                    published_run, read_run)
 
 

@@ -4,7 +4,7 @@ import argparse
 from copy import deepcopy
 from typing import List, Optional
 
-from mobilevig_det.mobilevig import fuse_backbones  # first, names misfits
+from mobilevig_det.backbones.mobilevig import fuse_backbones  # first, names misfits
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mobilevig_det.cli import (add_runner_arguments, build_runner, command,
+from mobilevig_det.apis.cli import (add_runner_arguments, build_runner, command,
                                find_checkpoint, prepare_config)
 from mobilevig_det.errors import UserError
 

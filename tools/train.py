@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.utils import digit_version
 
-from mobilevig_det.cli import (add_runner_arguments, build_runner, command,
+from mobilevig_det.apis.cli import (add_runner_arguments, build_runner, command,
                                find_checkpoint, prepare_config)
-from mobilevig_det.data_check import (check_before_training,
+from mobilevig_det.datasets.data_check import (check_before_training,
                                       pointing_to_check_data)
 from mobilevig_det.errors import UserError
 

@@ -1,0 +1,188 @@
+"""What the command-line tools share: configs by name, errors in one line."""
+import argparse
+import functools
+import os
+import os.path as osp
+import sys
+from pathlib import Path
+from typing import Callable, List, Optional
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from ..ops.allocator import keep_freed_memory
+from ..datasets.data_paths import check_data_paths
+from ..errors import UserError
+from ..checkpoints.weights import load_all_safely
+
+# In a clone; an installed package carries the same folder under .mim.
+_PACKAGE = Path(__file__).parents[1]
+CONFIG_ROOTS = (_PACKAGE.parent / 'configs', _PACKAGE / '.mim' / 'configs')
+# What each launcher tells its processes, and the command that it is.
+LAUNCHERS = {
+    'pytorch': ('RANK', 'torchrun'),
+    'slurm': ('SLURM_PROCID', 'srun'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+}
+
+
+def find_config(name: str) -> str:
+    """Path of a config given as a path (from the current folder) or by the
+    name of one of ours, with or without folders and suffix.
+
+    Raises:
+        UserError: If there is no such config.
+    """
+    if osp.isfile(name):
+        return name
+    relative = name[len('configs/'):] if name.startswith('configs/') else name
+    relative = relative if relative.endswith('.py') else relative + '.py'
+    for root in CONFIG_ROOTS:
+        for candidate in (root / relative, *root.glob(f'*/{relative}')):
+            if candidate.is_file():
+                return str(candidate)
+    known = sorted({
+        path.relative_to(root).as_posix()
+        for root in CONFIG_ROOTS for path in root.glob('[!_]*/*.py')
+    })
+    raise UserError(f'There is no config {name!r}, neither from '
+                    f'{os.getcwd()} nor among ours: {", ".join(known)}.')
+
+
+def load_config(name: str, cfg_options: Optional[dict] = None) -> Config:
+    """Read a config (see :func:`find_config`) and change what was asked.
+
+    Raises:
+        UserError: If there is no such config, or it can't be read.
+    """
+    path = find_config(name)
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, ImportError, OSError, KeyError) as error:
+        raise UserError(f'The config {path} can\'t be read: '
+                        f'{type(error).__name__}: {error}') from error
+    if cfg_options:
+        cfg.merge_from_dict(cfg_options)
+    return cfg
+
+
+def find_checkpoint(path: str) -> None:
+    """Raise a UserError if a local checkpoint file is not there."""
+    if '://' not in path and not osp.isfile(path):
+        raise UserError(f'There is no checkpoint file {path!r} (looked at '
+                        f'{osp.abspath(path)}).')
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. '
+        'train_dataloader.batch_size=4 model.backbone.init_cfg=None; lists '
+        'as key="[a,b]", without spaces')
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that MMDetection's train.py and test.py have in common."""
+    parser.add_argument('--work-dir', help='folder for logs and results')
+    add_cfg_options(parser)
+    parser.add_argument(
+        '--launcher',
+        choices=['none', *LAUNCHERS],
+        default='none',
+        help='job launcher')
+    # torch.distributed.launch passes it; torchrun sets LOCAL_RANK.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def prepare_config(args: argparse.Namespace, splits: List[str]) -> Config:
+    """Read the config that the flags of :func:`add_runner_arguments` ask
+    for, and check that the data of its splits is there."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    _check_launcher(args.launcher)
+    cfg = load_config(args.config, args.cfg_options)
+    check_data_paths(cfg, splits)
+    # --work-dir, else the config's own, else named after the config
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', Path(cfg.filename).stem)
+    cfg.launcher = args.launcher
+    if args.launcher != 'none' and get_device() == 'cpu':
+        _use_gloo(cfg)
+    return cfg
+
+
+def _check_launcher(launcher: str) -> None:
+    """Raise a UserError if MMEngine couldn't start a process group."""
+    if launcher == 'none':
+        return
+    variable, program = LAUNCHERS[launcher]
+    if variable not in os.environ:
+        raise UserError(
+            f'--launcher {launcher}: this process was not started by '
+            f'{program} ({variable} is not set). Leave the flag out, or see '
+            'docs/scaling.md for the whole command.')
+    if launcher != 'pytorch' and get_device() == 'cpu':
+        raise UserError(f'--launcher {launcher} needs a GPU for each process, '
+                        'and torch sees none. On CPUs use torchrun and '
+                        '--launcher pytorch.')
+
+
+def _use_gloo(cfg: Config) -> None:
+    """Let a launcher work without GPUs: slow, but good for trying out."""
+    print_log(
+        'No GPU: the processes talk over gloo, and each keeps BatchNorm '
+        'statistics of its own (torch synchronises them on GPUs only).',
+        level='WARNING')
+    cfg.merge_from_dict({'env_cfg.dist_cfg': dict(backend='gloo')})
+    if cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
+        # Before MMEngine does, which asks torch for a GPU first.
+        torch.distributed.init_process_group('gloo')
+    cfg.sync_bn = None
+    # By itself MMEngine names a GPU, which torch refuses for a CPU's model.
+    cfg.setdefault(
+        'model_wrapper_cfg',
+        dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False)))
+
+
+def build_runner(cfg: Config) -> Runner:
+    if get_device() == 'cpu':
+        keep_freed_memory()
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def command(main: Callable) -> Callable:
+    """Decorate a tool's main: user errors end it with one message.
+
+    Also has every checkpoint read safely: MMEngine asks torch for the unsafe
+    mode on OneDL's packages, and before torch 2.6.
+    """
+
+    @functools.wraps(main)
+    def wrapper(*args, **kwargs):
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+        load_all_safely()
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            sys.exit(f'{Path(main.__code__.co_filename).name}: {error}')
+        if is_distributed():
+            # Left to the interpreter's end, its threads now and then abort
+            # a process whose work is done.
+            torch.distributed.destroy_process_group()
+
+    return wrapper

@@ -1,0 +1,129 @@
+"""Reading a checkpoint file: safely, and with one message when it fails."""
+import logging
+import os
+import pickle
+import re
+import zipfile
+from typing import Optional, Union
+
+import torch
+from mmengine.logging import print_log
+
+from .safe_types import allow_checkpoint_types
+from ..errors import UserError
+from .key_mapping import is_authors_layout
+
+
+def read_checkpoint(path: Union[str, os.PathLike],
+                    map_location: Optional[str] = None) -> dict:
+    """Read a checkpoint file without running anything that is in it.
+
+    Args:
+        path (str | os.PathLike): File that ``torch.save`` wrote.
+        map_location (str, optional): Same as :func:`torch.load`. Defaults to
+            the CPU, wherever the weights were saved.
+
+    Returns:
+        dict: What the file holds.
+
+    Raises:
+        UserError: If there is no such file, if it is empty, cut off or
+            something else than a checkpoint, or if it holds objects other
+            than weights and the types in :mod:`mobilevig_det.checkpoints.safe_types`.
+    """
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise UserError(f'There is no checkpoint file {path!r}, seen from '
+                        f'{os.getcwd()!r}.')
+    try:
+        with open(path, 'rb') as file:
+            start = file.read(1024)
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error}') from error
+    if not start:
+        raise UserError(f'{path} is empty: copy or download it again.')
+    if start.lstrip().startswith(b'<'):
+        raise UserError(
+            f'{path} is a web page (HTML or XML), not a checkpoint: download '
+            'it again, through the link that gives the file itself.')
+    if start.startswith(b'PK') and not zipfile.is_zipfile(path):
+        raise UserError(f'{path} is cut off ({os.path.getsize(path)} bytes '
+                        'are there): copy or download it again.')
+    allow_checkpoint_types()  # again: OneDL's MMEngine takes types away
+    try:
+        # Said aloud, because torch < 2.6 would run what the file says.
+        checkpoint = torch.load(
+            path, map_location=map_location or 'cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(_refusal(path, str(error))) from error
+    except torch.cuda.OutOfMemoryError:
+        raise  # not the file's fault
+    except Exception as error:  # whatever a broken file makes torch raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f'{path} cannot be read as a PyTorch checkpoint ({reason}): it '
+            'is damaged, or another kind of file.') from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f'{path} holds a {type(checkpoint).__name__}, where '
+                        'a checkpoint holds a dict with its weights.')
+    return checkpoint
+
+
+def _refusal(path: str, reason: str) -> str:
+    if not hasattr(torch.serialization, 'add_safe_globals'):
+        return (f'{path} was refused: it holds more than weights, and torch '
+                f'{torch.__version__} can read only weights safely. Use torch '
+                '2.4 or newer.')
+    name = re.search(
+        r'GLOBAL (\S+) was not|GLOBAL (\S+) whose|(getattr\(.*?\))', reason)
+    if name is None:
+        return (f'{path} cannot be read as a PyTorch checkpoint: it is '
+                'damaged, or another kind of file.')
+    return (
+        f'{path} was refused, and nothing in it was run: beside weights it '
+        f'holds {next(filter(None, name.groups()))}, which could run code '
+        'when loaded. If you trust where it comes from, save its weights '
+        "alone there: torch.save({'state_dict': …}, file).")
+
+
+def averaged(checkpoint: dict, name: str) -> dict:
+    """The checkpoint, with the averaged weights as its ``state_dict``.
+
+    Training scripts in the manner of timm, the authors' among them, write
+    the raw weights as ``state_dict`` and the averaged ones, which have the
+    published accuracy, as ``state_dict_ema``. Of these scripts' files without
+    averaged weights the log says so; other files stay as they are.
+
+    Args:
+        checkpoint (dict): What the file holds; or bare weights.
+        name (str): Name of the file, for the log.
+
+    Returns:
+        dict: The same, without ``state_dict_ema``.
+    """
+    checkpoint = dict(checkpoint)
+    weights = checkpoint.pop('state_dict_ema', None)
+    if weights:
+        checkpoint['state_dict'] = _without_wrapper(weights)
+        print_log(f'{name}: loads the averaged weights.', logger='current')
+        return checkpoint
+    if isinstance(checkpoint.get('state_dict'), dict):
+        weights = _without_wrapper(checkpoint['state_dict'])
+        checkpoint['state_dict'] = weights
+    else:
+        weights = checkpoint
+    if is_authors_layout(_without_wrapper(weights)):
+        print_log(
+            f'{name}: there are no averaged weights (state_dict_ema) in it, '
+            'so the raw ones (state_dict) are loaded.',
+            logger='current',
+            level=logging.WARNING)
+    return checkpoint
+
+
+def _without_wrapper(weights: dict) -> dict:
+    """Weights that were saved from inside DistributedDataParallel."""
+    prefix = 'module.'
+    if not weights or not all(k.startswith(prefix) for k in weights):
+        return weights
+    return {key[len(prefix):]: value for key, value in weights.items()}

@@ -1,0 +1,200 @@
+"""Weights by name or address: the ``mobilevig://`` scheme of MMEngine.
+
+=============================  =============================================
+``mobilevig://m``              the authors' file for that name (see below)
+``mobilevig:///some/file``     a file
+``mobilevig://https://…``      a file to download
+=============================  =============================================
+
+A name is looked up in the folder ``MOBILEVIG_WEIGHTS`` (an environment
+variable; not looked at if unset), then among torch hub's downloads, then
+downloaded to there.
+"""
+import hashlib
+import http.client
+import os
+import urllib.request
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Union
+
+from mmengine.dist import barrier, is_distributed
+from mmengine.runner import CheckpointLoader
+from torch import hub
+from tqdm import tqdm
+
+from .reading import averaged, read_checkpoint
+from ..errors import UserError
+
+InitCfg = Union[dict, List[dict]]
+
+SCHEME = 'mobilevig://'
+REPOSITORY = 'https://huggingface.co/SLDGroup/MobileViG/resolve/main/'
+WITHOUT = 'To start from random weights, set model.backbone.init_cfg=None.'
+
+
+class Published(NamedTuple):
+    """A file that the authors published; None is what we do not know."""
+    path: Optional[str]  # below REPOSITORY
+    sha256: Optional[str] = None
+
+
+# No hash was published, and none of the files could be fetched where this was
+# written; the name of Ti's file is not known either.
+PUBLISHED = {
+    # ImageNet-1K: for a backbone's init_cfg
+    'ti': Published(None),
+    's': Published('MobileViG_S_78_2.pth.tar'),
+    'm': Published('MobileViG_M_80_7.pth.tar'),
+    'b': Published('MobileViG_B_82_6.pth.tar'),
+    # Mask R-CNN on COCO: for load_from, tools/test.py, …
+    'coco-m': Published('Detection/det_mobilevig_m_62_8.pth'),
+    'coco-b': Published('Detection/det_mobilevig_b_64_3.pth'),
+}
+
+
+@CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
+def load_from_mobilevig(filename: str,
+                        map_location: Optional[str] = None) -> dict:
+    """Load a checkpoint by name, path or address, averaged weights first.
+
+    Args:
+        filename (str): See the top of this module; the scheme in front may
+            be left out.
+        map_location (str, optional): Same as :func:`torch.load`.
+
+    Returns:
+        dict: The checkpoint, its weights under ``state_dict``.
+
+    Raises:
+        UserError: If the file is not to be found, not to be downloaded, or
+            not a checkpoint.
+    """
+    place = filename[len(SCHEME):] if filename.startswith(
+        SCHEME) else filename
+    if not filename.startswith(SCHEME) or '/' in place or '\\' in place:
+        path = (_download(place) if place.startswith(('http://', 'https://'))
+                else Path(place))
+    else:
+        path = _find(place)
+    return averaged(read_checkpoint(path, map_location), str(path))
+
+
+def through_scheme(init_cfg: InitCfg) -> InitCfg:
+    """The init_cfg, with the loader above for a file that is given bare.
+
+    MMEngine's own would take the raw weights out of it, and say nothing.
+    """
+    if not isinstance(init_cfg, dict):
+        return [through_scheme(cfg) for cfg in init_cfg]
+    if 'checkpoint' not in init_cfg:
+        return init_cfg
+    place = str(init_cfg['checkpoint'])
+    if '://' not in place:
+        place = SCHEME + os.path.abspath(os.path.expanduser(place))
+    elif place.startswith(('http://', 'https://')):
+        place = SCHEME + place
+    return dict(init_cfg, checkpoint=place)
+
+
+def load_all_safely() -> None:
+    """Have plain paths and addresses read by the loader above as well.
+
+    For our own tools: what they load is safe and has our messages. In
+    someone else's program MMEngine's loaders stay as they are.
+    """
+    CheckpointLoader.register_scheme(['', 'http://', 'https://'],
+                                     load_from_mobilevig,
+                                     force=True)
+
+
+def _find(name: str) -> Path:
+    if name.lower() not in PUBLISHED:
+        raise UserError(
+            f'{SCHEME}{name} is unknown: the names are '
+            f'{", ".join(PUBLISHED)}; a file is {SCHEME}/path/to/file, an '
+            f'address {SCHEME}https://….')
+    published = PUBLISHED[name.lower()]
+    if published.path is None:
+        raise UserError(
+            f'The name of the published file for {SCHEME}{name} is not '
+            f'known: give the file yourself: {SCHEME}/path/to/file. The '
+            "authors' files are at https://huggingface.co/SLDGroup/MobileViG. "
+            f'{WITHOUT}')
+    folder = os.environ.get('MOBILEVIG_WEIGHTS')
+    if folder:
+        if not os.path.isdir(folder):
+            raise UserError('The folder that MOBILEVIG_WEIGHTS names does '
+                            f'not exist: {folder!r}.')
+        path = Path(folder, os.path.basename(published.path))
+        if path.is_file():
+            _verify(path, published.sha256)
+            return path
+    return _download(REPOSITORY + published.path, published.sha256)
+
+
+def _download(url: str, sha256: Optional[str] = None) -> Path:
+    """Path of a file in torch hub's cache, downloaded if it is not there."""
+    name = os.path.basename(url.partition('?')[0])
+    if not url.startswith(REPOSITORY):
+        # Many files in the world are called model_best.pth.tar.
+        name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}'
+    path = Path(hub.get_dir(), 'checkpoints', name)
+    # One process a machine; the others of a launcher wait for it. All of
+    # them come to the barrier, whatever each one saw on the disk.
+    try:
+        first = os.environ.get('LOCAL_RANK', '0') == '0'
+        if (first or not is_distributed()) and not path.is_file():
+            _fetch(url, path, sha256)
+    finally:
+        barrier()
+    if not path.is_file():
+        raise UserError(f'{path} is not there: its download in the first '
+                        'process of this machine failed, see there.')
+    _verify(path, sha256)
+    return path
+
+
+def _fetch(url: str, path: Path, sha256: Optional[str]) -> None:
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=60) as answer, \
+                part.open('wb') as file:
+            size = int(answer.headers.get('Content-Length') or 0)
+            with tqdm(
+                    desc=f'Downloading {path.name}',
+                    total=size or None,
+                    unit='B',
+                    unit_scale=True) as progress:
+                while chunk := answer.read(1 << 20):
+                    file.write(chunk)
+                    progress.update(len(chunk))
+        if part.stat().st_size < size:
+            raise OSError(f'the connection broke off after '
+                          f'{part.stat().st_size} of {size} bytes')
+        _verify(part, sha256)
+        read_checkpoint(part, 'meta')  # an error page, say, is not kept
+        os.replace(part, path)
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(
+            f'{url} could not be downloaded: {error}. Try again, or fetch '
+            f'the file elsewhere, save it as {path} or anywhere else and '
+            f'give it as {SCHEME}/path/to/file. {WITHOUT}') from error
+    except UserError as error:
+        raise UserError(f'{url} gave no checkpoint: {error}') from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _verify(path: Path, sha256: Optional[str]) -> None:
+    if sha256 is None:
+        return
+    found = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(1 << 20):
+            found.update(chunk)
+    if found.hexdigest() != sha256:
+        raise UserError(
+            f'{path} is not the published file, or was damaged: its SHA-256 '
+            f'is {found.hexdigest()}, and should be {sha256}. Delete it, and '
+            'it is downloaded again.')

@@ -1,0 +1,133 @@
+"""The names of weights, there and back; the tool that writes them."""
+import copy
+import functools
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import coco_checkpoint, imagenet_checkpoint, run_tool
+from reference import ARCHS, golden_state_dict
+
+from mobilevig_det import MobileViG
+from mobilevig_det.checkpoints.key_mapping import convert, from_authors, to_authors
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    return functools.partial(run_tool, monkeypatch, 'convert_checkpoint')
+
+
+def assert_same(a, b):
+    """Equal in type, keys, their order, and every bit of every value."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            assert_same(a[key], b[key])
+        assert getattr(a, '_metadata', None) == getattr(b, '_metadata', None)
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_mapping_is_one_to_one(arch):
+    theirs = dict.fromkeys(golden_state_dict(arch))
+    ours = from_authors(theirs)
+    assert list(to_authors(ours)) == list(theirs)
+    # The names that our model has, and the classifier.
+    backbone = {k for k in ours if not k.startswith(('pred', 'head', 'dist'))}
+    assert backbone == set(MobileViG(arch).state_dict())
+    for prefix in ('', 'backbone.', 'module.backbone.'):
+        keys = {'first': 0, **{prefix + k: 1 for k in theirs}, 'last': 2}
+        there = convert(keys, 'mobilevig_det')
+        assert list(there) == ['first', *(prefix + k for k in ours), 'last']
+        assert convert(there, 'authors') == keys
+        assert list(convert(there, 'authors')) == list(keys)
+
+
+def test_mapping_follows_the_depths():
+    """Of any arch: no depth is written down anywhere."""
+    arch = dict(channels=(8, 12, 16, 20), blocks=(1, 4, 2, 3))
+    ours = dict.fromkeys(MobileViG(arch).state_dict())
+    theirs = to_authors(ours)
+    assert list(from_authors(theirs)) == list(ours)
+    assert 'local_backbone.1.conv.0.weight' in theirs  # after 1 block
+    assert 'local_backbone.6.conv.0.weight' in theirs  # after 4 more
+    assert 'local_backbone.9.conv.1.running_var' in theirs
+    assert 'backbone.2.1.fc2.0.weight' in theirs
+
+
+@pytest.mark.parametrize('make', [
+    imagenet_checkpoint, lambda: imagenet_checkpoint(averaged=False),
+    lambda: coco_checkpoint({'roi_head.fc.weight': torch.rand(2, 3)}),
+    lambda: golden_state_dict('ti')
+], ids=['imagenet', 'raw', 'coco', 'bare'])  # yapf: disable
+def test_round_trip(make, tool, tmp_path):
+    original, ours, theirs = (tmp_path / n for n in ('a', 'b', 'c'))
+    torch.save(make(), original)
+    assert tool(original, ours, '--to', 'mobilevig_det') is None
+    assert tool(ours, theirs, '--to', 'authors') is None
+    loaded = [
+        torch.load(path, weights_only=True)
+        for path in (original, ours, theirs)
+    ]
+    assert_same(loaded[0], loaded[2])
+    # In between: another name for the backbone's weights, and nothing else.
+    a, b = (x.get('state_dict', x) for x in loaded[:2])
+    prefix = 'backbone.' if 'meta' in loaded[0] else ''
+    assert prefix + 'stages.3.1.ffn.fc2.conv.weight' in b
+    assert prefix + 'backbone.1.1.fc2.0.weight' in a
+    for x, y in zip(a.values(), b.values()):
+        assert_same(x, y)
+    for key in set(loaded[0]) - {'state_dict', 'state_dict_ema'} - set(a):
+        assert_same(loaded[0][key], loaded[1][key])
+    model = MobileViG('ti')
+    if not prefix:
+        model.load_state_dict(
+            {k: b[k] for k in model.state_dict()}, strict=True)
+    assert sorted(os.listdir(tmp_path)) == ['a', 'b', 'c']
+
+
+def test_one_message_each(tool, tmp_path, monkeypatch):
+    a, b = tmp_path / 'a', tmp_path / 'b'
+    torch.save(imagenet_checkpoint(averaged=False), a)
+    b.write_text('precious')
+    assert 'exists' in tool(a, b, '--to', 'mobilevig_det')
+    assert b.read_text() == 'precious'
+    assert 'already' in tool(a, tmp_path / 'c', '--to', 'authors')
+    assert 'cannot be read' in tool(b, tmp_path / 'c', '--to', 'authors')
+    assert 'no checkpoint' in tool(tmp_path / 'd', tmp_path / 'c', '--to',
+                                   'authors')
+    torch.save({'state_dict': {'layer1.0.conv1.weight': torch.zeros(1)}}, b)
+    assert 'no weights of a MobileViG' in tool(b, tmp_path / 'c', '--to',
+                                               'authors')
+    assert 'cannot be written' in tool(a, tmp_path / 'no' / 'c', '--to',
+                                       'mobilevig_det')
+    assert sorted(os.listdir(tmp_path)) == ['a', 'b']  # nothing half-written
+    # Interrupted while it writes: what was there stays.
+    before = b.read_bytes()
+
+    def interrupted(checkpoint, path):
+        Path(path).write_bytes(b'half')
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(torch, 'save', interrupted)
+    assert 'No space' in tool(a, b, '--to', 'mobilevig_det', '--overwrite')
+    assert b.read_bytes() == before
+    monkeypatch.undo()
+
+
+def test_overwrite(tool, tmp_path):
+    a = tmp_path / 'a'
+    torch.save(imagenet_checkpoint(averaged=False), a)
+    original = copy.deepcopy(torch.load(a, weights_only=True))
+    assert tool(a, a, '--to', 'mobilevig_det', '--overwrite') is None
+    assert tool(a, a, '--to', 'authors', '--overwrite') is None
+    assert_same(torch.load(a, weights_only=True), original)

@@ -1,0 +1,426 @@
+"""Weights by name, path and address, and what may be wrong with them."""
+import argparse
+import datetime
+import functools
+import hashlib
+import http.server
+import logging
+import os
+import pickle
+import shutil
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import Hostile, imagenet_checkpoint
+from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.runner import CheckpointLoader, load_checkpoint
+from reference import ARCHS, golden_features, golden_input, golden_state_dict
+
+from mobilevig_det import MobileViG
+from mobilevig_det.checkpoints import weights
+from mobilevig_det.checkpoints.reading import read_checkpoint
+from mobilevig_det.apis.cli import command
+from mobilevig_det.errors import UserError
+
+TI = 'MobileViG_Ti_made_here.pth.tar'
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Folder with files that are made once: good.pth.tar, raw.pth.tar."""
+    folder = tmp_path_factory.mktemp('files')
+    torch.save(imagenet_checkpoint(), folder / 'good.pth.tar')
+    torch.save(imagenet_checkpoint(averaged=False), folder / 'raw.pth.tar')
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def caches(monkeypatch, tmp_path):
+    """A torch hub of the test's own, and a name and hash for Ti."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.delenv('MOBILEVIG_WEIGHTS', raising=False)
+    monkeypatch.setattr(weights, 'REPOSITORY', 'http://127.0.0.1:9/')
+    monkeypatch.setitem(weights.PUBLISHED, 'ti', weights.Published(TI))
+    return tmp_path / 'torch' / 'hub' / 'checkpoints'
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; breaks off in the middle of what is asked as cut_…"""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        name = self.path.lstrip('/')
+        path = Path(self.directory, name.removeprefix('cut_'))
+        if not path.is_file():
+            return self.send_error(404)
+        body = path.read_bytes()
+        self.send_response(200)
+        if 'nolength' not in name:
+            self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:len(body) // 2] if 'cut_' in name else body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(files):
+    handler = functools.partial(Handler, directory=str(files))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        server.asked = []
+        server.address = f'http://127.0.0.1:{server.server_port}/'
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def build(checkpoint, arch='ti', **kwargs):
+    model = MobileViG(
+        arch,
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, **kwargs))
+    model.init_weights()
+    return model.eval()
+
+
+def assert_golden(model):
+    golden = golden_features()
+    with torch.no_grad():
+        outs = model(golden_input(64, 96))
+    for i, out in enumerate(outs):
+        expected = torch.from_numpy(golden[f'ti/64x96/stage{i}'])
+        error = (out - expected).abs().max() / expected.abs().max()
+        assert error < 1e-5, i
+
+
+@pytest.fixture
+def log():
+    """What is logged, as a list of messages."""
+    handler = logging.Handler()
+    messages = []
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def as_in_our_tools(monkeypatch):
+    monkeypatch.setattr(CheckpointLoader, '_schemes',
+                        CheckpointLoader._schemes.copy())
+    weights.load_all_safely()
+
+
+def test_names_are_the_published_files(monkeypatch):
+    monkeypatch.undo()
+    assert set(weights.PUBLISHED) == {*ARCHS, 'coco-m', 'coco-b'}
+    assert weights.PUBLISHED['s'].path == 'MobileViG_S_78_2.pth.tar'
+    assert weights.PUBLISHED['m'].path == 'MobileViG_M_80_7.pth.tar'
+    assert weights.PUBLISHED['b'].path == 'MobileViG_B_82_6.pth.tar'
+    for arch, score in (('m', '62_8'), ('b', '64_3')):
+        assert weights.PUBLISHED[f'coco-{arch}'].path == (
+            f'Detection/det_mobilevig_{arch}_{score}.pth')
+    with pytest.raises(UserError) as error:
+        build('mobilevig://ti')
+    assert 'give the file yourself: mobilevig:///path' in str(error.value)
+
+
+@pytest.mark.parametrize('scheme', ['mobilevig://', ''])
+def test_averaged_weights_by_path(files, scheme, log):
+    assert_golden(build(f'{scheme}{files}/good.pth.tar'))
+    assert any('averaged weights' in line for line in log)
+    assert not any('raw' in line for line in log)
+
+
+def test_raw_weights_only_where_there_are_none(files, log):
+    assert_golden(build(f'mobilevig://{files}/raw.pth.tar'))
+    assert any('no averaged weights' in line for line in log)
+
+
+def test_bare_and_wrapped_weights(files, tmp_path):
+    torch.save(golden_state_dict('ti'), tmp_path / 'bare.pth')
+    assert_golden(build(f'{tmp_path}/bare.pth'))
+    checkpoint = imagenet_checkpoint()
+    for name in ('state_dict', 'state_dict_ema'):
+        checkpoint[name] = {
+            f'module.{k}': v
+            for k, v in checkpoint[name].items()
+        }
+    torch.save(checkpoint, tmp_path / 'wrapped.pth')
+    assert_golden(build(f'{tmp_path}/wrapped.pth'))
+
+
+def test_folder_then_cache_then_download(files, server, caches, tmp_path,
+                                         monkeypatch):
+    monkeypatch.setattr(weights, 'REPOSITORY', server.address)
+    shutil.copy(files / 'good.pth.tar', files / TI)
+    assert_golden(build('mobilevig://ti'))
+    assert server.asked == [f'/{TI}']
+    assert os.listdir(caches) == [TI]
+    build('mobilevig://ti')  # from the cache now
+    assert len(server.asked) == 1
+    # A folder that has another file, then one that has it.
+    monkeypatch.setenv('MOBILEVIG_WEIGHTS', str(tmp_path))
+    build('mobilevig://ti')
+    torch.save({'state_dict': {}}, tmp_path / TI)
+    with pytest.raises(UserError, match='no weights'):
+        build('mobilevig://ti')
+    monkeypatch.setenv('MOBILEVIG_WEIGHTS', str(tmp_path / 'nowhere'))
+    with pytest.raises(UserError, match='MOBILEVIG_WEIGHTS'):
+        build('mobilevig://ti')
+
+
+@pytest.mark.parametrize('scheme', ['mobilevig://', ''])
+def test_address(files, server, caches, scheme):
+    assert_golden(build(f'{scheme}{server.address}good.pth.tar'))
+    # The same name at another address is another file.
+    with pytest.raises(UserError, match='404'):
+        build(f'{scheme}{server.address}elsewhere/good.pth.tar')
+
+
+@pytest.mark.parametrize('name', ['cut_good.pth.tar', 'cut_nolength.pth.tar'])
+def test_interrupted_download(files, server, caches, name):
+    shutil.copy(files / 'good.pth.tar', files / 'nolength.pth.tar')
+    with pytest.raises(UserError) as error:
+        build(f'mobilevig://{server.address}{name}')
+    assert ('broke off' if name == 'cut_good.pth.tar' else 'cut off') in str(
+        error.value)
+    assert os.listdir(caches) == []  # neither the half file nor a rest
+
+
+def test_no_network():
+    with pytest.raises(UserError, match='could not be downloaded') as error:
+        build('mobilevig://ti')
+    assert 'mobilevig:///path' in str(error.value)
+
+
+def test_hash(files, caches, monkeypatch, server):
+    shutil.copy(files / 'good.pth.tar', files / TI)
+    good = hashlib.sha256((files / TI).read_bytes()).hexdigest()
+    monkeypatch.setattr(weights, 'REPOSITORY', server.address)
+    monkeypatch.setitem(weights.PUBLISHED, 'ti',
+                        weights.Published(TI, '0' * 64))
+    with pytest.raises(UserError, match=good):  # downloaded
+        build('mobilevig://ti')
+    assert os.listdir(caches) == []
+    monkeypatch.setenv('MOBILEVIG_WEIGHTS', str(files))
+    with pytest.raises(UserError, match=good):  # found in the folder
+        build('mobilevig://ti')
+    monkeypatch.setitem(weights.PUBLISHED, 'ti', weights.Published(TI, good))
+    build('mobilevig://ti')
+    monkeypatch.delenv('MOBILEVIG_WEIGHTS')
+    build('mobilevig://ti')
+
+
+def load_in_rank(rank, folder, address, results):
+    os.environ['LOCAL_RANK'] = str(rank)
+    torch.distributed.init_process_group(
+        'gloo', f'file://{folder}/rendezvous', rank=rank, world_size=2,
+        timeout=datetime.timedelta(seconds=60))  # yapf: disable
+    try:
+        loaded = weights.load_from_mobilevig(address)
+        results.put('stem.stem.0.weight' in loaded['state_dict'])
+    except UserError as error:
+        results.put(str(error))
+
+
+def test_one_process_downloads(server, caches, tmp_path):
+    """Two ranks over gloo: one request, both get the file. When it fails,
+    both end."""
+    context = torch.multiprocessing.get_context('fork')  # imports are done
+    results = context.Queue()
+    for name in ('good', 'cut_good'):
+        folder = tmp_path / name
+        folder.mkdir()
+        ranks = [
+            context.Process(
+                target=load_in_rank,
+                args=(rank, folder, f'{server.address}{name}.pth.tar',
+                      results)) for rank in range(2)
+        ]
+        for rank in ranks:
+            rank.start()
+        found = [results.get(timeout=60) for _ in ranks]
+        for rank in ranks:
+            rank.join(timeout=60)
+        assert len(server.asked) == 1 + (name != 'good')
+        assert found == [True] * 2 or 'broke off' in ''.join(found)
+
+
+def test_unknown_name():
+    with pytest.raises(UserError, match='ti, s, m, b'):
+        build('mobilevig://xl')
+
+
+def write_wrong_file(kind, path, files):
+    trace = path.with_suffix('.trace')
+    if kind == 'hostile':
+        torch.save({**imagenet_checkpoint(), 'args': Hostile(trace)}, path)
+    elif kind == 'hostile, old format':
+        torch.save({'state_dict': {}, 'x': Hostile(trace)}, path,
+                   _use_new_zipfile_serialization=False)
+    elif kind == 'hostile pickle':
+        path.write_bytes(pickle.dumps(Hostile(trace)))
+    elif kind == 'truncated':
+        good = (files / 'good.pth.tar').read_bytes()
+        path.write_bytes(good[:len(good) * 2 // 3])
+    elif kind == 'truncated, old format':
+        torch.save(imagenet_checkpoint(), path,
+                   _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes()[:100_000])
+    elif kind == 'empty':
+        path.touch()
+    elif kind == 'web page':
+        path.write_text('\n<!DOCTYPE html><html>Sign in</html>')
+    elif kind == 'text':
+        path.write_text('version https://git-lfs.github.com/spec/v1\n')
+    elif kind == 'list':
+        torch.save([1, 2], path)
+    return trace
+
+
+WRONG_FILES = {
+    'hostile': 'io.open',
+    'hostile, old format': 'io.open',
+    'hostile pickle': 'cannot be read|io.open',
+    'truncated': 'is cut off',
+    'truncated, old format': 'cannot be read',
+    'empty': 'is empty',
+    'web page': 'is a web page',
+    'text': 'cannot be read',
+    'list': 'holds a list',
+    'absent': 'There is no checkpoint file',
+}
+
+
+@pytest.mark.parametrize('kind', WRONG_FILES)
+def test_wrong_files(kind, files, tmp_path, as_in_our_tools):
+    path = tmp_path / 'wrong.pth'
+    trace = write_wrong_file(kind, path, files)
+    for door in (
+            lambda: build(f'mobilevig://{path}'),
+            lambda: build(str(path)),
+            lambda: load_checkpoint(MobileViG('ti'), str(path))):
+        with pytest.raises(UserError, match=WRONG_FILES[kind]) as error:
+            door()
+        assert str(path) in str(error.value)
+        assert len(str(error.value)) < 400  # not torch's page of advice
+        assert not trace.exists()
+
+
+def test_the_hostile_file_is_hostile(tmp_path):
+    """The test above would see it."""
+    trace = tmp_path / 'trace'
+    pickle.loads(pickle.dumps(Hostile(trace)))
+    assert trace.exists()
+
+
+def test_tools_force_the_safe_mode(tmp_path, monkeypatch):
+    """Also on who asks for the unsafe one, as OneDL's MMEngine does."""
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+    monkeypatch.setattr(CheckpointLoader, '_schemes',
+                        CheckpointLoader._schemes.copy())
+    trace = write_wrong_file('hostile', tmp_path / 'wrong.pth', None)
+
+    @command
+    def tool():
+        torch.load(tmp_path / 'wrong.pth', weights_only=False)
+
+    with pytest.raises(pickle.UnpicklingError):
+        tool()
+    assert not trace.exists()
+
+
+def test_types_taken_away(files):
+    """torch's context manager, which OneDL's MMEngine uses, takes away what
+    was allowed before it as well."""
+    with torch.serialization.safe_globals(
+            torch.serialization.get_safe_globals()):
+        pass
+    assert not torch.serialization.get_safe_globals()
+    read_checkpoint(files / 'good.pth.tar')
+
+
+def test_getattr_of_a_checkpoint_is_not_getattr(tmp_path):
+    """MMEngine's histories are written with getattr: only for them."""
+
+    class Getattr:
+
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, '__init__')
+
+    torch.save({'x': Getattr()}, tmp_path / 'wrong.pth')
+    with pytest.raises(UserError, match='getattr'):
+        read_checkpoint(tmp_path / 'wrong.pth')
+
+
+def test_types_beside_the_weights(tmp_path):
+    """What MMEngine writes is read back, also as NumPy 1 wrote it."""
+    history = HistoryBuffer()
+    for i in range(5):
+        history.update(i / 4, 1)
+    path = tmp_path / 'a.pth'
+    torch.save({'message_hub': {'loss': history},
+                'best': [np.float64(.5), np.float32(.25), np.int64(3)],
+                'args': argparse.Namespace(lr=1)}, path)
+    old = tmp_path / 'numpy1.pth'
+    with zipfile.ZipFile(path) as a, zipfile.ZipFile(old, 'w') as b:
+        for name in a.namelist():
+            data = a.read(name)
+            assert name != 'a/data.pkl' or b'numpy' in data
+            b.writestr(name, data.replace(b'numpy._core', b'numpy.core')
+                       if b'numpy._core' in data
+                       else data.replace(b'numpy.core', b'numpy._core'))
+    for file in (path, old):
+        loaded = read_checkpoint(file)
+        values, counts = loaded['message_hub']['loss'].data
+        assert values.tolist() == [0, .25, .5, .75, 1]
+        assert counts.tolist() == [1] * 5
+        assert loaded['message_hub']['loss'].statistics('mean', 2) == .875
+        assert loaded['best'] == [.5, .25, 3]
+        assert type(loaded['best'][1]) is np.float32
+        assert loaded['args'].lr == 1
+
+
+def test_other_arch_is_named(tmp_path):
+    torch.save(imagenet_checkpoint('s'), tmp_path / 's.pth')
+    with pytest.raises(UserError, match="it is of arch='s'") as error:
+        build(f'mobilevig://{tmp_path}/s.pth')
+    for word in ('unexpected: stages.0.2', 'of another shape: '
+                 'downsamples.1.conv.weight (176, 84, 3, 3) instead of '
+                 '(168, 84, 3, 3)'):
+        assert word in str(error.value)
+    with pytest.raises(UserError, match='missing: stages.0.3.layer_scale'):
+        build(f'{tmp_path}/s.pth', 'b')
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda sd: sd.pop('backbone.1.1.fc2.1.running_mean'),
+     'missing: stages.3.1.ffn.fc2.norm.running_mean$'),
+    (lambda sd: sd.update({'stem.extra': torch.zeros(1)}),
+     'unexpected: stem.extra$'),
+    (lambda sd: sd.update({'stem.stem.4.bias': torch.zeros(41)}),
+     r'of another shape: stem.1.norm.bias \(41,\) instead of \(42,\)$'),
+])
+def test_every_other_key_must_match(tmp_path, change, message):
+    checkpoint = imagenet_checkpoint()
+    change(checkpoint['state_dict_ema'])
+    torch.save(checkpoint, tmp_path / 'ti.pth')
+    with pytest.raises(UserError, match=message):
+        build(f'mobilevig://{tmp_path}/ti.pth')
+
+
+def test_another_backbone(tmp_path):
+    resnet = {'conv1.weight': torch.zeros(64, 3, 7, 7),
+              'layer1.0.conv1.weight': torch.zeros(64, 64, 1, 1)}
+    for prefix in ('', 'backbone.'):
+        torch.save({prefix + k: v for k, v in resnet.items()},
+                   tmp_path / 'resnet.pth')
+        for door in ('mobilevig://', ''):
+            with pytest.raises(UserError, match='is of another model'):
+                build(f'{door}{tmp_path}/resnet.pth')
