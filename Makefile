@@ -24,6 +24,7 @@ demo: env
 # One thread in each of two processes: most of the time no more is used.
 test: env
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST)
 
 # The first of these that is a Python with what an environment needs, those

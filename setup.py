@@ -1,4 +1,5 @@
 """Packaging. Nothing is pinned: the stack under us is the user's own."""
+
 import re
 from pathlib import Path
 
@@ -18,8 +19,10 @@ setup(
     # .mim links to configs and tools: MMEngine and MIM look for them there.
     package_data={
         'mobilevig_det': [
-            'py.typed', '.mim/model-index.yml', '.mim/configs/**/*.*',
-            '.mim/tools/*.*'
+            'py.typed',
+            '.mim/model-index.yml',
+            '.mim/configs/**/*.*',
+            '.mim/tools/*.*',
         ],
         'mobilevig_det.evaluation': ['data/*'],
     },
@@ -31,11 +34,16 @@ setup(
         'openmmlab': ['mmengine>=0.10', 'mmcv>=2.0,<2.2', 'mmdet>=3.2,<4'],
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'],
         'test': [
-            'hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff',
+            'hypothesis',
+            'pytest',
+            'pytest-timeout',
+            'pytest-xdist',
+            'ruff',
             'tensorboard',
             'onnxruntime; python_version < "3.14"',
             'onnxscript; python_version < "3.14"',
-            'ftfy', 'regex'  # which MMSegmentation forgets
+            'ftfy',
+            'regex',  # which MMSegmentation forgets
         ],
     },
     zip_safe=False,

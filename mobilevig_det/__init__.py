@@ -1,15 +1,15 @@
 """MobileViG for MMDetection."""
+
 from .versions import check_stack
 
 check_stack()  # before anything below is imported and fails in its own way
 
-from . import registry  # mobilevig_det:: in configs
-from . import weights  # mobilevig:// addresses
-from .checkpoints.safe_types import allow_checkpoint_types
-from .backbones.mobilevig import MobileViG
+from . import registry  # noqa: E402  mobilevig_det:: in configs
+from .backbones import MobileViG  # noqa: E402
+from .checkpoints import allow_checkpoint_types  # noqa: E402
 
 allow_checkpoint_types()
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
-__all__ = ['MobileViG', '__version__']
+__all__ = ['MobileViG', '__version__', 'registry']

@@ -4,6 +4,7 @@ ours by name: ``_base_ = 'mobilevig_det::mask_rcnn/mobilevig_m_fpn_1x.py'``.
 It adds nothing to MMDetection's scope: each registry here passes every
 question on to the one it stands for.
 """
+
 import mmdet.registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
@@ -13,6 +14,10 @@ from mmengine.registry import Registry
 MODULE2PACKAGE['mobilevig_det'] = __name__
 for _parent in list(vars(mmdet.registry).values()):
     if isinstance(_parent, Registry):
-        Registry(_parent.name, parent=_parent, scope='mobilevig_det',
-                 # Asked first, so they must import what the parent would.
-                 locations=_parent._locations)  # yapf: disable
+        Registry(
+            _parent.name,
+            parent=_parent,
+            scope='mobilevig_det',
+            # Asked first, so they must import what the parent would.
+            locations=_parent._locations,
+        )

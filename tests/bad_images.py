@@ -1,4 +1,5 @@
 """Image files of every sort that people have, made on the fly."""
+
 import io
 
 import cv2
@@ -9,8 +10,11 @@ from PIL import Image
 def picture(width=160, height=120):
     """Smooth, so that JPEG changes it little; other in every corner."""
     y, x = np.mgrid[:height, :width]
-    channels = (x * 255 // max(width - 1, 1), y * 255 // max(height - 1, 1),
-                (x + y) * 255 // max(width + height - 2, 1))
+    channels = (
+        x * 255 // max(width - 1, 1),
+        y * 255 // max(height - 1, 1),
+        (x + y) * 255 // max(width + height - 2, 1),
+    )
     return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
 
 
@@ -27,8 +31,7 @@ def exif(orientation):
 
 
 def sixteen_bit(image):
-    return Image.fromarray(
-        np.asarray(image.convert('L')).astype(np.uint16) * 257)
+    return Image.fromarray(np.asarray(image.convert('L')).astype(np.uint16) * 257)
 
 
 def good_files():
@@ -44,20 +47,17 @@ def good_files():
         'cmyk.jpg': encode(image.convert('CMYK')),
         'palette.png': encode(image.quantize(200), 'PNG'),
         'rgba.png': encode(image.convert('RGBA'), 'PNG'),
-        'animated.png': encode(
-            image, 'PNG', save_all=True, append_images=[second]),
-        'animated.webp': encode(
-            image, 'WEBP', save_all=True, append_images=[second]),
-        'rotated.jpg': encode(
-            image.transpose(Image.Transpose.ROTATE_90), exif=exif(6)),
+        'animated.png': encode(image, 'PNG', save_all=True, append_images=[second]),
+        'animated.webp': encode(image, 'WEBP', save_all=True, append_images=[second]),
+        'rotated.jpg': encode(image.transpose(Image.Transpose.ROTATE_90), exif=exif(6)),
         'no-suffix': encode(image),
         'bytes-after-the-end.jpg': encode(image) + b'\n',
     }
     if cv2.imdecode(np.frombuffer(encode(image, 'GIF'), np.uint8), 1) is None:
         return files  # an OpenCV before 4.11
     return {
-        **files, 'animated.gif':
-        encode(image, 'GIF', save_all=True, append_images=[second])
+        **files,
+        'animated.gif': encode(image, 'GIF', save_all=True, append_images=[second]),
     }
 
 
@@ -66,14 +66,14 @@ def bad_files():
     image = picture()
     jpeg, png = encode(image), encode(image, 'PNG')
     return {
-        'truncated.jpg': (jpeg[:len(jpeg) // 2], 'cut off'),
+        'truncated.jpg': (jpeg[: len(jpeg) // 2], 'cut off'),
         'truncated-a-bit.jpg': (jpeg[:-9], 'cut off'),
-        'truncated.png': (png[:len(png) // 2], 'cut off'),
+        'truncated.png': (png[: len(png) // 2], 'cut off'),
         'truncated-a-bit.png': (png[:-8], 'cut off'),
         'truncated.webp': (encode(image, 'WEBP')[:400], 'cut off'),
         'truncated.gif': (encode(image, 'GIF')[:4000], 'cut off'),
         'zero-byte.jpg': (b'', 'empty'),
-        'text.jpg': ('Ceci n\'est pas une image été.\n'.encode(), 'text'),
+        'text.jpg': ("Ceci n'est pas une image été.\n".encode(), 'text'),
         'html.jpg': (b'<html><body>404 Not Found</body></html>', 'text'),
         'noise.jpg': (bytes(range(256)) * 8, 'cannot decode'),
     }

@@ -7,15 +7,19 @@ import pytest
 def shapes_root(tmp_path_factory):
     """A tiny generated data set: 8 + 4 images of 64 pixels."""
     from mobilevig_det.datasets.shapes import make_shapes
+
     return make_shapes(
-        tmp_path_factory.mktemp('shapes'), num_train=8, num_val=4, size=64)
+        tmp_path_factory.mktemp('shapes'), num_train=8, num_val=4, size=64
+    )
 
 
 @pytest.fixture(scope='module', autouse=True)
 def fresh_visualizer():
     """MMEngine keeps one visualizer a process, which would log and draw into
     the folder, and with the classes, of the file of tests before."""
-    for module, name in (('mmengine.visualization', 'Visualizer'),
-                         ('mmdet.visualization', 'DetLocalVisualizer')):
+    for module, name in (
+        ('mmengine.visualization', 'Visualizer'),
+        ('mmdet.visualization', 'DetLocalVisualizer'),
+    ):
         if module in sys.modules:
             getattr(sys.modules[module], name)._instance_dict.clear()

@@ -1,4 +1,5 @@
 """Independent references that the tests compare with."""
+
 import json
 import zlib
 from pathlib import Path
@@ -32,8 +33,7 @@ def golden_value(key, shape):
 
 def golden_state_dict(arch):
     """The weights of the golden features, under the authors' key names."""
-    shapes = json.loads(
-        (DATA / f'official_state_dict_{arch}.json').read_text())
+    shapes = json.loads((DATA / f'official_state_dict_{arch}.json').read_text())
     return {key: golden_value(key, shape) for key, shape in shapes.items()}
 
 
@@ -55,8 +55,10 @@ def naive_max_relative(x, stride):
             here = x[:, :, h, w]
             for i in range(stride, height, stride):
                 out[:, :, h, w] = torch.maximum(
-                    out[:, :, h, w], here - x[:, :, (h - i) % height, w])
+                    out[:, :, h, w], here - x[:, :, (h - i) % height, w]
+                )
             for i in range(stride, width, stride):
                 out[:, :, h, w] = torch.maximum(
-                    out[:, :, h, w], here - x[:, :, h, (w - i) % width])
+                    out[:, :, h, w], here - x[:, :, h, (w - i) % width]
+                )
     return out

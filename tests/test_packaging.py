@@ -1,4 +1,5 @@
 """A wheel carries all that is needed where there is no clone."""
+
 import json
 import os
 import shutil
@@ -55,26 +56,47 @@ except SystemExit as end:
 def unpacked(tmp_path_factory):
     """Folder with what the wheel holds, built from a copy of this tree."""
     folder = tmp_path_factory.mktemp('wheel')
-    skip = shutil.ignore_patterns('.git', '.venv*', 'build', 'data',
-                                  'work_dirs', 'tests', '*.egg-info',
-                                  '__pycache__')  # yapf: disable
-    shutil.copytree(ROOT, folder / 'source', symlinks=True, ignore=skip)
-    if (ROOT / 'mobilevig_det' / 'data').is_dir():
-        shutil.copytree(ROOT / 'mobilevig_det' / 'data',
-                        folder / 'source' / 'mobilevig_det' / 'data')
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps',
-                    '--no-build-isolation', '--no-index', '-w', folder,
-                    folder / 'source'], check=True)  # yapf: disable
-    wheel, = folder.glob('*.whl')
+    skip = shutil.ignore_patterns(
+        '.git', '.venv*', 'build', 'work_dirs', 'tests', '*.egg-info', '__pycache__'
+    )
+    shutil.copytree(
+        ROOT,
+        folder / 'source',
+        symlinks=True,
+        ignore=lambda path, names: (
+            skip(path, names) | ({'data'} if Path(path) == ROOT else set())
+        ),
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'wheel',
+            '-q',
+            '--no-deps',
+            '--no-build-isolation',
+            '--no-index',
+            '-w',
+            folder,
+            folder / 'source',
+        ],
+        check=True,
+    )
+    (wheel,) = folder.glob('*.whl')
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / 'site')
     return folder / 'site'
 
 
 def tree(folder):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob('*')
-            if path.is_file() and '__pycache__' not in path.parts
-            and '.mim' not in path.relative_to(folder).parts}  # yapf: disable
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob('*')
+        if path.is_file()
+        and '__pycache__' not in path.parts
+        and '.mim' not in path.relative_to(folder).parts
+    }
 
 
 def test_wheel_holds_everything(unpacked):
@@ -83,14 +105,19 @@ def test_wheel_holds_everything(unpacked):
         assert tree(package / '.mim' / name) == tree(ROOT / name)
     assert tree(package) == tree(ROOT / 'mobilevig_det')
     assert (package / '.mim' / 'model-index.yml').read_text() == (
-        ROOT / 'model-index.yml').read_text()
-    metadata, = unpacked.glob('*.dist-info/METADATA')
-    required = [line for line in metadata.read_text().splitlines()
-                if line.startswith('Requires-Dist') and 'extra' not in line]
+        ROOT / 'model-index.yml'
+    ).read_text()
+    (metadata,) = unpacked.glob('*.dist-info/METADATA')
+    required = [
+        line
+        for line in metadata.read_text().splitlines()
+        if line.startswith('Requires-Dist') and 'extra' not in line
+    ]
     # Nothing that could make pip replace what a user has.
-    assert all(line.split() in (['Requires-Dist:', 'numpy'],
-                                ['Requires-Dist:', 'torch'])
-               for line in required)  # yapf: disable
+    assert all(
+        line.split() in (['Requires-Dist:', 'numpy'], ['Requires-Dist:', 'torch'])
+        for line in required
+    )
 
 
 def test_works_from_anywhere(unpacked, tmp_path):
@@ -103,39 +130,57 @@ def test_works_from_anywhere(unpacked, tmp_path):
         (coco / 'annotations' / f'instances_{name}2017.json').write_text('{}')
     (tmp_path / 'program.py').write_text(PROGRAM)
     done = subprocess.run(
-        [sys.executable, '-W', 'ignore', 'program.py'], cwd=tmp_path,
+        [sys.executable, '-W', 'ignore', 'program.py'],
+        cwd=tmp_path,
         env=dict(os.environ, PYTHONPATH=str(unpacked), COCO_ROOT=str(coco)),
-        text=True, capture_output=True)  # yapf: disable
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     text = done.stdout.partition('--\n')[0].splitlines()
     assert text[0] == f'from {unpacked / "mobilevig_det" / "__init__.py"}'
     assert [line for line in text if line.startswith(('built', 'hub'))] == [
-        'built MaskRCNN ti 5', 'built LinearLR', 'built MultiStepLR', 'hub s']
+        'built MaskRCNN ti 5',
+        'built LinearLR',
+        'built MultiStepLR',
+        'hub s',
+    ]
     # What MMEngine says when it does not find a scope.
     assert 'Failed to' not in done.stdout + done.stderr
     assert "end test.py: There is no checkpoint file 'no.pth'" in done.stdout
 
 
-def test_trains_tests_and_detects_from_anywhere(unpacked, shapes_root,
-                                                tmp_path):
+def test_trains_tests_and_detects_from_anywhere(unpacked, shapes_root, tmp_path):
     def tool(*args):
         done = subprocess.run(
             [sys.executable, '-m', 'mobilevig_det', *map(str, args)],
-            cwd=tmp_path, text=True, capture_output=True,
-            env=dict(os.environ, PYTHONPATH=str(unpacked),
-                     SHAPES_ROOT=str(shapes_root)))  # yapf: disable
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            env=dict(
+                os.environ, PYTHONPATH=str(unpacked), SHAPES_ROOT=str(shapes_root)
+            ),
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     tool('train', 'mobilevig_ti_fpn_shapes', *SMALL, 'train_cfg.max_epochs=1')
     checkpoint = tmp_path / 'work_dirs/mobilevig_ti_fpn_shapes/epoch_1.pth'
-    assert 'Average Precision' in tool('test', 'mobilevig_ti_fpn_shapes',
-                                       checkpoint, *SMALL)
+    assert 'Average Precision' in tool(
+        'test', 'mobilevig_ti_fpn_shapes', checkpoint, *SMALL
+    )
     pictures = sorted((shapes_root / 'val').glob('*.*'))
-    tool('infer', *pictures, '--config', 'mobilevig_ti_fpn_shapes',
-         '--checkpoint', checkpoint)
+    tool(
+        'infer',
+        *pictures,
+        '--config',
+        'mobilevig_ti_fpn_shapes',
+        '--checkpoint',
+        checkpoint,
+    )
     found = json.loads(
-        (tmp_path / 'work_dirs' / 'infer' / 'predictions.json').read_text())
+        (tmp_path / 'work_dirs' / 'infer' / 'predictions.json').read_text()
+    )
     assert len(found['images']) == len(pictures) == 4
 
 
@@ -143,4 +188,5 @@ def test_index_lists_every_metafile():
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
     assert sorted(index['Import']) == sorted(
         path.relative_to(ROOT).as_posix()
-        for path in ROOT.glob('configs/*/metafile.yml'))
+        for path in ROOT.glob('configs/*/metafile.yml')
+    )

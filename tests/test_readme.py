@@ -1,4 +1,5 @@
 """What the README says, against the code."""
+
 import re
 import shlex
 from pathlib import Path
@@ -16,7 +17,7 @@ README = (ROOT / 'README.md').read_text()
 
 
 def test_config_block_builds():
-    block, = code_blocks(ROOT / 'README.md', 'python')
+    (block,) = code_blocks(ROOT / 'README.md', 'python')
     config = {}
     exec(block, config)
     backbone = dict(config['model']['backbone'], init_cfg=None)
@@ -24,28 +25,32 @@ def test_config_block_builds():
     model = MODELS.build(backbone)
     assert isinstance(model, MobileViG)
     assert config['model']['neck']['in_channels'] == MobileViG.out_channels(
-        model.arch, model.out_indices)
+        model.arch, model.out_indices
+    )
 
 
 @pytest.mark.parametrize('arch', MobileViG.arch_settings)
 def test_arch_table(arch):
-    row = re.search(rf"^\| `'{arch}'` \| ([\d, ]+) \| ([\d.]+) M", README,
-                    re.MULTILINE)
+    row = re.search(rf"^\| `'{arch}'` \| ([\d, ]+) \| ([\d.]+) M", README, re.MULTILINE)
     assert row[1] == ', '.join(map(str, MobileViG.out_channels(arch)))
     parameters = sum(p.numel() for p in MobileViG(arch).parameters())
     assert float(row[2]) == round(parameters / 1e6, 1)
 
 
 def test_commands_parse_and_files_exist():
-    commands = [line for block in code_blocks(ROOT / 'README.md', 'bash')
-                for line in block.splitlines()]  # yapf: disable
+    commands = [
+        line
+        for block in code_blocks(ROOT / 'README.md', 'bash')
+        for line in block.splitlines()
+    ]
     seen = set()
     for line in commands:
         words = shlex.split(line, comments=True)
         if words[0] == 'make':
             target = words[1]
-            assert re.search(rf'^{target}:', (ROOT / 'Makefile').read_text(),
-                             re.MULTILINE)
+            assert re.search(
+                rf'^{target}:', (ROOT / 'Makefile').read_text(), re.MULTILINE
+            )
         elif words[0] == 'python':
             assert (ROOT / words[1]).is_file()
             tool = load(Path(words[1]).stem)
@@ -61,12 +66,14 @@ def test_commands_parse_and_files_exist():
 
 
 def test_links_lead_somewhere():
-    pages = [ROOT / 'README.md', ROOT / 'configs/mask_rcnn/README.md',
-             *sorted((ROOT / 'docs').glob('*.md'))]
+    pages = [
+        ROOT / 'README.md',
+        ROOT / 'configs/mask_rcnn/README.md',
+        *sorted((ROOT / 'docs').glob('*.md')),
+    ]
     links = 0
     for page in pages:
-        for link in re.findall(r'\]\(([^)#:\s]+)(?:#[^)]*)?\)',
-                               page.read_text()):
+        for link in re.findall(r'\]\(([^)#:\s]+)(?:#[^)]*)?\)', page.read_text()):
             assert (page.parent / link).exists(), (page.name, link)
             links += 1
     assert links > 20

@@ -1,4 +1,5 @@
 """The set-up of `make`, with fakes for what is slow or can't be had here."""
+
 import ast
 import importlib.util
 import json
@@ -71,8 +72,9 @@ def test_no_compiler(module, tmp_path, monkeypatch):
     monkeypatch.delenv('CXX')
     (tmp_path / 'clang++').touch(mode=0o755)
     (tmp_path / 'Python.h').touch()
-    monkeypatch.setattr(module.sysconfig, 'get_paths',
-                        lambda: {'include': str(tmp_path)})
+    monkeypatch.setattr(
+        module.sysconfig, 'get_paths', lambda: {'include': str(tmp_path)}
+    )
     assert module.check_compiler() == {'CXX': 'clang++', 'CC': 'clang'}
     (tmp_path / 'Python.h').unlink()
     assert '-dev)' in stopped(module, module.check_compiler)
@@ -100,15 +102,17 @@ def test_no_compiler_is_said_first(module, tmp_path, monkeypatch):
 
 def test_full_disk(module, tmp_path, monkeypatch):
     usage = namedtuple('usage', 'total used free')
-    monkeypatch.setattr(module.shutil, 'disk_usage',
-                        lambda path: usage(0, 0, 2.5 * 2**30))
+    monkeypatch.setattr(
+        module.shutil, 'disk_usage', lambda path: usage(0, 0, 2.5 * 2**30)
+    )
     missing = tmp_path / 'not' / 'there' / 'yet'
     module.check_room(missing, 2, 'x')
     message = stopped(module, module.check_room, missing, 3, 'the environment')
     assert 'needs 3 GiB' in message and '2.5 GiB' in message
     assert str(tmp_path) in message
     assert 'TMPDIR' in module.explain(
-        "x\nERROR: [Errno 28] No space left on device: '/tmp/y'\n")
+        "x\nERROR: [Errno 28] No space left on device: '/tmp/y'\n"
+    )
 
 
 def test_no_network(module, monkeypatch):
@@ -119,23 +123,42 @@ def test_no_network(module, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('PIP_CONFIG_FILE', os.devnull)
     setup = module.Setup()
-    message = stopped(module, setup.call, 'PyTorch', [
-        sys.executable, '-m', 'pip', 'download', '--retries', '1',
-        '--index-url', 'http://127.0.0.1:9/simple', 'torch==2.13.0'])
+    message = stopped(
+        module,
+        setup.call,
+        'PyTorch',
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'download',
+            '--retries',
+            '1',
+            '--index-url',
+            'http://127.0.0.1:9/simple',
+            'torch==2.13.0',
+        ],
+    )
     assert 'check the network' in message and 'same command again' in message
     assert not module.answers('http://127.0.0.1:9/')
 
 
 def test_failure_names_the_log(module):
     setup = module.Setup()
-    message = stopped(module, setup.call, 'mmcv', [
-        sys.executable, '-c', 'print(1); raise SystemExit("cc1plus: bad")'])
+    message = stopped(
+        module,
+        setup.call,
+        'mmcv',
+        [sys.executable, '-c', 'print(1); raise SystemExit("cc1plus: bad")'],
+    )
     assert 'mmcv failed with: cc1plus: bad' in message
     assert str(setup.log) in message and 'cc1plus' in setup.log.read_text()
-    assert 'MAX_JOBS=1' in module.explain('c++: fatal error: Killed signal '
-                                          'terminated program cc1plus')
+    assert 'MAX_JOBS=1' in module.explain(
+        'c++: fatal error: Killed signal terminated program cc1plus'
+    )
     assert 'make TORCH=' in module.explain(
-        'ERROR: No matching distribution found for torch==9')
+        'ERROR: No matching distribution found for torch==9'
+    )
 
 
 def test_unknown_stack_and_device(module, monkeypatch):
@@ -163,12 +186,13 @@ def test_cuda_is_built_for_only_if_asked(module, setup):
 
 def test_torch_can_be_another(module):
     assert module.read_requirements('onedl', '2.9.1') == {
-        'torch': 'torch==2.9.1', 'mmengine': 'onedl-mmengine==0.10.12',
-        'mmcv': 'onedl-mmcv==2.3.6', 'mmdet': 'onedl-mmdetection==3.5.1',
+        'torch': 'torch==2.9.1',
+        'mmengine': 'onedl-mmengine==0.10.12',
+        'mmcv': 'onedl-mmcv==2.3.6',
+        'mmdet': 'onedl-mmdetection==3.5.1',
         'mmseg': 'onedl-mmsegmentation==1.4.2',
-    }  # yapf: disable
-    assert module.read_requirements('openmmlab', 'torch<2.9')['torch'] == (
-        'torch<2.9')
+    }
+    assert module.read_requirements('openmmlab', 'torch<2.9')['torch'] == ('torch<2.9')
 
 
 def test_torch_is_kept_by_the_name_pip_knows(module, tmp_path):
@@ -176,30 +200,33 @@ def test_torch_is_kept_by_the_name_pip_knows(module, tmp_path):
     setup = module.Setup()
     setup.python = sys.executable
     setup.env['PYTHONPATH'] = str(tmp_path / 'site')
-    torch, info = (tmp_path / 'site' / name
-                   for name in ('torch', 'torch-2.13.0.dist-info'))
+    torch, info = (
+        tmp_path / 'site' / name for name in ('torch', 'torch-2.13.0.dist-info')
+    )
     torch.mkdir(parents=True)
     info.mkdir()
     (info / 'METADATA').write_text('Name: torch\nVersion: 2.13.0\n')
     (torch / 'version.py').write_text('cuda = "13.0"')
     (torch / 'cuda.py').write_text('def device_count(): return 0')
     (torch / '__init__.py').write_text(
-        'from torch import cuda, version\n__version__ = "2.13.0+cu130"')
+        'from torch import cuda, version\n__version__ = "2.13.0+cu130"'
+    )
     assert setup.facts('cpu')['torch'] == '2.13.0+cu130'
     assert setup.fixed == ['numpy', 'torch==2.13.0']
 
 
 def test_key_tells_what_does_not_fit(module, monkeypatch):
     """Two builds share a key only if one can stand for the other."""
+
     def keys():
         yield module.wheel_key('mmcv==2.1.0', FACTS)
         yield module.wheel_key('onedl-mmcv==2.1.0', FACTS)
         yield module.wheel_key('mmcv==2.1.1', FACTS)
         yield module.wheel_key('mmcv==2.1.0', dict(FACTS, torch='2.13.0'))
-        for device, gpus in (('cuda', []), ('cuda', ['9.0']),
-                             ('cuda', ['8.6'])):
-            yield module.wheel_key('mmcv==2.1.0', dict(
-                FACTS, torch='2.13.0', device=device, gpus=gpus))
+        for device, gpus in (('cuda', []), ('cuda', ['9.0']), ('cuda', ['8.6'])):
+            yield module.wheel_key(
+                'mmcv==2.1.0', dict(FACTS, torch='2.13.0', device=device, gpus=gpus)
+            )
 
     here = list(keys())
     monkeypatch.setattr(module.sys.implementation, 'cache_tag', 'cpython-39')
@@ -245,8 +272,13 @@ def setup(module, monkeypatch):
 
     monkeypatch.setattr(setup, 'pip', pip)
     monkeypatch.setattr(setup, 'call', call)
-    monkeypatch.setattr(setup, 'runs', lambda code: any(
-        part in current[0] for part in setup.works) if current else False)
+    monkeypatch.setattr(
+        setup,
+        'runs',
+        lambda code: (
+            any(part in current[0] for part in setup.works) if current else False
+        ),
+    )
     monkeypatch.setattr(module, 'check_compiler', dict)
     return setup
 
@@ -254,7 +286,7 @@ def setup(module, monkeypatch):
 def test_mmcv_is_built_once_for_all_clones(module, setup):
     setup.install_mmcv(FACTS, None)
     assert [what for what in setup.done if 'compiling' in what]
-    kept, = setup.wheels.glob('*/*.whl')
+    (kept,) = setup.wheels.glob('*/*.whl')
     assert kept.parent.name == module.wheel_key('mmcv==2.1.0', FACTS)
     assert not (setup.wheels.parent / 'build' / kept.parent.name).exists()
     assert setup.build_env['MMCV_WITH_OPS'] == '1'
@@ -277,7 +309,8 @@ def test_prebuilt_mmcv_is_preferred(module, setup):
     setup.install_mmcv(FACTS, 'https://a.page/')
     assert setup.done == ['mmcv==2.1.0, prebuilt']
     assert json.loads(setup.stamp.read_text())['mmcv'] == module.wheel_key(
-        'mmcv==2.1.0', FACTS)
+        'mmcv==2.1.0', FACTS
+    )
 
 
 def test_wheels_that_do_not_import_are_discarded(module, setup):
@@ -289,8 +322,7 @@ def test_wheels_that_do_not_import_are_discarded(module, setup):
     assert 'prebuilt' in setup.done[1] and 'compiling' in setup.done[3]
     setup.works = []
     setup.stamp.unlink()
-    assert 'does not import' in stopped(module, setup.install_mmcv, FACTS,
-                                        None)
+    assert 'does not import' in stopped(module, setup.install_mmcv, FACTS, None)
 
 
 def test_interrupted_build_goes_on(setup):
@@ -298,7 +330,7 @@ def test_interrupted_build_goes_on(setup):
     with pytest.raises(KeyboardInterrupt):
         setup.install_mmcv(FACTS, None)
     assert not list(setup.wheels.glob('*/*.whl'))
-    half, = setup.wheels.parent.glob('build/*/source/half.o')
+    (half,) = setup.wheels.parent.glob('build/*/source/half.o')
     setup.works.remove('break off')
     setup.done.clear()
     setup.install_mmcv(FACTS, None)
@@ -386,26 +418,32 @@ def test_two_set_ups_take_turns(module, capfd):
 
 
 def test_progress_tells_how_far(module, capfd, monkeypatch):
-    monkeypatch.setattr(module.Progress.__init__, '__defaults__', (0, ))
-    program = ('import time\n'
-               'for i in range(1, 4):\n'
-               '    print(f"  [{i}/77] c++ x.cpp", flush=True)\n'
-               'time.sleep(2.2)')
+    monkeypatch.setattr(module.Progress.__init__, '__defaults__', (0,))
+    program = (
+        'import time\n'
+        'for i in range(1, 4):\n'
+        '    print(f"  [{i}/77] c++ x.cpp", flush=True)\n'
+        'time.sleep(2.2)'
+    )
     module.Setup().call('mmcv', [sys.executable, '-c', program])
     assert re.search('mmcv, 3 of 77 files, 0:0[2-9]', capfd.readouterr().out)
 
 
 @pytest.mark.skipif(not shutil.which('make'), reason='no make')
-@pytest.mark.parametrize('variables, expected', [
-    (['PYTHON=no-such-python'], 'no no-such-python: install Python 3.10'),
-    (['STACK=mm', 'PYTHON=a b/python'], 'take openmmlab or onedl'),
-])
+@pytest.mark.parametrize(
+    'variables, expected',
+    [
+        (['PYTHON=no-such-python'], 'no no-such-python: install Python 3.10'),
+        (['STACK=mm', 'PYTHON=a b/python'], 'take openmmlab or onedl'),
+    ],
+)
 def test_make_says_it_on_one_line(variables, expected, tmp_path):
     (tmp_path / 'a b').mkdir()
     (tmp_path / 'a b' / 'python').symlink_to(sys.executable)
     variables = [v.replace('a b', str(tmp_path / 'a b')) for v in variables]
-    done = subprocess.run(['make', 'test', *variables], cwd=ROOT, text=True,
-                          capture_output=True)  # yapf: disable
+    done = subprocess.run(
+        ['make', 'test', *variables], cwd=ROOT, text=True, capture_output=True
+    )
     lines = done.stderr.splitlines()
     assert done.returncode and expected in lines[0]
     assert len(lines) == 2 and 'Makefile' in lines[1]  # make's own last word

@@ -1,4 +1,5 @@
 """What doesn't fit together is named on import, with what mends it."""
+
 import ast
 import os
 import re
@@ -12,10 +13,8 @@ import pytest
 from mobilevig_det.versions import DISTRIBUTIONS
 
 ROOT = Path(__file__).parents[1]
-GOOD = {'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0',
-        'torch': '2.13.0'}  # yapf: disable
-MODULES = {name: module for module, names in DISTRIBUTIONS.items()
-           for name in names}  # yapf: disable
+GOOD = {'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0', 'torch': '2.13.0'}
+MODULES = {name: module for module, names in DISTRIBUTIONS.items() for name in names}
 
 
 def import_under(folder, installed, operators='', pkg_resources=True):
@@ -28,26 +27,32 @@ def import_under(folder, installed, operators='', pkg_resources=True):
         info = folder / f'{name.replace("-", "_")}-{version}.dist-info'
         info.mkdir(parents=True)
         (info / 'METADATA').write_text(
-            f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+            f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
+        )
         package = folder / MODULES.get(name, name)
         package.mkdir(exist_ok=True)
         text = f'print("imported {package.name}")\n'
         if name == 'mmdet' and version[0] == '3':
-            text += ("mmcv_minimum_version = '2.0.0rc4'\n"
-                     "mmcv_maximum_version = '2.2.0'\n")
+            text += (
+                "mmcv_minimum_version = '2.0.0rc4'\nmmcv_maximum_version = '2.2.0'\n"
+            )
         (package / '__init__.py').write_text(text)
         if MODULES.get(name) == 'mmcv' and operators is not None:
             (package / '_ext.py').write_text(operators)
         if name == 'mmengine':
             (package / 'utils').mkdir()
             (package / 'utils' / 'package_utils.py').write_text(
-                'import pkg_resources\n')
+                'import pkg_resources\n'
+            )
     if pkg_resources:
         (folder / 'pkg_resources.py').write_text('')
     done = subprocess.run(
-        [sys.executable, '-S', '-c', 'import mobilevig_det'], text=True,
+        [sys.executable, '-S', '-c', 'import mobilevig_det'],
+        text=True,
         env=dict(os.environ, PYTHONPATH=f'{folder}{os.pathsep}{ROOT}'),
-        capture_output=True, cwd=folder)  # yapf: disable
+        capture_output=True,
+        cwd=folder,
+    )
     assert done.returncode
     return done.stderr.strip().splitlines()[-1], done.stdout
 
@@ -56,34 +61,71 @@ def without(*names, **changed):
     return {**{k: v for k, v in GOOD.items() if k not in names}, **changed}
 
 
-@pytest.mark.parametrize('installed, options, expected', [
-    (without('mmengine', 'mmcv', 'mmdet'), {},
-     ['mmengine is not installed', 'pip install mmengine']),
-    (without('mmdet'), {},
-     ['mmdet is not installed', 'pip install "mmdet>=3.2,<4"']),
-    (without('mmcv'), {},
-     ['mmcv is not installed', 'MMCV_WITH_OPS=1', '"mmcv>=2.0,<2.2"']),
-    (without(mmdet='2.28.2'), {},
-     ['mmdet 2.28.2', 'pip install "mmdet>=3.2,<4"']),
-    (without(mmcv='2.2.0'), {},
-     ['mmcv 2.2.0', 'mmdet 3.3.0', '"mmcv>=2.0.0rc4,<2.2.0"']),
-    (without(mmcv='1.7.2'), {}, ['mmcv 1.7.2', '"mmcv>=2.0.0rc4,<2.2.0"']),
-    ({**without('mmcv'), 'mmcv-lite': '2.1.0'}, dict(operators=None),
-     ['mmcv-lite 2.1.0 has no compiled operators', 'uninstall -y mmcv-lite',
-      'MMCV_WITH_OPS=1']),
-    (GOOD, dict(operators=None),
-     ['mmcv 2.1.0 has no compiled operators', 'mmcv==2.1.0']),
-    ({**GOOD, 'onedl-mmcv': '2.3.6', 'onedl-mmengine': '0.10.12'}, {},
-     ['mmengine is installed twice',
-      'mmengine 0.10.7 and onedl-mmengine 0.10.12',
-      'pip uninstall -y mmengine onedl-mmengine mmcv onedl-mmcv mmdet']),
-    ({**without('mmcv'), 'onedl-mmcv': '2.3.6'}, {},
-     ['mmcv 2.3.6', 'mmdet 3.3.0', 'onedl-mmdetection']),
-    (GOOD, dict(pkg_resources=False),
-     ['pkg_resources', 'pip install "setuptools<81"']),
-    (GOOD, dict(operators='raise ImportError("_ext.so: undefined symbol: x")'),
-     ['another torch than 2.13.0', 'undefined symbol', 'mmcv==2.1.0']),
-])  # yapf: disable
+@pytest.mark.parametrize(
+    'installed, options, expected',
+    [
+        (
+            without('mmengine', 'mmcv', 'mmdet'),
+            {},
+            ['mmengine is not installed', 'pip install mmengine'],
+        ),
+        (
+            without('mmdet'),
+            {},
+            ['mmdet is not installed', 'pip install "mmdet>=3.2,<4"'],
+        ),
+        (
+            without('mmcv'),
+            {},
+            ['mmcv is not installed', 'MMCV_WITH_OPS=1', '"mmcv>=2.0,<2.2"'],
+        ),
+        (without(mmdet='2.28.2'), {}, ['mmdet 2.28.2', 'pip install "mmdet>=3.2,<4"']),
+        (
+            without(mmcv='2.2.0'),
+            {},
+            ['mmcv 2.2.0', 'mmdet 3.3.0', '"mmcv>=2.0.0rc4,<2.2.0"'],
+        ),
+        (without(mmcv='1.7.2'), {}, ['mmcv 1.7.2', '"mmcv>=2.0.0rc4,<2.2.0"']),
+        (
+            {**without('mmcv'), 'mmcv-lite': '2.1.0'},
+            dict(operators=None),
+            [
+                'mmcv-lite 2.1.0 has no compiled operators',
+                'uninstall -y mmcv-lite',
+                'MMCV_WITH_OPS=1',
+            ],
+        ),
+        (
+            GOOD,
+            dict(operators=None),
+            ['mmcv 2.1.0 has no compiled operators', 'mmcv==2.1.0'],
+        ),
+        (
+            {**GOOD, 'onedl-mmcv': '2.3.6', 'onedl-mmengine': '0.10.12'},
+            {},
+            [
+                'mmengine is installed twice',
+                'mmengine 0.10.7 and onedl-mmengine 0.10.12',
+                'pip uninstall -y mmengine onedl-mmengine mmcv onedl-mmcv mmdet',
+            ],
+        ),
+        (
+            {**without('mmcv'), 'onedl-mmcv': '2.3.6'},
+            {},
+            ['mmcv 2.3.6', 'mmdet 3.3.0', 'onedl-mmdetection'],
+        ),
+        (
+            GOOD,
+            dict(pkg_resources=False),
+            ['pkg_resources', 'pip install "setuptools<81"'],
+        ),
+        (
+            GOOD,
+            dict(operators='raise ImportError("_ext.so: undefined symbol: x")'),
+            ['another torch than 2.13.0', 'undefined symbol', 'mmcv==2.1.0'],
+        ),
+    ],
+)
 def test_mismatch_is_named(tmp_path, installed, options, expected):
     message, imported = import_under(tmp_path, installed, **options)
     assert message.startswith('mobilevig_det.versions.StackError: ')
@@ -93,11 +135,18 @@ def test_mismatch_is_named(tmp_path, installed, options, expected):
     assert not imported or 'undefined symbol' in message
 
 
-@pytest.mark.parametrize('installed', [
-    GOOD,
-    {'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6',
-     'onedl-mmdetection': '3.5.1', 'torch': '2.13.0'},
-])  # yapf: disable
+@pytest.mark.parametrize(
+    'installed',
+    [
+        GOOD,
+        {
+            'onedl-mmengine': '0.10.12',
+            'onedl-mmcv': '2.3.6',
+            'onedl-mmdetection': '3.5.1',
+            'torch': '2.13.0',
+        },
+    ],
+)
 def test_what_fits_passes(tmp_path, installed):
     message, imported = import_under(tmp_path, installed)
     assert 'StackError' not in message
@@ -105,8 +154,9 @@ def test_what_fits_passes(tmp_path, installed):
     assert 'imported mmdet' in imported
 
 
-@pytest.mark.parametrize('tool', sorted(ROOT.glob('tools/*.py')),
-                         ids=lambda path: path.stem)  # yapf: disable
+@pytest.mark.parametrize(
+    'tool', sorted(ROOT.glob('tools/*.py')), ids=lambda path: path.stem
+)
 def test_tools_ask_first(tool):
     """A tool imports us before anything that could fail in its own way."""
     if tool.stem == 'setup_env':
@@ -149,10 +199,10 @@ def test_versions_are_those_stated():
 def test_documents_state_the_same():
     stated = set()
     for stack in ('openmmlab', 'onedl'):
-        stated |= set((ROOT / 'requirements' /
-                       f'{stack}.txt').read_text().splitlines())
+        stated |= set((ROOT / 'requirements' / f'{stack}.txt').read_text().splitlines())
     for page in [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]:
         for quoted in re.findall(
-                r'(?:onedl-)?(?:mmengine|mmcv|mmdet|mmdetection)==[\d.]+\d',
-                page.read_text()):
+            r'(?:onedl-)?(?:mmengine|mmcv|mmdet|mmdetection)==[\d.]+\d',
+            page.read_text(),
+        ):
             assert quoted in stated, page

@@ -1,4 +1,5 @@
 """A small COCO-format data set that tests can break."""
+
 import json
 
 import numpy as np
@@ -21,7 +22,7 @@ def polygon(box):
 def rle(box, height=HEIGHT, width=WIDTH, compressed=True):
     mask = np.zeros((height, width), np.uint8, order='F')
     x, y, w, h = box
-    mask[y:y + h, x:x + w] = 1
+    mask[y : y + h, x : x + w] = 1
     if compressed:
         code = mask_utils.encode(mask)
         return dict(size=code['size'], counts=code['counts'].decode())
@@ -39,7 +40,8 @@ def annotation(id, image_id, category_id, box, segmentation=None, crowd=0):
         bbox=list(box),
         area=box[2] * box[3],
         iscrowd=crowd,
-        segmentation=segmentation or polygon(box))
+        segmentation=segmentation or polygon(box),
+    )
 
 
 def content():
@@ -53,13 +55,11 @@ def content():
         annotation(100, 10, 3, boxes[0]),
         annotation(101, 10, 7, boxes[1], rle(boxes[1])),
         annotation(102, 20, 90, boxes[2]),
-        annotation(103, 20, 3, boxes[1],
-                   rle(boxes[1], compressed=False), 1),
+        annotation(103, 20, 3, boxes[1], rle(boxes[1], compressed=False), 1),
         annotation(104, 30, 7, boxes[0]),
     ]
     categories = [
-        dict(id=id, name=name, supercategory='shape')
-        for id, name in CATEGORIES
+        dict(id=id, name=name, supercategory='shape') for id, name in CATEGORIES
     ]
     return dict(images=images, annotations=annotations, categories=categories)
 
@@ -83,8 +83,8 @@ def config(root, classes=CLASSES):
         dict(type='Resize', scale=(96, 64), keep_ratio=True),
         dict(
             type='PackDetInputs',
-            meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
-                       'scale_factor'))
+            meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+        ),
     ]
 
     def dataset(split, **kwargs):
@@ -95,24 +95,28 @@ def config(root, classes=CLASSES):
             data_prefix=dict(img=f'{split}/'),
             metainfo=dict(classes=classes),
             pipeline=pipeline,
-            **kwargs)
+            **kwargs,
+        )
 
     def loader(dataset):
         return dict(
             batch_size=1,
             num_workers=0,
             sampler=dict(type='DefaultSampler', shuffle=False),
-            dataset=dataset)
+            dataset=dataset,
+        )
 
     return Config(
         dict(
             default_scope='mmdet',
             train_dataloader=loader(
-                dataset(
-                    'train',
-                    filter_cfg=dict(filter_empty_gt=True, min_size=32))),
+                dataset('train', filter_cfg=dict(filter_empty_gt=True, min_size=32))
+            ),
             val_dataloader=loader(dataset('val', test_mode=True)),
             val_evaluator=dict(
                 type='CocoMetric',
                 ann_file=str(root / 'val.json'),
-                metric=['bbox', 'segm'])))
+                metric=['bbox', 'segm'],
+            ),
+        )
+    )

@@ -1,4 +1,5 @@
 """A small Mask R-CNN with random weights, as a run would have left it."""
+
 import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
@@ -30,6 +31,7 @@ def make(folder):
         model.roi_head.mask_head.conv_logits.weight.mul_(30)
     torch.save(
         dict(
-            state_dict=model.state_dict(),
-            meta=dict(dataset_meta=dict(CLASSES=CLASSES))),
-        folder / 'epoch_1.pth')
+            state_dict=model.state_dict(), meta=dict(dataset_meta=dict(CLASSES=CLASSES))
+        ),
+        folder / 'epoch_1.pth',
+    )

@@ -1,4 +1,5 @@
 """Run a tool of tools/ in this process: no second import of torch."""
+
 import importlib.util
 from pathlib import Path
 
@@ -7,8 +8,7 @@ TOOLS = Path(__file__).parents[1] / 'tools'
 
 def load(name):
     """The module tools/NAME.py."""
-    spec = importlib.util.spec_from_file_location(f'tools_{name}',
-                                                  TOOLS / f'{name}.py')
+    spec = importlib.util.spec_from_file_location(f'tools_{name}', TOOLS / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -6,6 +6,7 @@ MobileViG beside the authors' algorithm and what one would pick instead
 (through timm, if it is installed), inference and training. Everything of one
 table runs in turns, so that a busy machine slows all of it alike.
 """
+
 import argparse
 import csv
 import gc
@@ -22,35 +23,44 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
-from mobilevig_det import MobileViG
-from mobilevig_det.backbones import mobilevig  # first: names what misfits
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilevig_det.ops.allocator import keep_freed_memory
+from mobilevig_det import MobileViG
 from mobilevig_det.apis.cli import command, load_config
+from mobilevig_det.backbones import mobilevig  # first: names what misfits
 from mobilevig_det.errors import UserError
+from mobilevig_det.ops.allocator import keep_freed_memory
 from mobilevig_det.ops.svga import max_relative
 
 ARCHS = ('ti', 's', 'm', 'b')
-RIVALS = ('resnet18', 'resnet50', 'mobilenetv2_140', 'efficientnet_b0',
-          'mobilevitv2_150', 'efficientformer_l1', 'efficientformer_l3',
-          'efficientformerv2_s2', 'efficientformerv2_l', 'poolformer_s12',
-          'poolformer_s24', 'pvt_v2_b1', 'pvt_v2_b2', 'repvit_m1_1',
-          'repvit_m1_5')
+RIVALS = (
+    'resnet18',
+    'resnet50',
+    'mobilenetv2_140',
+    'efficientnet_b0',
+    'mobilevitv2_150',
+    'efficientformer_l1',
+    'efficientformer_l3',
+    'efficientformerv2_s2',
+    'efficientformerv2_l',
+    'poolformer_s12',
+    'poolformer_s24',
+    'pvt_v2_b1',
+    'pvt_v2_b2',
+    'repvit_m1_1',
+    'repvit_m1_5',
+)
 PARTS = ('graph', 'inference', 'training')
 GRAPH_SHAPES = ('2x400x25x42', '2x464x25x42', '2x400x50x84', '2x100x100x168')
-MEMORY_FORMATS = {
-    '': torch.contiguous_format,
-    ', channels-last': torch.channels_last
-}
+MEMORY_FORMATS = {'': torch.contiguous_format, ', channels-last': torch.channels_last}
 # The definition's backward would keep more than so many bytes.
 DEFINITION_LIMIT = 2e9
 COCO_STEPS = 12 * 14659  # of 8 images
@@ -61,8 +71,8 @@ MATRIX_PRODUCT = 'matrix product'
 TURN = 0.05
 # Forks of a process that has imported what is needed and computed nothing.
 PROCESSES = multiprocessing.get_context(
-    'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods()
-    else 'spawn')
+    'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
+)
 PROCESSES.set_forkserver_preload(['mobilevig_det', 'mmdet.models'])
 
 
@@ -89,7 +99,7 @@ class Authors(MobileViG):
             if isinstance(module, mobilevig.ConvNormAct):
                 module.forward = partial(nn.Sequential.forward, module)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         ours = mobilevig.max_relative, mobilevig._add
         mobilevig.max_relative = definition
         mobilevig._add = lambda out, x: x + out
@@ -107,7 +117,6 @@ class Authors(MobileViG):
 
 
 class _Anything(type):
-
     def __getattr__(cls, name: str) -> str:
         if name.startswith('__'):
             raise AttributeError(name)
@@ -141,10 +150,13 @@ def import_timm():
     sys.meta_path.append(stand_in)  # Asked last: a real one comes first.
     try:
         import timm
+
         return timm
     except ImportError as error:
-        print(f'No rivals: timm cannot be imported ({error}); get it with: '
-              'pip install timm')
+        print(
+            f'No rivals: timm cannot be imported ({error}); get it with: '
+            'pip install timm'
+        )
     finally:
         sys.meta_path.remove(stand_in)
         for name in [n for n in sys.modules if n.startswith('torchvision')]:
@@ -180,8 +192,8 @@ def peak_memory(function: Callable, device: str) -> int:
         synchronize(device)
         return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU],
-            profile_memory=True) as profiler:
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profiler:
         function()
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'trace.json')
@@ -189,8 +201,9 @@ def peak_memory(function: Callable, device: str) -> int:
         with open(path) as file:
             events = json.load(file)['traceEvents']
     held = peak = 0
-    for event in sorted((e for e in events if e.get('name') == '[memory]'),
-                        key=lambda e: e['ts']):
+    for event in sorted(
+        (e for e in events if e.get('name') == '[memory]'), key=lambda e: e['ts']
+    ):
         held += event['args']['Bytes']
         peak = max(peak, held)
     return peak
@@ -229,17 +242,22 @@ def contestant(connection, make: Callable, args) -> None:
             if times > 1:
                 run()
             connection.send(
-                seconds(lambda: [run() for _ in range(times)], args.device) /
-                times)
+                seconds(lambda: [run() for _ in range(times)], args.device) / times
+            )
         with quiet():
             connection.send(peak_memory(run, args.device))
-    except (RuntimeError, AssertionError, ValueError, AttributeError,
-            ImportError) as error:
+    except (
+        RuntimeError,
+        AssertionError,
+        ValueError,
+        AttributeError,
+        ImportError,
+    ) as error:
         lines = str(error).strip().splitlines() or [repr(error)]
         connection.send(lines[-1][:120])
 
 
-def ask(row: dict, connection, question: Optional[str] = None) -> object:
+def ask(row: dict, connection, question: str | None = None) -> object:
     """The process's answer, or None, and why in the row, if it failed."""
     if 'failed' in row:
         return None
@@ -255,8 +273,7 @@ def ask(row: dict, connection, question: Optional[str] = None) -> object:
     return answer
 
 
-def in_turns(rows: List[dict], makes: List[Callable], rounds: int,
-             args) -> List[dict]:
+def in_turns(rows: list[dict], makes: list[Callable], rounds: int, args) -> list[dict]:
     """Time all rows in turns, each in its own process: what one leaves in the
     allocator would make another faster or slower."""
     there = []
@@ -265,7 +282,8 @@ def in_turns(rows: List[dict], makes: List[Callable], rounds: int,
         progress(f'{where}, warming up')
         connection, theirs = PROCESSES.Pipe()
         PROCESSES.Process(
-            target=contestant, args=(theirs, make, args), daemon=True).start()
+            target=contestant, args=(theirs, make, args), daemon=True
+        ).start()
         theirs.close()
         row.update(ask(row, connection) or {}, seconds=[])
         there.append((row, where, connection))
@@ -287,7 +305,7 @@ def progress(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def machine(args) -> Dict[str, object]:
+def machine(args) -> dict[str, object]:
     name = platform.processor() or platform.machine()
     if args.device != 'cpu':
         name = torch.cuda.get_device_name()
@@ -298,24 +316,27 @@ def machine(args) -> Dict[str, object]:
                 break
     import mmdet
     import mmengine
+
     return dict(
         device=args.device,
         name=name,
         capability=torch.backends.cpu.get_cpu_capability(),
         threads=args.threads or torch.get_num_threads(),
         memory='kept' if args.keep_memory else 'as the system does',
-        training=f'{BACKBONE_AMP} (detectors {DETECTOR_AMP})'.replace(
-            'torch.', '') if args.amp else 'float32',
+        training=f'{BACKBONE_AMP} (detectors {DETECTOR_AMP})'.replace('torch.', '')
+        if args.amp
+        else 'float32',
         python=platform.python_version(),
         torch=torch.__version__,
         mmengine=mmengine.__version__,
-        mmdet=mmdet.__version__)
+        mmdet=mmdet.__version__,
+    )
 
 
 # What is measured.
 
 
-def make_graph(args, function: Callable, shape: List[int], layout, backward):
+def make_graph(args, function: Callable, shape: list[int], layout, backward):
     x = torch.randn(shape, device=args.device).contiguous(memory_format=layout)
     grad = torch.randn_like(x)
     x.requires_grad_(backward)
@@ -336,23 +357,24 @@ def graph_rows(args) -> Iterator[dict]:
             backward = kind != 'forward'
             rows_of_kind, makes = [], []
             for end, layout in MEMORY_FORMATS.items():
-                for name, function in (('definition', definition),
-                                       ('ours', max_relative)):
-                    if (backward and name == 'definition'
-                            and kept > DEFINITION_LIMIT):
+                for name, function in (
+                    ('definition', definition),
+                    ('ours', max_relative),
+                ):
+                    if backward and name == 'definition' and kept > DEFINITION_LIMIT:
                         continue
                     rows_of_kind.append(
-                        dict(
-                            part=f'graph step, {kind}',
-                            size=size,
-                            name=name + end))
+                        dict(part=f'graph step, {kind}', size=size, name=name + end)
+                    )
                     makes.append(
                         partial(
                             make_graph,
                             function=function,
                             shape=shape,
                             layout=layout,
-                            backward=backward))
+                            backward=backward,
+                        )
+                    )
             yield from in_turns(rows_of_kind, makes, args.rounds, args)
 
 
@@ -369,15 +391,18 @@ def build(cls, arch: str, **kwargs) -> nn.Module:
 
 
 def build_rival(name: str) -> nn.Module:
-    return import_timm().create_model(
-        name, features_only=True,
-        pretrained=False).to(memory_format=torch.channels_last)
+    return (
+        import_timm()
+        .create_model(name, features_only=True, pretrained=False)
+        .to(memory_format=torch.channels_last)
+    )
 
 
 def make_inference(args, size: str, build: Callable, fuse: bool = False):
     model = build().eval().to(args.device)
     images = torch.rand(
-        args.batch_size, 3, *map(int, size.split('x')), device=args.device)
+        args.batch_size, 3, *map(int, size.split('x')), device=args.device
+    )
     if not isinstance(model, MobileViG):
         images = images.contiguous(memory_format=torch.channels_last)
     counter = FlopCounterMode(display=False)
@@ -390,7 +415,8 @@ def make_inference(args, size: str, build: Callable, fuse: bool = False):
         run()
     facts = dict(
         params=sum(p.numel() for p in model.parameters()),
-        gmacs=counter.get_total_flops() / 2e9 / len(images))
+        gmacs=counter.get_total_flops() / 2e9 / len(images),
+    )
     if fuse:
         model.fuse()
     return facts, run
@@ -404,24 +430,26 @@ def inference_rows(args) -> Iterator[dict]:
         for arch in args.archs:
             name, ours = f'MobileViG-{arch}', partial(build, MobileViG, arch)
             makes[f'{name}, authors'] = partial(
-                make, build=partial(build, Authors, arch))
+                make, build=partial(build, Authors, arch)
+            )
             makes[name] = partial(make, build=ours)
             makes[f'{name}, fused'] = partial(make, build=ours, fuse=True)
         for name in rivals:
             makes[name] = partial(make, build=partial(build_rival, name))
         yield from in_turns(
             [dict(part='inference', size=size, name=name) for name in makes],
-            list(makes.values()), args.rounds, args)
+            list(makes.values()),
+            args.rounds,
+            args,
+        )
 
 
 def make_training(args, build: Callable):
     """Forward and backward of the mean square of every feature."""
     model = build().train().to(args.device)
     images = torch.rand(
-        args.batch_size,
-        3,
-        *map(int, args.sizes[-1].split('x')),
-        device=args.device)
+        args.batch_size, 3, *map(int, args.sizes[-1].split('x')), device=args.device
+    )
 
     def run():
         model.zero_grad()
@@ -440,37 +468,45 @@ def training_rows(args) -> Iterator[dict]:
             name: ours,
             f"{name}, with_cp='act'": partial(ours, with_cp='act'),
         }
-        yield from in_turns([
-            dict(part='training step', size=args.sizes[-1], name=name)
-            for name in makes
-        ], [partial(make_training, build=b) for b in makes.values()],
-                         max(args.rounds - 2, 1), args)
+        yield from in_turns(
+            [
+                dict(part='training step', size=args.sizes[-1], name=name)
+                for name in makes
+            ],
+            [partial(make_training, build=b) for b in makes.values()],
+            max(args.rounds - 2, 1),
+            args,
+        )
 
 
-def make_detector(args, arch: Optional[str], training: bool):
+def make_detector(args, arch: str | None, training: bool):
     """Whole Mask R-CNN, MMDetection's heads: a training step with AdamW, or
     a prediction."""
     from mmdet.registry import MODELS
     from mmdet.testing import demo_mm_inputs
     from mmengine.registry import init_default_scope
+
     init_default_scope('mmdet')
     cfg = load_config(f'mobilevig_{arch or "m"}_fpn_1x').model
     cfg.backbone.init_cfg = None
     if arch is None:
         cfg.backbone = dict(
-            type='ResNet',
-            depth=50,
-            norm_cfg=dict(type='BN', requires_grad=True))
+            type='ResNet', depth=50, norm_cfg=dict(type='BN', requires_grad=True)
+        )
         cfg.neck.in_channels = [256, 512, 1024, 2048]
     model = MODELS.build(cfg).to(args.device).train(training)
     shape = [3, *map(int, args.sizes[-1].split('x'))]
     inputs = model.data_preprocessor(
         demo_mm_inputs(
-            args.batch_size, [shape] * args.batch_size,
+            args.batch_size,
+            [shape] * args.batch_size,
             num_items=[8] * args.batch_size,
             num_classes=80,
             with_mask=True,
-            device=args.device), True)
+            device=args.device,
+        ),
+        True,
+    )
     optimizer = torch.optim.AdamW(model.parameters(), 1e-6)
 
     def train():
@@ -491,43 +527,69 @@ def detector_rows(args) -> Iterator[dict]:
     size = 'x'.join([str(args.batch_size), '3', args.sizes[-1]])
     archs = {f'MobileViG-{arch}': arch for arch in args.archs}
     archs['ResNet-50'] = None
-    for part, training in (('detector, training step', True),
-                           ('detector, inference', False)):
+    for part, training in (
+        ('detector, training step', True),
+        ('detector, inference', False),
+    ):
         yield from in_turns(
-            [dict(part=part, size=size, name=name) for name in archs], [
+            [dict(part=part, size=size, name=name) for name in archs],
+            [
                 partial(make_detector, arch=arch, training=training)
                 for arch in archs.values()
-            ], max(args.rounds - 2, 1), args)
+            ],
+            max(args.rounds - 2, 1),
+            args,
+        )
 
 
 # Showing.
 
 
-HEADER = ('what', 'size', 'name', 'median ms', 'min-max ms', 'ns/element',
-          'images/s', 'params M', 'GMACs', 'peak MB', 'x ceiling', 'x authors')
+HEADER = (
+    'what',
+    'size',
+    'name',
+    'median ms',
+    'min-max ms',
+    'ns/element',
+    'images/s',
+    'params M',
+    'GMACs',
+    'peak MB',
+    'x ceiling',
+    'x authors',
+)
 
 
 def median(row: dict) -> float:
     return statistics.median(row['seconds'])
 
 
-def table(result: dict) -> List[Tuple[str, ...]]:
+def table(result: dict) -> list[tuple[str, ...]]:
     """A line for each row. ``x ceiling``: time over what the machine's
     matrix-product rate allows for the FLOPs; ``x authors``: how many times
     faster than the authors' algorithm, and its memory over ours."""
     lines = []
-    timed = {(row['part'], row['size'], row['name']): row
-             for row in result['rows'] if 'failed' not in row}
+    timed = {
+        (row['part'], row['size'], row['name']): row
+        for row in result['rows']
+        if 'failed' not in row
+    }
     for row in result['rows']:
         start = (row['part'], row['size'], row['name'])
         if 'failed' in row:
-            lines.append((*start, 'failed: ' + row['failed'],
-                          *[''] * (len(HEADER) - 4)))
+            lines.append(
+                (*start, 'failed: ' + row['failed'], *[''] * (len(HEADER) - 4))
+            )
             continue
         base = timed.get(
-            (*start[:2], row['name'].replace('ours', 'definition')
-             if 'elements' in row else row['name'].split(',')[0] +
-             ', authors'))
+            (
+                *start[:2],
+                row['name'].replace('ours', 'definition')
+                if 'elements' in row
+                else row['name'].split(',')[0] + ', authors',
+            )
+        )
         ratio = ''
         if base is not None and base is not row:
             memory = base['peak_bytes'] / max(row['peak_bytes'], 1)
@@ -537,37 +599,53 @@ def table(result: dict) -> List[Tuple[str, ...]]:
         if limit is row:
             batch = 1
         ideal = (
-            median(limit) * gmacs * batch /
-            limit['gmacs'] if gmacs and limit else None)
-        lines.append((
-            *start, f'{median(row) * 1e3:.2f}',
-            f'{min(row["seconds"]) * 1e3:.2f}-{max(row["seconds"]) * 1e3:.2f}',
-            f'{median(row) / row["elements"] * 1e9:.2f}'
-            if 'elements' in row else '',
-            '' if 'elements' in row else f'{batch / median(row):.2f}',
-            f'{row["params"] / 1e6:.2f}' if gmacs else '',
-            f'{gmacs:.2f}' if gmacs else '', f'{row["peak_bytes"] / 1e6:.1f}',
-            f'{median(row) / ideal:.2f}' if ideal else '', ratio))
+            median(limit) * gmacs * batch / limit['gmacs'] if gmacs and limit else None
+        )
+        lines.append(
+            (
+                *start,
+                f'{median(row) * 1e3:.2f}',
+                f'{min(row["seconds"]) * 1e3:.2f}-{max(row["seconds"]) * 1e3:.2f}',
+                f'{median(row) / row["elements"] * 1e9:.2f}'
+                if 'elements' in row
+                else '',
+                '' if 'elements' in row else f'{batch / median(row):.2f}',
+                f'{row["params"] / 1e6:.2f}' if gmacs else '',
+                f'{gmacs:.2f}' if gmacs else '',
+                f'{row["peak_bytes"] / 1e6:.1f}',
+                f'{median(row) / ideal:.2f}' if ideal else '',
+                ratio,
+            )
+        )
     return lines
 
 
 def markdown(result: dict) -> str:
     facts = ', '.join(f'{k} {v}' for k, v in result['machine'].items())
-    rows = [HEADER, ('---', ) * len(HEADER), *table(result)]
+    rows = [HEADER, ('---',) * len(HEADER), *table(result)]
     steps = COCO_STEPS * 8 / result['batch_size']
     notes = [
         f'{row["name"]}: 12 epochs of COCO at this rate take '
-        f'{median(row) * steps / 3600:.0f} h.' for row in result['rows']
-        if row['part'] == 'detector, training step' and 'failed' not in row
+        f'{median(row) * steps / 3600:.0f} h.'
+        for row in result['rows']
+        if row['part'] == 'detector, training step'
+        and 'failed' not in row
         and result['machine']['device'] != 'cpu'
     ]
-    return '\n'.join([
-        facts, '', *(f'| {" | ".join(row)} |' for row in rows), '',
-        'x ceiling: time over what the rate of the matrix product allows. '
-        'x authors: times faster than the authors\' algorithm (in brackets '
-        'its peak memory over this one\'s). Peak: tensors made by the run, '
-        'without weights and input.', *notes, ''
-    ])
+    return '\n'.join(
+        [
+            facts,
+            '',
+            *(f'| {" | ".join(row)} |' for row in rows),
+            '',
+            'x ceiling: time over what the rate of the matrix product allows. '
+            "x authors: times faster than the authors' algorithm (in brackets "
+            "its peak memory over this one's). Peak: tensors made by the run, "
+            'without weights and input.',
+            *notes,
+            '',
+        ]
+    )
 
 
 def draw_growth(result: dict, path: Path) -> None:
@@ -587,48 +665,54 @@ def draw_growth(result: dict, path: Path) -> None:
         axis = axes[0, parts.index(part)]
         pixels = sorted(line)
         axis.loglog(
-            pixels, [line[n] for n in pixels],
+            pixels,
+            [line[n] for n in pixels],
             'o-' if 'channels-last' not in name else 's--',
             color='tab:green' if 'ours' in name else 'tab:gray',
-            label=name)
+            label=name,
+        )
         axis.set(title=part, xlabel='pixels of the map', ylabel='ns/element')
     figure.legend(
-        *axes[0, 0].get_legend_handles_labels(),
-        loc='outside lower center',
-        ncols=4)
+        *axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=4
+    )
     figure.savefig(path, dpi=110)
 
 
 def draw(result: dict, path: Path) -> None:
     rows = [
-        row for row in result['rows']
+        row
+        for row in result['rows']
         if 'failed' not in row and row['name'] != MATRIX_PRODUCT
     ]
     parts = list(dict.fromkeys((row['part'], row['size']) for row in rows))
-    bars = [
-        sum((row['part'], row['size']) == part for row in rows)
-        for part in parts
-    ]
+    bars = [sum((row['part'], row['size']) == part for row in rows) for part in parts]
     figure = Figure(
-        figsize=(9, sum(0.8 + 0.22 * n for n in bars)), layout='constrained')
+        figsize=(9, sum(0.8 + 0.22 * n for n in bars)), layout='constrained'
+    )
     axes = figure.subplots(
-        len(parts), 1, squeeze=False, height_ratios=[3 + n for n in bars])
+        len(parts), 1, squeeze=False, height_ratios=[3 + n for n in bars]
+    )
     for axis, part in zip(axes[:, 0], parts):
         shown = [r for r in rows if (r['part'], r['size']) == part][::-1]
         middle = [median(row) * 1e3 for row in shown]
         axis.barh(
             [row['name'] for row in shown],
             middle,
-            xerr=[[m - min(r['seconds']) * 1e3
-                   for m, r in zip(middle, shown)],
-                  [max(r['seconds']) * 1e3 - m
-                   for m, r in zip(middle, shown)]],
+            xerr=[
+                [m - min(r['seconds']) * 1e3 for m, r in zip(middle, shown)],
+                [max(r['seconds']) * 1e3 - m for m, r in zip(middle, shown)],
+            ],
             color=[
-                'tab:gray' if r['name'] in RIVALS or any(
-                    theirs in r['name'] for theirs in
-                    ('authors', 'definition', 'ResNet')) else 'tab:green'
+                'tab:gray'
+                if r['name'] in RIVALS
+                or any(
+                    theirs in r['name']
+                    for theirs in ('authors', 'definition', 'ResNet')
+                )
+                else 'tab:green'
                 for r in shown
-            ])
+            ],
+        )
         axis.set(title=', '.join(part), xlabel='ms')
         axis.tick_params('y', labelsize=7)
     figure.savefig(path, dpi=110)
@@ -650,23 +734,24 @@ def save(result: dict, folder: Path) -> None:
     print(f'Written: {folder}/benchmark.{{md,csv,png,json}}, growth.png')
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Time the graph step, the backbones and detectors')
-    parser.add_argument(
-        '--parts', nargs='*', choices=PARTS, default=list(PARTS))
+        description='Time the graph step, the backbones and detectors'
+    )
+    parser.add_argument('--parts', nargs='*', choices=PARTS, default=list(PARTS))
     parser.add_argument(
         '--detector',
         action='store_true',
-        help='also whole Mask R-CNN training steps and inference')
+        help='also whole Mask R-CNN training steps and inference',
+    )
     parser.add_argument('--archs', nargs='+', choices=ARCHS, default=ARCHS)
-    parser.add_argument(
-        '--rivals', nargs='*', default=RIVALS, help='models of timm')
+    parser.add_argument('--rivals', nargs='*', default=RIVALS, help='models of timm')
     parser.add_argument(
         '--sizes',
         nargs='+',
         default=['224x224', '800x1216'],
-        help='heights x widths; training takes the last one')
+        help='heights x widths; training takes the last one',
+    )
     parser.add_argument('--graph-shapes', nargs='+', default=GRAPH_SHAPES)
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=5)
@@ -675,19 +760,20 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='train under autocast: backbones bfloat16, detectors float16')
+        help='train under autocast: backbones bfloat16, detectors float16',
+    )
     parser.add_argument(
         '--keep-memory',
         action='store_true',
-        help="reuse freed memory, as this project's tools do on CPUs")
+        help="reuse freed memory, as this project's tools do on CPUs",
+    )
     parser.add_argument('--out-dir', default='work_dirs/benchmark')
-    parser.add_argument(
-        '--from-file', help='draw a benchmark.json again, run nothing')
+    parser.add_argument('--from-file', help='draw a benchmark.json again, run nothing')
     return parser.parse_args(argv)
 
 
 @command
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     out_dir = Path(args.out_dir)
     if args.from_file:
@@ -695,26 +781,29 @@ def main(argv: Optional[List[str]] = None) -> None:
             result = json.loads(Path(args.from_file).read_text())
             result['rows'][0]['part']
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f'{args.from_file} is not a benchmark.json that '
-                            f'this tool wrote: {error!r}.') from error
+            raise UserError(
+                f'{args.from_file} is not a benchmark.json that '
+                f'this tool wrote: {error!r}.'
+            ) from error
         save(result, out_dir)
         return
-    for sizes, example in ((args.sizes, '224x224'),
-                           (args.graph_shapes, GRAPH_SHAPES[0])):
+    for sizes, example in (
+        (args.sizes, '224x224'),
+        (args.graph_shapes, GRAPH_SHAPES[0]),
+    ):
         for size in sizes:
             numbers = size.split('x')
-            if (len(numbers) != example.count('x') + 1
-                    or not all(n.isdigit() and int(n) for n in numbers)):
+            if len(numbers) != example.count('x') + 1 or not all(
+                n.isdigit() and int(n) for n in numbers
+            ):
                 raise UserError(f'{size!r} is not a size like {example}.')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: PyTorch sees no GPU here.')
-    result = dict(
-        machine=machine(args), batch_size=args.batch_size, rows=[])
-    measures = dict(
-        graph=graph_rows, inference=inference_rows, training=training_rows)
-    for rows in [
-            measures[part] for part in PARTS if part in args.parts
-    ] + [detector_rows] * args.detector:
+    result = dict(machine=machine(args), batch_size=args.batch_size, rows=[])
+    measures = dict(graph=graph_rows, inference=inference_rows, training=training_rows)
+    for rows in [measures[part] for part in PARTS if part in args.parts] + [
+        detector_rows
+    ] * args.detector:
         # What is done is kept if the rest is stopped.
         for row in rows(args):
             result['rows'].append(row)

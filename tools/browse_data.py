@@ -1,13 +1,12 @@
 #!/usr/bin/env python
 """Draw what the training pipeline feeds the model: images after
 augmentation, with their boxes and masks."""
+
 import argparse
 import os
 import os.path as osp
 import random
-from typing import List, Optional
 
-import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 import mmcv
 import numpy as np
 import torch
@@ -17,38 +16,42 @@ from mmdet.structures.bbox import BaseBoxes
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mobilevig_det.apis.cli import add_cfg_options, command, load_config
 from mobilevig_det.datasets.data_check import pointing_to_check_data
 from mobilevig_det.datasets.data_paths import check_data_paths
 
 
-def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draw what the training pipeline feeds the model')
+        description='Draw what the training pipeline feeds the model'
+    )
     parser.add_argument(
-        'config', help='config file: a path, or the name of one of ours')
+        'config', help='config file: a path, or the name of one of ours'
+    )
     parser.add_argument(
         '--out-dir',
         default='work_dirs/browse',
-        help='folder for the pictures (default: %(default)s)')
+        help='folder for the pictures (default: %(default)s)',
+    )
     parser.add_argument(
         '--number',
         type=int,
         default=20,
         help='how many pictures, spread over the data set (default: '
-        '%(default)s); 0 for all')
+        '%(default)s); 0 for all',
+    )
+    parser.add_argument('--split', default='train', choices=['train', 'val', 'test'])
+    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
     parser.add_argument(
-        '--split', default='train', choices=['train', 'val', 'test'])
-    parser.add_argument(
-        '--seed', type=int, default=0, help='of the augmentation')
-    parser.add_argument(
-        '--show', action='store_true', help='show them in a window, too')
+        '--show', action='store_true', help='show them in a window, too'
+    )
     add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
 @command
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     check_data_paths(cfg, [args.split])
@@ -80,12 +83,16 @@ def main(argv: Optional[List[str]] = None) -> None:
                 np.ascontiguousarray(image),
                 sample,
                 draw_pred=False,
-                show=args.show)
+                show=args.show,
+            )
             stem = osp.splitext(name)[0]
-            mmcv.imwrite(visualizer.get_image()[..., ::-1],
-                         osp.join(args.out_dir, f'{stem}.jpg'))
-    print(f'{number} of the {len(dataset)} images that the {args.split} '
-          f'pipeline gives: {args.out_dir}/')
+            mmcv.imwrite(
+                visualizer.get_image()[..., ::-1], osp.join(args.out_dir, f'{stem}.jpg')
+            )
+    print(
+        f'{number} of the {len(dataset)} images that the {args.split} '
+        f'pipeline gives: {args.out_dir}/'
+    )
 
 
 if __name__ == '__main__':

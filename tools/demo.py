@@ -3,6 +3,7 @@
 
 Run again after an interruption, it goes on where it was.
 """
+
 import argparse
 import os
 import re
@@ -10,9 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List, Optional
 
-import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 import numpy as np
 import torch
 from cv2 import IMWRITE_JPEG_QUALITY
@@ -25,9 +24,10 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from pycocotools import mask as mask_api
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mobilevig_det.apis.cli import command, load_config
-from mobilevig_det.errors import UserError
 from mobilevig_det.datasets.shapes import make_shapes
+from mobilevig_det.errors import UserError
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = 'mobilevig_ti_fpn_shapes'
@@ -39,40 +39,40 @@ ZOOM = 3
 SHOWN = {
     'train.py': re.compile(r'Epoch\((?:train|val)\)|resumed epoch'),
     'test.py': re.compile(r'Average Precision|Evaluate annotation|Epoch\('),
-    'plot_run.py': re.compile('')
+    'plot_run.py': re.compile(''),
 }
 
 
 def step(name: str, start: float) -> None:
-    print(f'\n=== {name} ({time.time() - start:.0f} s since the start) ===',
-          flush=True)
+    print(f'\n=== {name} ({time.time() - start:.0f} s since the start) ===', flush=True)
 
 
 def run(tool: str, *args: str) -> str:
     """Run one of our tools, show its progress and return all it printed."""
     command_line = [sys.executable, str(TOOLS / tool), *args]
     print('$', ' '.join(['python', f'tools/{tool}', *args]), flush=True)
-    lines: List[str] = []
+    lines: list[str] = []
     # Threads that soon stop spinning when they wait: 14 % slower than torch's
     # own way on a quiet machine, ten times as fast on a busy one.
     env = {'GOMP_SPINCOUNT': '1000', **os.environ, 'PYTHONUNBUFFERED': '1'}
     with subprocess.Popen(
-            command_line,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors='replace',
-            env=env) as process:
+        command_line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors='replace',
+        env=env,
+    ) as process:
         for line in process.stdout:
             lines.append(line)
             if SHOWN[tool].search(line):
                 # without the time stamp and the name of the logger
-                print(re.sub(r'^\S+ \S+ - \w+ - \w+ - ', '', line), end='',
-                      flush=True)
+                print(re.sub(r'^\S+ \S+ - \w+ - \w+ - ', '', line), end='', flush=True)
     if process.returncode:
-        raise UserError(f'tools/{tool} failed (exit code '
-                        f'{process.returncode}). The end of what it said:\n' +
-                        ''.join(lines[-25:]))
+        raise UserError(
+            f'tools/{tool} failed (exit code '
+            f'{process.returncode}). The end of what it said:\n' + ''.join(lines[-25:])
+        )
     return ''.join(lines)
 
 
@@ -81,7 +81,8 @@ def average_precisions(log: str) -> dict:
     return {
         name: float(value)
         for name, value in re.findall(
-            r'coco/((?:bbox|segm)_mAP(?:_50|_75)?): (-?[\d.]+)', log)
+            r'coco/((?:bbox|segm)_mAP(?:_50|_75)?): (-?[\d.]+)', log
+        )
     }
 
 
@@ -91,7 +92,8 @@ def enlarged(boxes, labels, masks, **others) -> InstanceData:
         bboxes=torch.as_tensor(boxes) * ZOOM,
         labels=torch.as_tensor(labels),
         masks=masks.repeat(ZOOM, 1).repeat(ZOOM, 2).astype(bool),
-        **others)
+        **others,
+    )
 
 
 def draw_pictures(predictions: Path, out_dir: Path) -> None:
@@ -111,21 +113,26 @@ def draw_pictures(predictions: Path, out_dir: Path) -> None:
         image = imread(image_path)
         size = image.shape[:2]
         sample = DetDataSample(
-            gt_instances=enlarged(truth.bboxes.tensor, truth.labels,
-                                  truth.masks.to_ndarray()),
+            gt_instances=enlarged(
+                truth.bboxes.tensor, truth.labels, truth.masks.to_ndarray()
+            ),
             pred_instances=enlarged(
                 found['bboxes'],
                 found['labels'],
                 mask_api.decode(found['masks']).transpose(2, 0, 1)
-                if found['masks'] else np.zeros((0, *size)),
-                scores=torch.as_tensor(found['scores'])))
+                if found['masks']
+                else np.zeros((0, *size)),
+                scores=torch.as_tensor(found['scores']),
+            ),
+        )
         path = out_dir / Path(image_path).with_suffix('.png').name
         visualizer.add_datasample(
             path.stem,
             image[..., ::-1].repeat(ZOOM, 0).repeat(ZOOM, 1),
             sample,
             pred_score_thr=0.5,
-            out_file=str(path))
+            out_file=str(path),
+        )
 
 
 def put_together(pictures: Path, curves: Path, out: Path) -> None:
@@ -138,19 +145,21 @@ def put_together(pictures: Path, curves: Path, out: Path) -> None:
     width = top.shape[1]
     height = round(bottom.shape[0] * width / bottom.shape[1])
     bottom = imresize(bottom, (width, height), interpolation='area')
-    imwrite(
-        np.vstack([top, bottom]), str(out), [IMWRITE_JPEG_QUALITY, 85])
+    imwrite(np.vstack([top, bottom]), str(out), [IMWRITE_JPEG_QUALITY, 85])
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Generate the shapes data, train on it, evaluate, draw.')
+        description='Generate the shapes data, train on it, evaluate, draw.'
+    )
     parser.add_argument(
-        '--work-dir', default='work_dirs/demo', help='folder for the results')
+        '--work-dir', default='work_dirs/demo', help='folder for the results'
+    )
     parser.add_argument(
         '--restart',
         action='store_true',
-        help='train anew, though there is a run to go on with')
+        help='train anew, though there is a run to go on with',
+    )
     return parser.parse_args()
 
 
@@ -175,14 +184,20 @@ def main_steps(args: argparse.Namespace) -> None:
 
     step('3/4 Evaluation on held-out images', start)
     predictions = work_dir / 'predictions.pkl'
-    log = run('test.py', CONFIG, str(last), '--work-dir',
-              str(work_dir / 'test'), '--out', str(predictions))
+    log = run(
+        'test.py',
+        CONFIG,
+        str(last),
+        '--work-dir',
+        str(work_dir / 'test'),
+        '--out',
+        str(predictions),
+    )
 
     step('4/4 Pictures and curves', start)
     draw_pictures(predictions, work_dir / 'pictures')
     run('plot_run.py', str(work_dir))
-    put_together(work_dir / 'pictures', work_dir / 'curves.png',
-                 work_dir / 'demo.jpg')
+    put_together(work_dir / 'pictures', work_dir / 'curves.png', work_dir / 'demo.jpg')
 
     ap = average_precisions(log)
     print(f"""
@@ -194,12 +209,14 @@ Done in {(time.time() - start) / 60:.1f} minutes.
   in one       {work_dir / 'demo.jpg'}
   checkpoint   {last}""")
     if ap['segm_mAP'] < EXPECTED_AP:
-        raise UserError(f'The mask AP should be at least {EXPECTED_AP}: '
-                        'something is wrong with this installation.')
+        raise UserError(
+            f'The mask AP should be at least {EXPECTED_AP}: '
+            'something is wrong with this installation.'
+        )
 
 
 @command
-def main() -> Optional[int]:
+def main() -> int | None:
     args = parse_args()
     try:
         main_steps(args)

@@ -1,10 +1,9 @@
 #!/usr/bin/env python
 """Test a detector: MMDetection's tools/test.py, flag for flag."""
+
 import argparse
 from copy import deepcopy
-from typing import List, Optional
 
-from mobilevig_det.backbones.mobilevig import fuse_backbones  # first, names misfits
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -13,34 +12,45 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mobilevig_det.apis.cli import (add_runner_arguments, build_runner, command,
-                               find_checkpoint, prepare_config)
+from mobilevig_det.apis.cli import (
+    add_runner_arguments,
+    build_runner,
+    command,
+    find_checkpoint,
+    prepare_config,
+)
+from mobilevig_det.backbones.mobilevig import fuse_backbones  # first, names misfits
 from mobilevig_det.errors import UserError
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test (and eval) a detector')
     parser.add_argument(
-        'config', help='config file: a path, or the name of one of ours')
+        'config', help='config file: a path, or the name of one of ours'
+    )
     parser.add_argument('checkpoint', help='checkpoint file')
     add_runner_arguments(parser)
+    parser.add_argument('--out', help='dump predictions to a pickle file (.pkl)')
     parser.add_argument(
-        '--out', help='dump predictions to a pickle file (.pkl)')
-    parser.add_argument(
-        '--show', action='store_true', help='show predictions in a window')
+        '--show', action='store_true', help='show predictions in a window'
+    )
     parser.add_argument(
         '--show-dir',
         help='save pictures of the truth beside the predictions, in '
-        'WORK_DIR/TIMESTAMP/SHOW_DIR')
+        'WORK_DIR/TIMESTAMP/SHOW_DIR',
+    )
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds a picture shows')
+        '--wait-time', type=float, default=2, help='seconds a picture shows'
+    )
     parser.add_argument(
-        '--tta', action='store_true', help='test time augmentation (boxes)')
+        '--tta', action='store_true', help='test time augmentation (boxes)'
+    )
     parser.add_argument(
         '--fuse',
         action='store_true',
         help="fold the backbone's norms into its convolutions: faster, and "
-        'the same results to rounding')
+        'the same results to rounding',
+    )
     args = parser.parse_args(argv)
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end in .pkl or .pickle, not {args.out!r}')
@@ -54,30 +64,30 @@ def use_tta(cfg: Config) -> None:
         'tta_model',
         dict(
             type='DetTTAModel',
-            tta_cfg=dict(
-                nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)))
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        ),
+    )
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     if 'tta_pipeline' not in cfg:
         *loading, pack = deepcopy(dataset.pipeline)
         pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
-        flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         cfg.tta_pipeline = [
             *loading,
-            dict(type='TestTimeAug', transforms=[flips, [pack]])
+            dict(type='TestTimeAug', transforms=[flips, [pack]]),
         ]
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
     evaluators = cfg.test_evaluator
-    for evaluator in (evaluators
-                      if isinstance(evaluators, list) else [evaluators]):
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
         if 'segm' in evaluator.get('metric', ()):
             print_log(
-                '--tta: MMDetection augments box detection only; masks are '
-                'left out.',
-                level='WARNING')
+                '--tta: MMDetection augments box detection only; masks are left out.',
+                level='WARNING',
+            )
             evaluator.metric = 'bbox'
 
 
@@ -90,11 +100,12 @@ def load_strictly(runner: Runner, checkpoint: str) -> None:
         raise UserError(
             f'{checkpoint} does not fit {runner.cfg.filename}: use the '
             'config that it was trained with (a copy lies in its work dir).\n'
-            f'{error}') from error
+            f'{error}'
+        ) from error
 
 
 @command
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     setup_cache_size_limit_of_dynamo()
     cfg = prepare_config(args, ['test'])
@@ -114,8 +125,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         if model.with_mask:
             model.roi_head.mask_head = None
     if args.out is not None:
-        runner.test_evaluator.metrics.append(
-            DumpDetResults(out_file_path=args.out))
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     if args.fuse and not fuse_backbones(runner.model.eval()):
         raise UserError('--fuse is for models with a MobileViG backbone.')
     runner.test()

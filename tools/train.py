@@ -1,47 +1,59 @@
 #!/usr/bin/env python
 """Train a detector: MMDetection's tools/train.py, flag for flag."""
+
 import argparse
-from typing import List, Optional
 from importlib.util import find_spec
 
-import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.utils import digit_version
 
-from mobilevig_det.apis.cli import (add_runner_arguments, build_runner, command,
-                               find_checkpoint, prepare_config)
-from mobilevig_det.datasets.data_check import (check_before_training,
-                                      pointing_to_check_data)
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
+from mobilevig_det.apis.cli import (
+    add_runner_arguments,
+    build_runner,
+    command,
+    find_checkpoint,
+    prepare_config,
+)
+from mobilevig_det.datasets.data_check import (
+    check_before_training,
+    pointing_to_check_data,
+)
 from mobilevig_det.errors import UserError
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a detector')
     parser.add_argument(
-        'config', help='config file: a path, or the name of one of ours')
+        'config', help='config file: a path, or the name of one of ours'
+    )
     add_runner_arguments(parser)
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='enable automatic mixed precision (needs a GPU)')
+        help='enable automatic mixed precision (needs a GPU)',
+    )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help='scale the rate by the batch size over the '
-        'auto_scale_lr.base_batch_size of the config')
+        'auto_scale_lr.base_batch_size of the config',
+    )
     parser.add_argument(
         '--tensorboard',
         action='store_true',
-        help='also log to TensorBoard, in WORK_DIR/TIMESTAMP/vis_data')
+        help='also log to TensorBoard, in WORK_DIR/TIMESTAMP/vis_data',
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         help='resume from this checkpoint, or without one from the latest in '
-        'the work dir')
+        'the work dir',
+    )
     return parser.parse_args(argv)
 
 
@@ -50,23 +62,28 @@ def use_fused_adamw(cfg: Config) -> None:
     on CPUs since torch 2.4."""
     optimizer = cfg.get('optim_wrapper', {}).get('optimizer', {})
     available = get_device() == 'cuda' or digit_version(
-        torch.__version__) >= digit_version('2.4')
-    if (optimizer.get('type') in ('AdamW', torch.optim.AdamW) and available
-            and not {'fused', 'foreach', 'differentiable'} & set(optimizer)):
+        torch.__version__
+    ) >= digit_version('2.4')
+    if (
+        optimizer.get('type') in ('AdamW', torch.optim.AdamW)
+        and available
+        and not {'fused', 'foreach', 'differentiable'} & set(optimizer)
+    ):
         optimizer.fused = True
 
 
 def log_to_tensorboard(cfg: Config) -> None:
     if find_spec('tensorboard') is None:
-        raise UserError('--tensorboard: TensorBoard is not installed: '
-                        'pip install tensorboard')
+        raise UserError(
+            '--tensorboard: TensorBoard is not installed: pip install tensorboard'
+        )
     backends = cfg.visualizer.setdefault('vis_backends', [])
     if 'TensorboardVisBackend' not in [b.get('type') for b in backends]:
         backends.append(dict(type='TensorboardVisBackend'))
 
 
 @command
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     # Fewer recompilations when the config switches torch.compile on.
     setup_cache_size_limit_of_dynamo()
@@ -74,8 +91,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     if args.amp:
         if get_device() == 'cpu':
-            raise UserError('--amp needs a GPU, and torch sees none: leave '
-                            'it out.')
+            raise UserError('--amp needs a GPU, and torch sees none: leave it out.')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'
     use_fused_adamw(cfg)
@@ -87,7 +103,8 @@ def main(argv: Optional[List[str]] = None) -> None:
             raise UserError(
                 f'--auto-scale-lr: {args.config} does not say for which batch '
                 'its rate is meant. Add, for example, '
-                'auto_scale_lr = dict(base_batch_size=8).')
+                'auto_scale_lr = dict(base_batch_size=8).'
+            )
         cfg.auto_scale_lr.enable = True
 
     if args.resume is not None:

@@ -3,6 +3,7 @@ _base_ = './mobilevig_m_fpn_1x.py'
 
 model = dict(
     backbone=dict(arch='b', init_cfg=dict(checkpoint='mobilevig://b')),
-    neck=dict(in_channels=[42, 84, 240, 464]))
+    neck=dict(in_channels=[42, 84, 240, 464]),
+)
 
 optim_wrapper = dict(optimizer=dict(weight_decay=0.0001))

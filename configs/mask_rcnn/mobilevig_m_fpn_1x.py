@@ -14,16 +14,16 @@ model = dict(
         arch='m',
         drop_path_rate=0.1,
         norm_eval=False,
-        init_cfg=dict(type='Pretrained', checkpoint='mobilevig://m')),
-    neck=dict(in_channels=[42, 84, 224, 400]))
+        init_cfg=dict(type='Pretrained', checkpoint='mobilevig://m'),
+    ),
+    neck=dict(in_channels=[42, 84, 224, 400]),
+)
 
 optim_wrapper = dict(
     optimizer=dict(
-        _delete_=True,
-        type='AdamW',
-        lr=2e-4,
-        betas=(0.9, 0.999),
-        weight_decay=0.05))
+        _delete_=True, type='AdamW', lr=2e-4, betas=(0.9, 0.999), weight_decay=0.05
+    )
+)
 
 param_scheduler = [
     # The authors' MMDetection 2 reaches the full rate at iteration 500,
@@ -35,7 +35,8 @@ param_scheduler = [
         begin=0,
         end=12,
         milestones=[8, 11],
-        gamma=0.1),
+        gamma=0.1,
+    ),
 ]
 
 # BatchNorm statistics over all GPUs (without a launcher: plain BatchNorm).

@@ -3,4 +3,5 @@ _base_ = './mobilevig_m_fpn_1x.py'
 
 model = dict(
     backbone=dict(arch='s', init_cfg=dict(checkpoint='mobilevig://s')),
-    neck=dict(in_channels=[42, 84, 176, 256]))
+    neck=dict(in_channels=[42, 84, 176, 256]),
+)

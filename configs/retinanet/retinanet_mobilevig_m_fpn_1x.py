@@ -14,12 +14,14 @@ model = dict(
         _delete_=True,
         type='MobileViG',
         arch='m',
-        init_cfg=dict(type='Pretrained', checkpoint='mobilevig://m')),
-    neck=dict(in_channels=[42, 84, 224, 400]))
+        init_cfg=dict(type='Pretrained', checkpoint='mobilevig://m'),
+    ),
+    neck=dict(in_channels=[42, 84, 224, 400]),
+)
 
 optim_wrapper = dict(
-    optimizer=dict(
-        _delete_=True, type='AdamW', lr=0.0001, weight_decay=0.0001))
+    optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.0001)
+)
 
 # BatchNorm statistics over all GPUs (without a launcher: plain BatchNorm).
 sync_bn = 'torch'

@@ -1,11 +1,12 @@
 """What the command-line tools share: configs by name, errors in one line."""
+
 import argparse
 import functools
 import os
 import os.path as osp
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List, Optional
 
 import torch
 from mmengine.config import Config, DictAction
@@ -15,10 +16,10 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..ops.allocator import keep_freed_memory
+from ..checkpoints.weights import load_all_safely
 from ..datasets.data_paths import check_data_paths
 from ..errors import UserError
-from ..checkpoints.weights import load_all_safely
+from ..ops.allocator import keep_freed_memory
 
 # In a clone; an installed package carries the same folder under .mim.
 _PACKAGE = Path(__file__).parents[1]
@@ -40,21 +41,26 @@ def find_config(name: str) -> str:
     """
     if osp.isfile(name):
         return name
-    relative = name[len('configs/'):] if name.startswith('configs/') else name
+    relative = name[len('configs/') :] if name.startswith('configs/') else name
     relative = relative if relative.endswith('.py') else relative + '.py'
     for root in CONFIG_ROOTS:
         for candidate in (root / relative, *root.glob(f'*/{relative}')):
             if candidate.is_file():
                 return str(candidate)
-    known = sorted({
-        path.relative_to(root).as_posix()
-        for root in CONFIG_ROOTS for path in root.glob('[!_]*/*.py')
-    })
-    raise UserError(f'There is no config {name!r}, neither from '
-                    f'{os.getcwd()} nor among ours: {", ".join(known)}.')
+    known = sorted(
+        {
+            path.relative_to(root).as_posix()
+            for root in CONFIG_ROOTS
+            for path in root.glob('[!_]*/*.py')
+        }
+    )
+    raise UserError(
+        f'There is no config {name!r}, neither from '
+        f'{os.getcwd()} nor among ours: {", ".join(known)}.'
+    )
 
 
-def load_config(name: str, cfg_options: Optional[dict] = None) -> Config:
+def load_config(name: str, cfg_options: dict | None = None) -> Config:
     """Read a config (see :func:`find_config`) and change what was asked.
 
     Raises:
@@ -64,8 +70,9 @@ def load_config(name: str, cfg_options: Optional[dict] = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except (SyntaxError, ImportError, OSError, KeyError) as error:
-        raise UserError(f'The config {path} can\'t be read: '
-                        f'{type(error).__name__}: {error}') from error
+        raise UserError(
+            f"The config {path} can't be read: {type(error).__name__}: {error}"
+        ) from error
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
     return cfg
@@ -74,8 +81,9 @@ def load_config(name: str, cfg_options: Optional[dict] = None) -> Config:
 def find_checkpoint(path: str) -> None:
     """Raise a UserError if a local checkpoint file is not there."""
     if '://' not in path and not osp.isfile(path):
-        raise UserError(f'There is no checkpoint file {path!r} (looked at '
-                        f'{osp.abspath(path)}).')
+        raise UserError(
+            f'There is no checkpoint file {path!r} (looked at {osp.abspath(path)}).'
+        )
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +94,8 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override settings of the config, e.g. '
         'train_dataloader.batch_size=4 model.backbone.init_cfg=None; lists '
-        'as key="[a,b]", without spaces')
+        'as key="[a,b]", without spaces',
+    )
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,15 +103,13 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--work-dir', help='folder for logs and results')
     add_cfg_options(parser)
     parser.add_argument(
-        '--launcher',
-        choices=['none', *LAUNCHERS],
-        default='none',
-        help='job launcher')
+        '--launcher', choices=['none', *LAUNCHERS], default='none', help='job launcher'
+    )
     # torch.distributed.launch passes it; torchrun sets LOCAL_RANK.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def prepare_config(args: argparse.Namespace, splits: List[str]) -> Config:
+def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
     """Read the config that the flags of :func:`add_runner_arguments` ask
     for, and check that the data of its splits is there."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -129,11 +136,14 @@ def _check_launcher(launcher: str) -> None:
         raise UserError(
             f'--launcher {launcher}: this process was not started by '
             f'{program} ({variable} is not set). Leave the flag out, or see '
-            'docs/scaling.md for the whole command.')
+            'docs/scaling.md for the whole command.'
+        )
     if launcher != 'pytorch' and get_device() == 'cpu':
-        raise UserError(f'--launcher {launcher} needs a GPU for each process, '
-                        'and torch sees none. On CPUs use torchrun and '
-                        '--launcher pytorch.')
+        raise UserError(
+            f'--launcher {launcher} needs a GPU for each process, '
+            'and torch sees none. On CPUs use torchrun and '
+            '--launcher pytorch.'
+        )
 
 
 def _use_gloo(cfg: Config) -> None:
@@ -141,7 +151,8 @@ def _use_gloo(cfg: Config) -> None:
     print_log(
         'No GPU: the processes talk over gloo, and each keeps BatchNorm '
         'statistics of its own (torch synchronises them on GPUs only).',
-        level='WARNING')
+        level='WARNING',
+    )
     cfg.merge_from_dict({'env_cfg.dist_cfg': dict(backend='gloo')})
     if cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
         # Before MMEngine does, which asks torch for a GPU first.
@@ -154,7 +165,9 @@ def _use_gloo(cfg: Config) -> None:
             type='MMDistributedDataParallel',
             device_ids=None,
             broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False)))
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        ),
+    )
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -1,10 +1,12 @@
 """Run a trained detector over pictures, by MMDetection's own inferencer."""
+
 import json
 import os
 import os.path as osp
 import warnings
 from collections import defaultdict
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,9 +19,9 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
+from ..backbones.mobilevig import fuse_backbones
 from ..datasets.data_paths import leaf_datasets
 from ..errors import UserError
-from ..backbones.mobilevig import fuse_backbones
 
 # Above this, masks are computed and pictures drawn at the size that the
 # model sees: a hundred masks of a gigapixel don't fit into a memory.
@@ -31,6 +33,7 @@ MAX_WAITING = 64
 
 class Picture(NamedTuple):
     """Something to be looked at."""
+
     name: str
     image: np.ndarray  # uint8, (H, W, 3), BGR
     id: int  # from CocoResults.expect
@@ -43,6 +46,7 @@ class Prediction(NamedTuple):
     is very large, the picture as the model sees it. ``scale`` leads from the
     one to the other.
     """
+
     picture: Picture
     sample: DetDataSample
     drawable: np.ndarray
@@ -51,6 +55,7 @@ class Prediction(NamedTuple):
 
 class NoPicture(NamedTuple):
     """A picture that the test pipeline can't prepare."""
+
     picture: Picture
     reason: str
 
@@ -70,11 +75,11 @@ class Inferencer(DetInferencer):
             raise UserError(
                 'The checkpoint does not fit the config: use the config that '
                 'it was trained with (a copy lies in its work dir).\n'
-                f'{error}') from error
+                f'{error}'
+            ) from error
         meta = checkpoint.setdefault('meta', {})
         if 'dataset_meta' not in meta and 'CLASSES' not in meta:
-            dataset = DATASETS.build(
-                dict(cfg.test_dataloader.dataset, lazy_init=True))
+            dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
             meta['dataset_meta'] = dataset.metainfo
         super()._load_weights_to_model(model, checkpoint, cfg)
         fuse_backbones(model.eval())
@@ -88,8 +93,7 @@ class Inferencer(DetInferencer):
     def classes(self) -> tuple:
         return tuple(self.model.dataset_meta['classes'])
 
-    def predict(self, pictures: Iterable[Picture],
-                batch_size: int) -> Iterator:
+    def predict(self, pictures: Iterable[Picture], batch_size: int) -> Iterator:
         """Yield a :class:`Prediction` or :class:`NoPicture` for each picture.
 
         Only pictures that are padded to the same size share a batch: the
@@ -98,19 +102,20 @@ class Inferencer(DetInferencer):
         not depend on the batch size, but for rounding. Pictures of one size
         stay in order.
         """
-        waiting: Dict[tuple, List[tuple]] = defaultdict(list)
+        waiting: dict[tuple, list[tuple]] = defaultdict(list)
         for picture in pictures:
             try:
                 data = self.pipeline(dict(img=picture.image))
             except Exception as error:
                 # It depends on the picture: one of 20,000 x 1 pixels can't
                 # be scaled down, for example.
-                reason = getattr(error, 'err', None) or str(
-                    error) or repr(error)
+                reason = getattr(error, 'err', None) or str(error) or repr(error)
                 height, width = picture.image.shape[:2]
                 yield NoPicture(
-                    picture, f'the test pipeline cannot prepare its {width} '
-                    f'x {height} pixels ({reason.strip().splitlines()[0]})')
+                    picture,
+                    f'the test pipeline cannot prepare its {width} '
+                    f'x {height} pixels ({reason.strip().splitlines()[0]})',
+                )
                 continue
             scale = self._at_model_size(picture, data)
             batch = waiting[self._padded_size(data)]
@@ -131,32 +136,31 @@ class Inferencer(DetInferencer):
         return tuple(-(-side // divisor) for side in data['inputs'].shape)
 
     @staticmethod
-    def _at_model_size(picture: Picture, data: dict) -> Optional[tuple]:
+    def _at_model_size(picture: Picture, data: dict) -> tuple | None:
         """Have a very large picture's boxes and masks at the model's scale;
         return this scale."""
         height, width = picture.image.shape[:2]
         if height * width <= MAX_PIXELS and max(height, width) <= MAX_SIDE:
             return None
         sample = data['data_samples']
-        scale = sample.metainfo.get('scale_factor', (1., 1.))
-        sample.set_metainfo(
-            dict(ori_shape=sample.img_shape, scale_factor=(1., 1.)))
+        scale = sample.metainfo.get('scale_factor', (1.0, 1.0))
+        sample.set_metainfo(dict(ori_shape=sample.img_shape, scale_factor=(1.0, 1.0)))
         return tuple(scale)
 
-    def _run(self, batch: List[tuple]) -> Iterator[Prediction]:
+    def _run(self, batch: list[tuple]) -> Iterator[Prediction]:
         try:
-            samples = self.forward(
-                self.collate_fn([data for _, data, _ in batch]))
+            samples = self.forward(self.collate_fn([data for _, data, _ in batch]))
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(
                 'The GPU has too little memory: use a smaller --batch-size, '
-                'or --device cpu.') from error
+                'or --device cpu.'
+            ) from error
         for (picture, _, scale), sample in zip(batch, samples):
             image = picture.image
             if scale is not None:
                 height, width = sample.ori_shape
                 image = cv2.resize(image, (width, height))
-            yield Prediction(picture, sample.cpu(), image, scale or (1., 1.))
+            yield Prediction(picture, sample.cpu(), image, scale or (1.0, 1.0))
 
     def draw(self, prediction: Prediction, score_thr: float) -> np.ndarray:
         """The picture with boxes, masks and names drawn, by the config's
@@ -176,7 +180,8 @@ class Inferencer(DetInferencer):
                 np.ascontiguousarray(prediction.drawable[..., ::-1]),
                 sample,
                 draw_gt=False,
-                pred_score_thr=score_thr)
+                pred_score_thr=score_thr,
+            )
         return np.ascontiguousarray(self.visualizer.get_image()[..., ::-1])
 
 
@@ -200,14 +205,14 @@ class CocoResults:
     def __init__(self, classes: tuple, cfg: Config, score_thr: float) -> None:
         self.classes = classes
         self.score_thr = score_thr
-        self._expected: Dict[int, dict] = {}
-        self._found: Dict[int, List[dict]] = {}
+        self._expected: dict[int, dict] = {}
+        self._found: dict[int, list[dict]] = {}
         self._category_ids = list(range(1, len(classes) + 1))
-        self._image_ids: Dict[str, int] = {}
+        self._image_ids: dict[str, int] = {}
         self._read_test_set(cfg)
         self._next_id = 1 + max(
-            (id for id in self._image_ids.values() if isinstance(id, int)),
-            default=0)
+            (id for id in self._image_ids.values() if isinstance(id, int)), default=0
+        )
 
     def _read_test_set(self, cfg: Config) -> None:
         for dataset_cfg in leaf_datasets(cfg.test_dataloader.dataset):
@@ -218,8 +223,7 @@ class CocoResults:
                 ids = {c['name']: c['id'] for c in content['categories']}
                 folder = dataset.data_prefix.get('img') or ''
                 paths = {
-                    osp.realpath(osp.join(folder, image['file_name'])):
-                    image['id']
+                    osp.realpath(osp.join(folder, image['file_name'])): image['id']
                     for image in content['images']
                 }
             except (OSError, ValueError, LookupError, TypeError):
@@ -242,7 +246,8 @@ class CocoResults:
             self._next_id += 1
         height, width = image.shape[:2]
         self._expected[id] = dict(
-            id=id, file_name=name, width=width, height=height, **more)
+            id=id, file_name=name, width=width, height=height, **more
+        )
         return id
 
     def add(self, prediction: Prediction) -> None:
@@ -258,18 +263,21 @@ class CocoResults:
             boxes = boxes.numpy() / (x, y, x, y)
         found = self._found[image_id] = []
         for i, (label, score) in enumerate(
-                zip(instances.labels.tolist(), instances.scores.tolist())):
+            zip(instances.labels.tolist(), instances.scores.tolist())
+        ):
             detection = dict(
                 image_id=image_id,
                 category_id=self._category_ids[label],
                 score=score,
-                iscrowd=0)
+                iscrowd=0,
+            )
             if masks is not None:
                 rle = _encode(masks[i].numpy(), height, width)
                 detection['area'] = float(mask_utils.area(rle))
                 detection['bbox'] = mask_utils.toBbox(rle).tolist()
                 detection['segmentation'] = dict(
-                    size=[height, width], counts=rle['counts'].decode())
+                    size=[height, width], counts=rle['counts'].decode()
+                )
             if boxes is not None:
                 x1, y1, x2, y2 = boxes[i].tolist()
                 detection['bbox'] = [x1, y1, x2 - x1, y2 - y1]
@@ -281,34 +289,30 @@ class CocoResults:
         return len(self._found)
 
     @property
-    def annotations(self) -> List[dict]:
+    def annotations(self) -> list[dict]:
         """The detections, image by image in the order of the inputs."""
         found = [
-            detection for id in self._expected
-            for detection in self._found.get(id, ())
+            detection for id in self._expected for detection in self._found.get(id, ())
         ]
         return [
-            dict(id=number, **detection)
-            for number, detection in enumerate(found, 1)
+            dict(id=number, **detection) for number, detection in enumerate(found, 1)
         ]
 
     def write(self, path: str) -> None:
         content = dict(
             info=dict(description='Detections of mobilevig_det'),
-            images=[
-                image for id, image in self._expected.items()
-                if id in self._found
-            ],
+            images=[image for id, image in self._expected.items() if id in self._found],
             annotations=self.annotations,
             categories=[
                 dict(id=id, name=name)
                 for id, name in zip(self._category_ids, self.classes)
-            ])
+            ],
+        )
         with open(f'{path}.part', 'w', encoding='utf-8') as file:
             json.dump(content, file)
         os.replace(f'{path}.part', path)
 
-    def summary(self) -> List[tuple]:
+    def summary(self) -> list[tuple]:
         """(class, detections, images with one, mean score), most frequent
         first; only classes that were found."""
         annotations = self.annotations
@@ -325,6 +329,5 @@ class CocoResults:
 def _encode(mask: np.ndarray, height: int, width: int) -> dict:
     mask = mask.astype(np.uint8)
     if mask.shape != (height, width):  # of a very large picture
-        mask = cv2.resize(
-            mask, (width, height), interpolation=cv2.INTER_NEAREST)
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
     return mask_utils.encode(np.asfortranarray(mask))

@@ -18,8 +18,10 @@ authors (github.com/SLDGroup/MobileViG)   here
 convolution as an entry of its own, so its meaning depends on the depths,
 which are read off the keys.
 """
+
 import re
-from typing import Dict, Iterable, List, Mapping, Optional, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 T = TypeVar('T')
 
@@ -40,11 +42,12 @@ _CONV_NORM = {'0': 'conv', '1': 'norm'}
 _SVGA = {
     f'{part}.{theirs}.{i}': f'{name}.{ours}.{_CONV_NORM[i]}'
     for part, name, layers in (
-        ('0', 'grapher', {'fc1': 'fc1', 'graph_conv.nn': 'graph_conv',
-                          'fc2': 'fc2'}),
-        ('1', 'ffn', {'fc1': 'fc1', 'fc2': 'fc2'}))
-    for theirs, ours in layers.items() for i in '01'
-}  # yapf: disable
+        ('0', 'grapher', {'fc1': 'fc1', 'graph_conv.nn': 'graph_conv', 'fc2': 'fc2'}),
+        ('1', 'ffn', {'fc1': 'fc1', 'fc2': 'fc2'}),
+    )
+    for theirs, ours in layers.items()
+    for i in '01'
+}
 
 
 LAYOUTS = ('authors', 'mobilevig_det')
@@ -59,18 +62,19 @@ _ANCHORS = {
 def is_authors_layout(keys: Iterable[str]) -> bool:
     """Whether the keys (without a ``backbone.`` of a detector in front) are
     the authors'."""
-    return any(
-        key.startswith(('local_backbone.', 'stem.stem.')) for key in keys)
+    return any(key.startswith(('local_backbone.', 'stem.stem.')) for key in keys)
 
 
-def _modules(keys: Iterable[str]) -> Dict[str, str]:
+def _modules(keys: Iterable[str]) -> dict[str, str]:
     """Names of the modules that the authors' keys belong to, to ours."""
     keys = list(keys)
     modules = {f'stem.stem.{a}': f'stem.{b}' for a, b in _STEM.items()}
-    indices = {int(k.split('.')[1]) for k in keys
-               if k.startswith('local_backbone.')}  # yapf: disable
-    downsamples = {int(k.split('.')[1]) for k in keys
-                   if re.match(r'local_backbone\.\d+\.conv\.', k)}  # yapf: disable # noqa: E501
+    indices = {int(k.split('.')[1]) for k in keys if k.startswith('local_backbone.')}
+    downsamples = {
+        int(k.split('.')[1])
+        for k in keys
+        if re.match(r'local_backbone\.\d+\.conv\.', k)
+    }
     stage = block = 0
     for i in sorted(indices):
         theirs = f'local_backbone.{i}'
@@ -99,15 +103,15 @@ def _rename(key: str, modules: Mapping[str, str]) -> str:
     return key
 
 
-def from_authors(state_dict: Mapping[str, T]) -> Dict[str, T]:
+def from_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
     """Rename the authors' keys to ours; unknown keys stay as they are."""
     modules = _modules(state_dict)
     return {_rename(k, modules): v for k, v in state_dict.items()}
 
 
-def to_authors(state_dict: Mapping[str, T]) -> Dict[str, T]:
+def to_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
     """The inverse of :func:`from_authors`, key by key."""
-    depths: List[int] = [0, 0, 0]
+    depths: list[int] = [0, 0, 0]
     for key in state_dict:
         match = re.match(r'stages\.([012])\.(\d+)\.', key)
         if match:
@@ -116,27 +120,30 @@ def to_authors(state_dict: Mapping[str, T]) -> Dict[str, T]:
     theirs = []  # representative keys, from which _modules reads the depths
     index = 0
     for depth in depths:
-        theirs += [f'local_backbone.{index + b}.layer_scale_2'
-                   for b in range(depth)]  # yapf: disable
+        theirs += [f'local_backbone.{index + b}.layer_scale_2' for b in range(depth)]
         theirs.append(f'local_backbone.{index + depth}.conv.0.weight')
         index += depth + 1
-    theirs += [f'backbone.{k.split(".")[2]}.0.fc1.0.weight'
-               for k in state_dict if k.startswith('stages.3.')]  # yapf: disable # noqa: E501
+    theirs += [
+        f'backbone.{k.split(".")[2]}.0.fc1.0.weight'
+        for k in state_dict
+        if k.startswith('stages.3.')
+    ]
     modules = {ours: name for name, ours in _modules(theirs).items()}
     return {_rename(k, modules): v for k, v in state_dict.items()}
 
 
-def find_backbones(keys: Iterable[str], layout: str) -> List[str]:
+def find_backbones(keys: Iterable[str], layout: str) -> list[str]:
     """What stands before the keys of a backbone in that layout: '' in an
     ImageNet file, 'backbone.' in a detector's; none if there is no such."""
     anchor = _ANCHORS[layout]
     return [
-        key[:-len(anchor)] for key in map(str, keys)
+        key[: -len(anchor)]
+        for key in map(str, keys)
         if key == anchor or key.endswith('.' + anchor)
     ]
 
 
-def convert(state_dict: Mapping[str, T], layout: str) -> Dict[str, T]:
+def convert(state_dict: Mapping[str, T], layout: str) -> dict[str, T]:
     """Rename the keys of each backbone of a classifier or detector.
 
     Args:
@@ -154,15 +161,13 @@ def convert(state_dict: Mapping[str, T], layout: str) -> Dict[str, T]:
     names = {key: key for key in state_dict}
     for prefix in find_backbones(state_dict, other):
         inner = {
-            key[len(prefix):]: key
-            for key in state_dict if key.startswith(prefix)
+            key[len(prefix) :]: key for key in state_dict if key.startswith(prefix)
         }
-        names.update(
-            (key, prefix + name) for name, key in rename(inner).items())
+        names.update((key, prefix + name) for name, key in rename(inner).items())
     return {names[key]: value for key, value in state_dict.items()}
 
 
-def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> Optional[str]:
+def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> str | None:
     """Name of the arch whose widths and depths the weights (our keys) have,
     or None."""
     stem = 'stem.1.conv.weight'
@@ -171,9 +176,9 @@ def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> Optional[str]:
         return None
     channels = tuple(int(state_dict[key].shape[0]) for key in (stem, *downs))
     blocks = tuple(
-        len({k.split('.')[2]
-             for k in state_dict if k.startswith(f'stages.{s}.')})
-        for s in range(4))
+        len({k.split('.')[2] for k in state_dict if k.startswith(f'stages.{s}.')})
+        for s in range(4)
+    )
     for name, setting in arch_settings.items():
         if setting['channels'] == channels and setting['blocks'] == blocks:
             return name

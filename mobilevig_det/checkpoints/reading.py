@@ -1,21 +1,20 @@
 """Reading a checkpoint file: safely, and with one message when it fails."""
+
 import logging
 import os
 import pickle
 import re
 import zipfile
-from typing import Optional, Union
 
 import torch
 from mmengine.logging import print_log
 
-from .safe_types import allow_checkpoint_types
 from ..errors import UserError
 from .key_mapping import is_authors_layout
+from .safe_types import allow_checkpoint_types
 
 
-def read_checkpoint(path: Union[str, os.PathLike],
-                    map_location: Optional[str] = None) -> dict:
+def read_checkpoint(path: str | os.PathLike, map_location: str | None = None) -> dict:
     """Read a checkpoint file without running anything that is in it.
 
     Args:
@@ -29,12 +28,13 @@ def read_checkpoint(path: Union[str, os.PathLike],
     Raises:
         UserError: If there is no such file, if it is empty, cut off or
             something else than a checkpoint, or if it holds objects other
-            than weights and the types in :mod:`mobilevig_det.checkpoints.safe_types`.
+            than weights and the types in :mod:`.safe_types`.
     """
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
-        raise UserError(f'There is no checkpoint file {path!r}, seen from '
-                        f'{os.getcwd()!r}.')
+        raise UserError(
+            f'There is no checkpoint file {path!r}, seen from {os.getcwd()!r}.'
+        )
     try:
         with open(path, 'rb') as file:
             start = file.read(1024)
@@ -45,15 +45,19 @@ def read_checkpoint(path: Union[str, os.PathLike],
     if start.lstrip().startswith(b'<'):
         raise UserError(
             f'{path} is a web page (HTML or XML), not a checkpoint: download '
-            'it again, through the link that gives the file itself.')
+            'it again, through the link that gives the file itself.'
+        )
     if start.startswith(b'PK') and not zipfile.is_zipfile(path):
-        raise UserError(f'{path} is cut off ({os.path.getsize(path)} bytes '
-                        'are there): copy or download it again.')
+        raise UserError(
+            f'{path} is cut off ({os.path.getsize(path)} bytes '
+            'are there): copy or download it again.'
+        )
     allow_checkpoint_types()  # again: OneDL's MMEngine takes types away
     try:
         # Said aloud, because torch < 2.6 would run what the file says.
         checkpoint = torch.load(
-            path, map_location=map_location or 'cpu', weights_only=True)
+            path, map_location=map_location or 'cpu', weights_only=True
+        )
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error))) from error
     except torch.cuda.OutOfMemoryError:
@@ -62,28 +66,37 @@ def read_checkpoint(path: Union[str, os.PathLike],
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f'{path} cannot be read as a PyTorch checkpoint ({reason}): it '
-            'is damaged, or another kind of file.') from error
+            'is damaged, or another kind of file.'
+        ) from error
     if not isinstance(checkpoint, dict):
-        raise UserError(f'{path} holds a {type(checkpoint).__name__}, where '
-                        'a checkpoint holds a dict with its weights.')
+        raise UserError(
+            f'{path} holds a {type(checkpoint).__name__}, where '
+            'a checkpoint holds a dict with its weights.'
+        )
     return checkpoint
 
 
 def _refusal(path: str, reason: str) -> str:
     if not hasattr(torch.serialization, 'add_safe_globals'):
-        return (f'{path} was refused: it holds more than weights, and torch '
-                f'{torch.__version__} can read only weights safely. Use torch '
-                '2.4 or newer.')
+        return (
+            f'{path} was refused: it holds more than weights, and torch '
+            f'{torch.__version__} can read only weights safely. Use torch '
+            '2.4 or newer.'
+        )
     name = re.search(
-        r'GLOBAL (\S+) was not|GLOBAL (\S+) whose|(getattr\(.*?\))', reason)
+        r'GLOBAL (\S+) was not|GLOBAL (\S+) whose|(getattr\(.*?\))', reason
+    )
     if name is None:
-        return (f'{path} cannot be read as a PyTorch checkpoint: it is '
-                'damaged, or another kind of file.')
+        return (
+            f'{path} cannot be read as a PyTorch checkpoint: it is '
+            'damaged, or another kind of file.'
+        )
     return (
         f'{path} was refused, and nothing in it was run: beside weights it '
         f'holds {next(filter(None, name.groups()))}, which could run code '
         'when loaded. If you trust where it comes from, save its weights '
-        "alone there: torch.save({'state_dict': …}, file).")
+        "alone there: torch.save({'state_dict': …}, file)."
+    )
 
 
 def averaged(checkpoint: dict, name: str) -> dict:
@@ -117,7 +130,8 @@ def averaged(checkpoint: dict, name: str) -> dict:
             f'{name}: there are no averaged weights (state_dict_ema) in it, '
             'so the raw ones (state_dict) are loaded.',
             logger='current',
-            level=logging.WARNING)
+            level=logging.WARNING,
+        )
     return checkpoint
 
 
@@ -126,4 +140,4 @@ def _without_wrapper(weights: dict) -> dict:
     prefix = 'module.'
     if not weights or not all(k.startswith(prefix) for k in weights):
         return weights
-    return {key[len(prefix):]: value for key, value in weights.items()}
+    return {key[len(prefix) :]: value for key, value in weights.items()}

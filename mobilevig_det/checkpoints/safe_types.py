@@ -1,7 +1,8 @@
 """What this package needs of the ones below it."""
+
 import argparse
 import pickle
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -36,14 +37,19 @@ def _statistic(owner: type, name: str) -> Callable:
 
 _core = np._core if hasattr(np, '_core') else np.core
 _TYPES = [
-    argparse.Namespace, HistoryBuffer, np.ndarray, np.dtype,
+    argparse.Namespace,
+    HistoryBuffer,
+    np.ndarray,
+    np.dtype,
     *(type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'b1')),
     _named(_statistic, 'builtins.getattr'),
     # NumPy 2 renamed the module: files of either name, on either NumPy.
-    *(_named(getattr(_core.multiarray, name),
-             f'numpy.{folder}.multiarray.{name}')
-      for folder in ('core', '_core') for name in ('_reconstruct', 'scalar'))
-]  # yapf: disable
+    *(
+        _named(getattr(_core.multiarray, name), f'numpy.{folder}.multiarray.{name}')
+        for folder in ('core', '_core')
+        for name in ('_reconstruct', 'scalar')
+    ),
+]
 
 
 def allow_checkpoint_types() -> None:

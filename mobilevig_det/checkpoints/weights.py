@@ -10,22 +10,23 @@ A name is looked up in the folder ``MOBILEVIG_WEIGHTS`` (an environment
 variable; not looked at if unset), then among torch hub's downloads, then
 downloaded to there.
 """
+
 import hashlib
 import http.client
 import os
 import urllib.request
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Union
+from typing import NamedTuple
 
 from mmengine.dist import barrier, is_distributed
 from mmengine.runner import CheckpointLoader
 from torch import hub
 from tqdm import tqdm
 
-from .reading import averaged, read_checkpoint
 from ..errors import UserError
+from .reading import averaged, read_checkpoint
 
-InitCfg = Union[dict, List[dict]]
+InitCfg = dict | list[dict]
 
 SCHEME = 'mobilevig://'
 REPOSITORY = 'https://huggingface.co/SLDGroup/MobileViG/resolve/main/'
@@ -34,8 +35,9 @@ WITHOUT = 'To start from random weights, set model.backbone.init_cfg=None.'
 
 class Published(NamedTuple):
     """A file that the authors published; None is what we do not know."""
-    path: Optional[str]  # below REPOSITORY
-    sha256: Optional[str] = None
+
+    path: str | None  # below REPOSITORY
+    sha256: str | None = None
 
 
 # No hash was published, and none of the files could be fetched where this was
@@ -53,8 +55,7 @@ PUBLISHED = {
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
-def load_from_mobilevig(filename: str,
-                        map_location: Optional[str] = None) -> dict:
+def load_from_mobilevig(filename: str, map_location: str | None = None) -> dict:
     """Load a checkpoint by name, path or address, averaged weights first.
 
     Args:
@@ -69,11 +70,13 @@ def load_from_mobilevig(filename: str,
         UserError: If the file is not to be found, not to be downloaded, or
             not a checkpoint.
     """
-    place = filename[len(SCHEME):] if filename.startswith(
-        SCHEME) else filename
+    place = filename[len(SCHEME) :] if filename.startswith(SCHEME) else filename
     if not filename.startswith(SCHEME) or '/' in place or '\\' in place:
-        path = (_download(place) if place.startswith(('http://', 'https://'))
-                else Path(place))
+        path = (
+            _download(place)
+            if place.startswith(('http://', 'https://'))
+            else Path(place)
+        )
     else:
         path = _find(place)
     return averaged(read_checkpoint(path, map_location), str(path))
@@ -102,9 +105,9 @@ def load_all_safely() -> None:
     For our own tools: what they load is safe and has our messages. In
     someone else's program MMEngine's loaders stay as they are.
     """
-    CheckpointLoader.register_scheme(['', 'http://', 'https://'],
-                                     load_from_mobilevig,
-                                     force=True)
+    CheckpointLoader.register_scheme(
+        ['', 'http://', 'https://'], load_from_mobilevig, force=True
+    )
 
 
 def _find(name: str) -> Path:
@@ -112,19 +115,22 @@ def _find(name: str) -> Path:
         raise UserError(
             f'{SCHEME}{name} is unknown: the names are '
             f'{", ".join(PUBLISHED)}; a file is {SCHEME}/path/to/file, an '
-            f'address {SCHEME}https://….')
+            f'address {SCHEME}https://….'
+        )
     published = PUBLISHED[name.lower()]
     if published.path is None:
         raise UserError(
             f'The name of the published file for {SCHEME}{name} is not '
             f'known: give the file yourself: {SCHEME}/path/to/file. The '
             "authors' files are at https://huggingface.co/SLDGroup/MobileViG. "
-            f'{WITHOUT}')
+            f'{WITHOUT}'
+        )
     folder = os.environ.get('MOBILEVIG_WEIGHTS')
     if folder:
         if not os.path.isdir(folder):
-            raise UserError('The folder that MOBILEVIG_WEIGHTS names does '
-                            f'not exist: {folder!r}.')
+            raise UserError(
+                f'The folder that MOBILEVIG_WEIGHTS names does not exist: {folder!r}.'
+            )
         path = Path(folder, os.path.basename(published.path))
         if path.is_file():
             _verify(path, published.sha256)
@@ -132,7 +138,7 @@ def _find(name: str) -> Path:
     return _download(REPOSITORY + published.path, published.sha256)
 
 
-def _download(url: str, sha256: Optional[str] = None) -> Path:
+def _download(url: str, sha256: str | None = None) -> Path:
     """Path of a file in torch hub's cache, downloaded if it is not there."""
     name = os.path.basename(url.partition('?')[0])
     if not url.startswith(REPOSITORY):
@@ -148,30 +154,33 @@ def _download(url: str, sha256: Optional[str] = None) -> Path:
     finally:
         barrier()
     if not path.is_file():
-        raise UserError(f'{path} is not there: its download in the first '
-                        'process of this machine failed, see there.')
+        raise UserError(
+            f'{path} is not there: its download in the first '
+            'process of this machine failed, see there.'
+        )
     _verify(path, sha256)
     return path
 
 
-def _fetch(url: str, path: Path, sha256: Optional[str]) -> None:
+def _fetch(url: str, path: Path, sha256: str | None) -> None:
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=60) as answer, \
-                part.open('wb') as file:
+        with urllib.request.urlopen(url, timeout=60) as answer, part.open('wb') as file:
             size = int(answer.headers.get('Content-Length') or 0)
             with tqdm(
-                    desc=f'Downloading {path.name}',
-                    total=size or None,
-                    unit='B',
-                    unit_scale=True) as progress:
+                desc=f'Downloading {path.name}',
+                total=size or None,
+                unit='B',
+                unit_scale=True,
+            ) as progress:
                 while chunk := answer.read(1 << 20):
                     file.write(chunk)
                     progress.update(len(chunk))
         if part.stat().st_size < size:
-            raise OSError(f'the connection broke off after '
-                          f'{part.stat().st_size} of {size} bytes')
+            raise OSError(
+                f'the connection broke off after {part.stat().st_size} of {size} bytes'
+            )
         _verify(part, sha256)
         read_checkpoint(part, 'meta')  # an error page, say, is not kept
         os.replace(part, path)
@@ -179,14 +188,15 @@ def _fetch(url: str, path: Path, sha256: Optional[str]) -> None:
         raise UserError(
             f'{url} could not be downloaded: {error}. Try again, or fetch '
             f'the file elsewhere, save it as {path} or anywhere else and '
-            f'give it as {SCHEME}/path/to/file. {WITHOUT}') from error
+            f'give it as {SCHEME}/path/to/file. {WITHOUT}'
+        ) from error
     except UserError as error:
         raise UserError(f'{url} gave no checkpoint: {error}') from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def _verify(path: Path, sha256: Optional[str]) -> None:
+def _verify(path: Path, sha256: str | None) -> None:
     if sha256 is None:
         return
     found = hashlib.sha256()
@@ -197,4 +207,5 @@ def _verify(path: Path, sha256: Optional[str]) -> None:
         raise UserError(
             f'{path} is not the published file, or was damaged: its SHA-256 '
             f'is {found.hexdigest()}, and should be {sha256}. Delete it, and '
-            'it is downloaded again.')
+            'it is downloaded again.'
+        )

@@ -1,0 +1,1 @@
+"""Data: the generated shapes, and checks of what people have."""

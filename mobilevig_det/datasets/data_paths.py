@@ -1,6 +1,7 @@
 """Look whether a config's data is there, before anything is built."""
+
 import os.path as osp
-from typing import Iterator, List
+from collections.abc import Iterator
 
 from mmengine.config import Config
 
@@ -22,7 +23,7 @@ def _joined(root: str, path: str) -> str:
     return path if osp.isabs(path) else osp.join(root, path)
 
 
-def check_data_paths(cfg: Config, splits: List[str]) -> None:
+def check_data_paths(cfg: Config, splits: list[str]) -> None:
     """Raise a UserError that names the first missing folder or file.
 
     Args:
@@ -48,10 +49,12 @@ def check_data_paths(cfg: Config, splits: List[str]) -> None:
 
 def _missing(path: str, root: str, split: str) -> str:
     what = 'folder' if path == root or path.endswith('/') else 'file'
-    return (f'The {split} data is not there: no {what} {path!r} (looked at '
-            f'{osp.abspath(path)}).\n'
-            'Set COCO_ROOT to the folder that holds annotations/, train2017/ '
-            'and val2017/, for example COCO_ROOT=/data/coco; the configs of '
-            'the shapes data read SHAPES_ROOT.\n'
-            'No COCO at hand? `make demo` needs none: it generates its own '
-            'data.')
+    return (
+        f'The {split} data is not there: no {what} {path!r} (looked at '
+        f'{osp.abspath(path)}).\n'
+        'Set COCO_ROOT to the folder that holds annotations/, train2017/ '
+        'and val2017/, for example COCO_ROOT=/data/coco; the configs of '
+        'the shapes data read SHAPES_ROOT.\n'
+        'No COCO at hand? `make demo` needs none: it generates its own '
+        'data.'
+    )

@@ -5,10 +5,10 @@ OpenCV, 8-bit BGR): grayscale, palette, CMYK and 16-bit files are converted,
 alpha is dropped, the first frame of an animation is taken, and the EXIF
 orientation is applied.
 """
+
 import codecs
 import io
 import os
-from typing import Optional, Tuple
 
 import cv2
 import mmcv
@@ -76,7 +76,7 @@ def read_image(path: str) -> np.ndarray:
     raise ImageFileError(reason or 'OpenCV cannot decode it')
 
 
-def image_size(path: str) -> Tuple[int, int]:
+def image_size(path: str) -> tuple[int, int]:
     """Width and height of the picture that :func:`read_image` would return.
 
     Reads no more than the beginning and the end of a file that looks sound.
@@ -89,8 +89,9 @@ def image_size(path: str) -> Tuple[int, int]:
             upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1
             ending = ENDINGS.get(image.format)
             if upright and ending:
-                file.seek(-min(len(ending), os.fstat(file.fileno()).st_size),
-                          os.SEEK_END)
+                file.seek(
+                    -min(len(ending), os.fstat(file.fileno()).st_size), os.SEEK_END
+                )
                 if file.read() == ending:
                     return image.size
     except Exception:
@@ -100,7 +101,7 @@ def image_size(path: str) -> Tuple[int, int]:
     return width, height
 
 
-def _incomplete(data: bytes) -> Optional[str]:
+def _incomplete(data: bytes) -> str | None:
     """Why these bytes are not a whole image; None if they may be one."""
     try:
         with Image.open(io.BytesIO(data)) as image:

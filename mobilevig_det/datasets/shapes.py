@@ -3,12 +3,12 @@
 Overlapping circles, squares and triangles in COCO's format, made from a seed:
 what the demo trains on, and what the tests use.
 """
+
 import json
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple, Union
 
 import cv2
 import numpy as np
@@ -29,6 +29,7 @@ MIN_VISIBLE = 0.6
 @dataclass(frozen=True)
 class Shape:
     """One shape of a scene; lengths in pixels, the angle in radians."""
+
     kind: str
     x: float
     y: float
@@ -42,13 +43,13 @@ class Shape:
         if self.kind == 'circle':
             return squared <= self.radius**2
         if self.kind == 'ring':
-            return (squared <= self.radius**2) & (
-                squared >= (0.55 * self.radius)**2)
+            return (squared <= self.radius**2) & (squared >= (0.55 * self.radius) ** 2)
         if self.kind == 'cross':
             cos, sin = math.cos(self.angle), math.sin(self.angle)
             u, v = abs(dx * cos + dy * sin), abs(dy * cos - dx * sin)
             return (np.maximum(u, v) <= 0.95 * self.radius) & (
-                np.minimum(u, v) <= 0.3 * self.radius)
+                np.minimum(u, v) <= 0.3 * self.radius
+            )
         # A regular polygon: inside of each of its sides, as seen from the
         # centre.
         sides = 4 if self.kind == 'square' else 3
@@ -56,8 +57,7 @@ class Shape:
         inside = np.ones(np.broadcast(dx, dy).shape, bool)
         for k in range(sides):
             normal = self.angle + 2 * math.pi * k / sides
-            inside &= dx * math.cos(normal) + dy * math.sin(
-                normal) <= inradius
+            inside &= dx * math.cos(normal) + dy * math.sin(normal) <= inradius
         return inside
 
 
@@ -65,17 +65,19 @@ class Shape:
 class Scene:
     """What one image shows: the crowd at the bottom, then the objects, each
     over the ones before it."""
-    crowd: Tuple[Shape, ...]
-    objects: Tuple[Shape, ...]
+
+    crowd: tuple[Shape, ...]
+    objects: tuple[Shape, ...]
 
 
-def _pixel_centres(size: int) -> Tuple[np.ndarray, np.ndarray]:
+def _pixel_centres(size: int) -> tuple[np.ndarray, np.ndarray]:
     steps = np.arange(size) + 0.5
     return steps[None, :], steps[:, None]
 
 
-def _random_shape(rng: np.random.Generator, size: int, kind: str,
-                  radius: Tuple[float, float]) -> Shape:
+def _random_shape(
+    rng: np.random.Generator, size: int, kind: str, radius: tuple[float, float]
+) -> Shape:
     r = rng.uniform(*radius) * size
     # Up to about a tenth of a shape may be cut off by the border.
     x, y = rng.uniform(0.75 * r, size - 0.75 * r, 2)
@@ -85,38 +87,40 @@ def _random_shape(rng: np.random.Generator, size: int, kind: str,
     return Shape(kind, float(x), float(y), float(r), float(angle))
 
 
-def sample_scene(rng: np.random.Generator,
-                 size: int,
-                 index: int,
-                 num_classes: int = 3) -> Scene:
+def sample_scene(
+    rng: np.random.Generator, size: int, index: int, num_classes: int = 3
+) -> Scene:
     """Place the shapes of image ``index`` of a set.
 
     Images 1, 21, 41, ... have a crowd and 2, 22, 42, ... nothing at all, so
     that every set of three images or more has both.
     """
-    crowd: Tuple[Shape, ...] = ()
+    crowd: tuple[Shape, ...] = ()
     if index % 20 == 2:
         return Scene(crowd, ())
     if index % 20 == 1:
         kind = KINDS[rng.integers(num_classes)]
         x, y = rng.uniform(0.25 * size, 0.75 * size, 2)
         crowd = tuple(
-            Shape(kind, float(x + dx), float(y + dy),
-                  float(rng.uniform(0.025, 0.045) * size),
-                  float(rng.uniform(0, 2 * math.pi)))
-            for dx, dy in rng.uniform(-0.2 * size, 0.2 * size, (12, 2)))
+            Shape(
+                kind,
+                float(x + dx),
+                float(y + dy),
+                float(rng.uniform(0.025, 0.045) * size),
+                float(rng.uniform(0, 2 * math.pi)),
+            )
+            for dx, dy in rng.uniform(-0.2 * size, 0.2 * size, (12, 2))
+        )
     xx, yy = _pixel_centres(size)
-    objects: List[Shape] = []
-    visible: List[np.ndarray] = []
-    full: List[int] = []
+    objects: list[Shape] = []
+    visible: list[np.ndarray] = []
+    full: list[int] = []
     wanted = rng.integers(2, 7)
     for _ in range(4 * wanted):  # some do not fit
-        shape = _random_shape(rng, size, KINDS[rng.integers(num_classes)],
-                              (0.15, 0.3))
+        shape = _random_shape(rng, size, KINDS[rng.integers(num_classes)], (0.15, 0.3))
         mask = shape.covers(xx, yy)
         left = [old & ~mask for old in visible]
-        if any(part.sum() < MIN_VISIBLE * area
-               for part, area in zip(left, full)):
+        if any(part.sum() < MIN_VISIBLE * area for part, area in zip(left, full)):
             continue
         objects.append(shape)
         visible = left + [mask]
@@ -126,7 +130,7 @@ def sample_scene(rng: np.random.Generator,
     return Scene(crowd, tuple(objects))
 
 
-def visible_masks(scene: Scene, size: int) -> Tuple[np.ndarray, np.ndarray]:
+def visible_masks(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
     """What of each shape is to be seen.
 
     Returns:
@@ -146,15 +150,14 @@ def visible_masks(scene: Scene, size: int) -> Tuple[np.ndarray, np.ndarray]:
     return crowd & ~hidden, masks
 
 
-def _shade(rng: np.random.Generator,
-           size: int,
-           unlike: Optional[np.ndarray] = None) -> np.ndarray:
+def _shade(
+    rng: np.random.Generator, size: int, unlike: np.ndarray | None = None
+) -> np.ndarray:
     """A random colour that changes linearly across the image, and can be
     told from another one."""
     xx, yy = _pixel_centres(size)
     angle = rng.uniform(0, 2 * math.pi)
-    ramp = (xx / size - 0.5) * math.cos(angle) + (yy / size -
-                                                  0.5) * math.sin(angle)
+    ramp = (xx / size - 0.5) * math.cos(angle) + (yy / size - 0.5) * math.sin(angle)
     colour = rng.uniform(30, 225, 3)
     while unlike is not None and abs(colour - unlike.mean((0, 1))).max() < 70:
         colour = rng.uniform(30, 225, 3)
@@ -182,8 +185,8 @@ def _annotation(mask: np.ndarray, kind: str, crowd: bool) -> dict:
         bbox=box,
         area=area,
         iscrowd=int(crowd),
-        segmentation=dict(
-            size=list(mask.shape), counts=rle['counts'].decode()))
+        segmentation=dict(size=list(mask.shape), counts=rle['counts'].decode()),
+    )
 
 
 def _make_split(root: Path, split: str, settings: dict) -> None:
@@ -192,19 +195,20 @@ def _make_split(root: Path, split: str, settings: dict) -> None:
     size = settings['size']
     folder = root / split
     folder.mkdir(parents=True, exist_ok=True)
-    images: List[dict] = []
-    annotations: List[dict] = []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in tqdm(range(settings['num']), split):
         # One stream an image: image i is the same in a larger set.
         rng = np.random.default_rng(
-            [settings['seed'], ('train', 'val').index(split), index])
+            [settings['seed'], ('train', 'val').index(split), index]
+        )
         scene = sample_scene(rng, size, index, settings['num_classes'])
         name = f'{index + 1:06d}.jpg'
-        encoded = cv2.imencode('.jpg', paint(rng, scene, size),
-                               [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+        encoded = cv2.imencode(
+            '.jpg', paint(rng, scene, size), [cv2.IMWRITE_JPEG_QUALITY, 85]
+        )[1]
         (folder / name).write_bytes(encoded.tobytes())
-        images.append(
-            dict(id=index + 1, file_name=name, height=size, width=size))
+        images.append(dict(id=index + 1, file_name=name, height=size, width=size))
         crowd, masks = visible_masks(scene, size)
         found = [
             _annotation(mask, shape.kind, False)
@@ -220,10 +224,11 @@ def _make_split(root: Path, split: str, settings: dict) -> None:
         info=dict(description=DESCRIPTION, settings=settings),
         categories=[
             dict(id=i, name=name, supercategory='shape')
-            for i, name in enumerate(KINDS[:settings['num_classes']], 1)
+            for i, name in enumerate(KINDS[: settings['num_classes']], 1)
         ],
         images=images,
-        annotations=annotations)
+        annotations=annotations,
+    )
     path = annotation_file(root, split)
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix('.part')
@@ -231,7 +236,7 @@ def _make_split(root: Path, split: str, settings: dict) -> None:
     os.replace(part, path)
 
 
-def annotation_file(root: Union[str, Path], split: str) -> Path:
+def annotation_file(root: str | Path, split: str) -> Path:
     """Where the annotations of a split ('train' or 'val') are."""
     return Path(root) / 'annotations' / f'instances_{split}.json'
 
@@ -255,16 +260,19 @@ def _finished(root: Path, split: str, settings: dict) -> bool:
     if found != settings:
         raise UserError(
             f'{path} is of other settings ({found or "not a shapes set"}, '
-            f'asked for {settings}): give another folder, or delete {root}.')
+            f'asked for {settings}): give another folder, or delete {root}.'
+        )
     return all((root / split / name).is_file() for name in names)
 
 
-def make_shapes(root: Union[str, Path] = 'data/shapes',
-                num_train: int = 600,
-                num_val: int = 100,
-                size: int = 128,
-                seed: int = 0,
-                num_classes: int = 3) -> Path:
+def make_shapes(
+    root: str | Path = 'data/shapes',
+    num_train: int = 600,
+    num_val: int = 100,
+    size: int = 128,
+    seed: int = 0,
+    num_classes: int = 3,
+) -> Path:
     """Make the data set, unless it is there already.
 
     The same arguments give the same files, byte for byte (with the same
@@ -288,26 +296,30 @@ def make_shapes(root: Union[str, Path] = 'data/shapes',
         UserError: For a number out of range, a folder that cannot be written
             or one that holds another data set.
     """
-    for name, value, least in (('num_train', num_train, 1),
-                               ('num_val', num_val, 1), ('size', size, 32),
-                               ('seed', seed, 0),
-                               ('num_classes', num_classes, 1)):
+    for name, value, least in (
+        ('num_train', num_train, 1),
+        ('num_val', num_val, 1),
+        ('size', size, 32),
+        ('seed', seed, 0),
+        ('num_classes', num_classes, 1),
+    ):
         if value < least:
-            raise UserError(f'{name} must be at least {least}, but is '
-                            f'{value}.')
+            raise UserError(f'{name} must be at least {least}, but is {value}.')
     if num_classes > len(KINDS):
-        raise UserError(f'num_classes must be at most {len(KINDS)} '
-                        f'({", ".join(KINDS)}), but is {num_classes}.')
+        raise UserError(
+            f'num_classes must be at most {len(KINDS)} '
+            f'({", ".join(KINDS)}), but is {num_classes}.'
+        )
     root = Path(root)
     try:
         splits = {
-            split: dict(
-                num=num, size=size, seed=seed, num_classes=num_classes)
+            split: dict(num=num, size=size, seed=seed, num_classes=num_classes)
             for split, num in (('train', num_train), ('val', num_val))
         }
         # Both are looked at before either is touched.
         missing = [
-            split for split, settings in splits.items()
+            split
+            for split, settings in splits.items()
             if not _finished(root, split, settings)
         ]
         for split, settings in splits.items():
@@ -316,6 +328,8 @@ def make_shapes(root: Union[str, Path] = 'data/shapes',
             else:
                 print(f'{split}: {settings["num"]} images are there already.')
     except OSError as error:
-        raise UserError(f'Cannot write the data set to {root}: {error}. Is '
-                        'there room, and may you write there?') from error
+        raise UserError(
+            f'Cannot write the data set to {root}: {error}. Is '
+            'there room, and may you write there?'
+        ) from error
     return root

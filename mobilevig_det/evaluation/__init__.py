@@ -1,0 +1,1 @@
+"""What a run has reached, and where a detector loses its AP."""

@@ -6,10 +6,12 @@ that are only roughly in place (IoU of 0.1 instead of 0.5), then confusions
 with other classes, then whatever is found in the background; what is still
 lacking then was not found at all. All matching is pycocotools'.
 """
+
 import contextlib
 import io
 from collections import defaultdict
-from typing import Dict, Iterator, List, NamedTuple, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -28,6 +30,7 @@ class Loss(NamedTuple):
     ``ap50`` and the four losses add up to 1: what the AP at an IoU of 0.5
     would gain without this kind of error, and those before it.
     """
+
     objects: int
     ap: float
     ap75: float
@@ -38,8 +41,13 @@ class Loss(NamedTuple):
     missed: float
 
 
-def losses(truth: COCO, found: COCO, kind: str, category_ids: Sequence[int],
-           sizes: Sequence[str] = SIZES) -> Iterator[Dict[str, Loss]]:
+def losses(
+    truth: COCO,
+    found: COCO,
+    kind: str,
+    category_ids: Sequence[int],
+    sizes: Sequence[str] = SIZES,
+) -> Iterator[dict[str, Loss]]:
     """The losses of one class after the other.
 
     Args:
@@ -57,28 +65,34 @@ def losses(truth: COCO, found: COCO, kind: str, category_ids: Sequence[int],
         if annotation['category_id'] in set(category_ids):
             by_image[annotation['image_id']].append(annotation)
     for category_id in category_ids:
-        images = sorted({
-            annotation['image_id']
-            for coco in (truth, found)
-            for annotation in coco.loadAnns(
-                coco.getAnnIds(catIds=[category_id]))
-        })
+        images = sorted(
+            {
+                annotation['image_id']
+                for coco in (truth, found)
+                for annotation in coco.loadAnns(coco.getAnnIds(catIds=[category_id]))
+            }
+        )
         annotations = [a for image in images for a in by_image[image]]
         own = [a for a in annotations if a['category_id'] == category_id]
         # Other classes become regions where nothing counts.
         others = [
-            dict(a, category_id=category_id, iscrowd=1) for a in annotations
+            dict(a, category_id=category_id, iscrowd=1)
+            for a in annotations
             if a['category_id'] != category_id
         ]
         detections = found.loadAnns(found.getAnnIds(catIds=[category_id]))
-        strict, objects = _precision(truth, own, detections, images, kind,
-                                     [*STRICT_IOUS, LOOSE_IOU])
-        loose, _ = _precision(truth, own + others, detections, images, kind,
-                              [LOOSE_IOU])
+        strict, objects = _precision(
+            truth, own, detections, images, kind, [*STRICT_IOUS, LOOSE_IOU]
+        )
+        loose, _ = _precision(
+            truth, own + others, detections, images, kind, [LOOSE_IOU]
+        )
         yield {
-            size: _loss(strict[..., SIZES.index(size)],
-                        loose[0, :, SIZES.index(size)],
-                        objects[SIZES.index(size)])
+            size: _loss(
+                strict[..., SIZES.index(size)],
+                loose[0, :, SIZES.index(size)],
+                objects[SIZES.index(size)],
+            )
             for size in sizes
         }
 
@@ -88,19 +102,20 @@ def _loss(strict: np.ndarray, loose: np.ndarray, objects: int) -> Loss:
     if objects == 0:
         return Loss(0, *[np.nan] * 7)
     at_iou = strict.mean(1)
-    steps = [
-        at_iou[0],
-        at_iou[-1],
-        loose.mean(),
-        (loose > 0).mean(),
-        1.,
-    ]
-    return Loss(objects, at_iou[:10].mean(), at_iou[5], at_iou[0],
-                *np.diff(steps).tolist())
+    steps = [at_iou[0], at_iou[-1], loose.mean(), (loose > 0).mean(), 1.0]
+    return Loss(
+        objects, at_iou[:10].mean(), at_iou[5], at_iou[0], *np.diff(steps).tolist()
+    )
 
 
-def _precision(truth: COCO, annotations: List[dict], detections: List[dict],
-               images: List[int], kind: str, ious: List[float]) -> tuple:
+def _precision(
+    truth: COCO,
+    annotations: list[dict],
+    detections: list[dict],
+    images: list[int],
+    kind: str,
+    ious: list[float],
+) -> tuple:
     """COCOeval's precision for one class, of shape (IoUs, recalls, sizes),
     and the number of objects of each size."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -111,7 +126,8 @@ def _precision(truth: COCO, annotations: List[dict], detections: List[dict],
                 images=truth.loadImgs(images),
                 categories=truth.dataset['categories'],
                 # COCOeval writes into them.
-                annotations=[dict(entry) for entry in entries])
+                annotations=[dict(entry) for entry in entries],
+            )
             coco.createIndex()
             sides.append(coco)
         evaluation = COCOeval(*sides, kind)
@@ -124,8 +140,10 @@ def _precision(truth: COCO, annotations: List[dict], detections: List[dict],
     objects = [
         sum(
             int(np.sum(np.equal(image['gtIgnore'], 0)))
-            for image in evaluation.evalImgs[i * number:(i + 1) * number]
-            if image is not None) for i in range(len(SIZES))
+            for image in evaluation.evalImgs[i * number : (i + 1) * number]
+            if image is not None
+        )
+        for i in range(len(SIZES))
     ]
     return evaluation.eval['precision'][:, :, 0, :, 0], objects
 
@@ -137,12 +155,18 @@ def mean_loss(all_losses: Sequence[Loss]) -> Loss:
         return Loss(0, *[np.nan] * 7)
     return Loss(
         sum(loss.objects for loss in present),
-        *np.mean([loss[1:] for loss in present], axis=0).tolist())
+        *np.mean([loss[1:] for loss in present], axis=0).tolist(),
+    )
 
 
-def confusion(truth: COCO, found: COCO, kind: str,
-              category_ids: Sequence[int], score_thr: float,
-              iou_thr: float = 0.5) -> np.ndarray:
+def confusion(
+    truth: COCO,
+    found: COCO,
+    kind: str,
+    category_ids: Sequence[int],
+    score_thr: float,
+    iou_thr: float = 0.5,
+) -> np.ndarray:
     """Count which class was taken for which.
 
     Each detection takes the object that it overlaps most, one of its own
@@ -158,11 +182,13 @@ def confusion(truth: COCO, found: COCO, kind: str,
     counts = np.zeros((len(label) + 1, len(label) + 1), int)
     for image in truth.getImgIds():
         objects = [
-            a for a in truth.loadAnns(truth.getAnnIds(imgIds=[image]))
+            a
+            for a in truth.loadAnns(truth.getAnnIds(imgIds=[image]))
             if a['category_id'] in label
         ]
         detections = [
-            a for a in found.loadAnns(found.getAnnIds(imgIds=[image]))
+            a
+            for a in found.loadAnns(found.getAnnIds(imgIds=[image]))
             if a['category_id'] in label and a['score'] >= score_thr
         ]
         detections.sort(key=lambda detection: -detection['score'])
@@ -171,15 +197,15 @@ def confusion(truth: COCO, found: COCO, kind: str,
         ious = np.zeros((len(detections), len(objects)))
         if detections and objects:
             ious = mask_utils.iou(
-                _shapes(found, detections, kind),
-                _shapes(truth, objects, kind), crowd)
+                _shapes(found, detections, kind), _shapes(truth, objects, kind), crowd
+            )
         for detection, overlaps in zip(detections, ious):
             category = detection['category_id']
             best = max(
                 (i for i in free if overlaps[i] >= iou_thr),
-                key=lambda i: (objects[i]['category_id'] == category,
-                               overlaps[i]),
-                default=None)
+                key=lambda i: (objects[i]['category_id'] == category, overlaps[i]),
+                default=None,
+            )
             if best is not None:
                 free.discard(best)
                 row = label[objects[best]['category_id']]
@@ -193,7 +219,7 @@ def confusion(truth: COCO, found: COCO, kind: str,
     return counts
 
 
-def _shapes(coco: COCO, annotations: List[dict], kind: str) -> list:
+def _shapes(coco: COCO, annotations: list[dict], kind: str) -> list:
     if kind == 'segm':
         return [coco.annToRLE(annotation) for annotation in annotations]
     return [annotation['bbox'] for annotation in annotations]

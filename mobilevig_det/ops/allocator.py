@@ -1,4 +1,5 @@
 """The C library's memory allocator, told to keep what is freed."""
+
 import ctypes
 
 # From glibc's malloc.h.
@@ -21,7 +22,8 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(_c_library(), 'mallopt', None)
     return mallopt is not None and all(
         mallopt(option, value) == 1
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)))
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
+    )
 
 
 def _c_library():

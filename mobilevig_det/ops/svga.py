@@ -7,7 +7,9 @@ neighbours is the rounded difference to the smallest of them. What is left is
 a circular sliding minimum along each column and each row, whose windows have
 ceil(size / K) members at a step of K.
 """
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,12 +21,7 @@ DYNAMIC_DOUBLINGS = 10
 # Elements that are worked on at a time on a CPU: 2 MB of float32.
 PART_SIZE = 2**19
 # Some dtype of so many bytes.
-WORDS = {
-    2: torch.int16,
-    4: torch.int32,
-    8: torch.int64,
-    16: torch.complex128
-}
+WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
 def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
@@ -71,20 +68,20 @@ def _shifts(members: int, stride: int) -> Iterator[int]:
 
 class _Smallest(NamedTuple):
     """The smallest values so far and, if asked for, where they are."""
+
     value: Tensor
-    at: Optional[Tensor]
+    at: Tensor | None
 
     @classmethod
     def empty(cls, like: Tensor, keep: bool) -> '_Smallest':
-        return cls(
-            torch.empty_like(like), torch.empty_like(like) if keep else None)
+        return cls(torch.empty_like(like), torch.empty_like(like) if keep else None)
 
     def each(self, function: Callable[..., Tensor], *args) -> '_Smallest':
         """``function(t, *args)`` of both."""
         value, at = self
         return _Smallest(
-            function(value, *args), None if at is None else function(
-                at, *args))
+            function(value, *args), None if at is None else function(at, *args)
+        )
 
 
 def _smaller(a: _Smallest, b: _Smallest, out: _Smallest) -> None:
@@ -98,8 +95,9 @@ def _smaller(a: _Smallest, b: _Smallest, out: _Smallest) -> None:
         torch.lerp(a.at, b.at, out.at, out=out.at)
 
 
-def _period_min(x: _Smallest, stride: int, dim: int,
-                spare: List[_Smallest]) -> _Smallest:
+def _period_min(
+    x: _Smallest, stride: int, dim: int, spare: list[_Smallest]
+) -> _Smallest:
     """One period of :func:`window_min`, which repeats along ``dim``.
 
     Where the stride divides the size, a window is a whole residue class and
@@ -116,7 +114,8 @@ def _period_min(x: _Smallest, stride: int, dim: int,
                 _smaller(
                     x.each(Tensor.narrow, dim, to, length),
                     x.each(Tensor.narrow, dim, other, length),
-                    out.each(Tensor.narrow, dim, to, length))
+                    out.each(Tensor.narrow, dim, to, length),
+                )
             if i > 0:
                 spare.append(x)
             x = out
@@ -137,8 +136,7 @@ def _repeated(row: Tensor, width: int) -> Tensor:
     dim that short is slow on CPUs, in which every element of the other dtype
     is q of ours."""
     word = WORDS.get(row.shape[3] * row.element_size())
-    if not (word and row.is_contiguous() and row.shape[3] < width
-            and row.numel()):
+    if not (word and row.is_contiguous() and row.shape[3] < width and row.numel()):
         return row
     # Flattened, for a dim of size 1 may have any stride.
     words = row.flatten().view(word).view(*row.shape[:3], 1)
@@ -167,18 +165,18 @@ def _parts(x: Tensor, size: int) -> Iterator:
             yield slice(i, i + 1), slice(first, first + count)
 
 
-def _search(x: Tensor, stride: int, keep: bool) -> Tuple[Tensor, Tensor]:
+def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     """The graph step and, if ``keep``, the position (h * W + w) of each
     pixel's smallest neighbour (else an empty tensor)."""
     height, width = x.shape[-2:]
     out = torch.empty_like(x)
     at = torch.empty(
-        x.shape if keep else 0,
-        dtype=_index_dtype(height * width),
-        device=x.device)
+        x.shape if keep else 0, dtype=_index_dtype(height * width), device=x.device
+    )
     # Positions are carried as floats: these hold them, and any half.
     wide = torch.promote_types(
-        x.dtype, torch.float32 if height * width <= 2**24 else torch.float64)
+        x.dtype, torch.float32 if height * width <= 2**24 else torch.float64
+    )
     parts = list(_parts(x, PART_SIZE // 2 if keep else PART_SIZE))
     first = x[parts[0]].to(wide if keep else x.dtype)
     # Memory that is used over and over stays in the cache, and the system
@@ -187,17 +185,21 @@ def _search(x: Tensor, stride: int, keep: bool) -> Tuple[Tensor, Tensor]:
         _Smallest.empty(first, keep)
         for _ in range(1 + bool(height % stride) + bool(width % stride))
     ]
-    position = torch.empty_like(first).copy_(
-        torch.arange(height * width, device=x.device).view(
-            height, width)) if keep else None
+    position = (
+        torch.empty_like(first).copy_(
+            torch.arange(height * width, device=x.device).view(height, width)
+        )
+        if keep
+        else None
+    )
     for part in parts:
         y = x[part]
         z = y.to(first.dtype)
         start, spare = _Smallest(z, position), list(spares)
         if y.shape != first.shape:  # the last piece
             start, *spare = (
-                m.each(Tensor.narrow, 1, 0, y.shape[1])
-                for m in (start, *spare))
+                m.each(Tensor.narrow, 1, 0, y.shape[1]) for m in (start, *spare)
+            )
         column = _period_min(start, stride, 2, spare)
         row = _period_min(start, stride, 3, spare).each(_repeated, width)
         found = spare.pop()
@@ -216,31 +218,32 @@ def _spread(grad: Tensor, at: Tensor) -> Tensor:
     out = torch.empty_like(grad)
     for part in _parts(grad, PART_SIZE // 2):
         g = grad[part].contiguous().to(wide).flatten(2)
-        taken = torch.zeros_like(g).scatter_add_(
-            2, at[part].flatten(2).long(), g)
+        taken = torch.zeros_like(g).scatter_add_(2, at[part].flatten(2).long(), g)
         out[part] = (g - taken).view(at[part].shape)
     return out
 
 
 def _index_dtype(pixels: int) -> torch.dtype:
-    return (torch.int16
-            if pixels <= torch.iinfo(torch.int16).max else torch.int32)
+    return torch.int16 if pixels <= torch.iinfo(torch.int16).max else torch.int32
 
 
 if hasattr(torch.library, 'custom_op'):  # torch >= 2.4
     # To torch.compile each is one opaque call, of whatever size: unrolled
     # into its dozens of steps it would take a minute to compile.
     _search = torch.library.custom_op(
-        'mobilevig_det::max_relative', _search, mutates_args=())
+        'mobilevig_det::max_relative', _search, mutates_args=()
+    )
     _spread = torch.library.custom_op(
-        'mobilevig_det::max_relative_backward', _spread, mutates_args=())
+        'mobilevig_det::max_relative_backward', _spread, mutates_args=()
+    )
 
     @_search.register_fake
     def _(x, stride, keep):
         return torch.empty_like(x), torch.empty(
             x.shape if keep else 0,
             dtype=_index_dtype(x.shape[-2] * x.shape[-1]),
-            device=x.device)
+            device=x.device,
+        )
 
     @_spread.register_fake
     def _(grad, at):
@@ -248,7 +251,6 @@ if hasattr(torch.library, 'custom_op'):  # torch >= 2.4
 
 
 class _MaxRelative(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x: Tensor, stride: int) -> Tensor:
         out, at = _search(x, stride, True)
@@ -257,7 +259,7 @@ class _MaxRelative(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         return _spread(grad, *ctx.saved_tensors), None
 
 
@@ -294,8 +296,7 @@ def max_relative(x: Tensor, stride: int = 2) -> Tensor:
         Tensor: Same shape, dtype and memory format as ``x``, never negative.
     """
     if is_traced():
-        return x - torch.minimum(
-            window_min(x, stride, -2), window_min(x, stride, -1))
+        return x - torch.minimum(window_min(x, stride, -2), window_min(x, stride, -1))
     if x.requires_grad and torch.is_grad_enabled():
         return _MaxRelative.apply(x, stride)
     return _search(x, stride, False)[0]
@@ -303,5 +304,8 @@ def max_relative(x: Tensor, stride: int = 2) -> Tensor:
 
 def is_traced() -> bool:
     """Whether an exporter is looking, which wants plain operations."""
-    return (torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
-            or getattr(torch.compiler, 'is_exporting', bool)())
+    return (
+        torch.jit.is_tracing()
+        or torch.onnx.is_in_onnx_export()
+        or getattr(torch.compiler, 'is_exporting', bool)()
+    )

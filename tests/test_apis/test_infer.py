@@ -1,4 +1,5 @@
 """tools/infer.py against MMDetection's own functions and pycocotools."""
+
 import json
 import re
 
@@ -29,9 +30,8 @@ def model_dir(tmp_path_factory):
 def reference(model_dir):
     """image file -> boxes, labels, scores, masks; by MMDetection alone."""
     model = init_detector(
-        str(model_dir / 'config.py'),
-        str(model_dir / 'epoch_1.pth'),
-        device='cpu')
+        str(model_dir / 'config.py'), str(model_dir / 'epoch_1.pth'), device='cpu'
+    )
 
     def predict(image):
         found = inference_detector(model, image).pred_instances
@@ -45,10 +45,19 @@ def infer(model_dir, tmp_path):
     """Run the tool; return its exit code or message and what it wrote."""
 
     def run(*argv, draw=False, out='out'):
-        code = tool.run('infer', '--checkpoint', model_dir / 'epoch_1.pth',
-                        '--device', 'cpu', '--score-thr', 0.4, '--out-dir',
-                        tmp_path / out,
-                        *([] if draw else ['--no-save-vis']), *argv)
+        code = tool.run(
+            'infer',
+            '--checkpoint',
+            model_dir / 'epoch_1.pth',
+            '--device',
+            'cpu',
+            '--score-thr',
+            0.4,
+            '--out-dir',
+            tmp_path / out,
+            *([] if draw else ['--no-save-vis']),
+            *argv,
+        )
         path = tmp_path / out / 'predictions.json'
         return code, json.loads(path.read_text()) if path.exists() else None
 
@@ -73,9 +82,7 @@ def save(path, image):
 
 def of_image(content, name):
     image = next(i for i in content['images'] if i['file_name'] == str(name))
-    return image, [
-        a for a in content['annotations'] if a['image_id'] == image['id']
-    ]
+    return image, [a for a in content['annotations'] if a['image_id'] == image['id']]
 
 
 def assert_same(annotations, expected):
@@ -84,9 +91,7 @@ def assert_same(annotations, expected):
     xywh = np.array([a['bbox'] for a in annotations])
     xyxy = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
     assert np.allclose(xyxy, expected.bboxes, atol=1e-2)
-    assert np.allclose([a['score'] for a in annotations],
-                       expected.scores,
-                       atol=1e-4)
+    assert np.allclose([a['score'] for a in annotations], expected.scores, atol=1e-4)
     labels = [a['category_id'] - 1 for a in annotations]
     assert labels == expected.labels.tolist()
     for found, mask in zip(annotations, expected.masks.numpy()):
@@ -114,16 +119,14 @@ def test_a_batch_finds_what_single_images_do(infer, model_dir, tmp_path):
     change the graph of every other one, which it really would."""
     sizes = [(160, 120), (120, 160), (157, 120), (60, 200), (160, 117)]
     paths = [
-        save(tmp_path / f'{i}.png', photo(*size, i))
-        for i, size in enumerate(sizes)
+        save(tmp_path / f'{i}.png', photo(*size, i)) for i, size in enumerate(sizes)
     ]
     _, single = infer(*paths, '--batch-size', 1, out='1')
     _, batched = infer(*paths, '--batch-size', 3, out='3')
     assert single['images'] == batched['images']
     assert len(single['annotations']) == len(batched['annotations']) > 20
     for a, b in zip(single['annotations'], batched['annotations']):
-        assert (a['image_id'], a['category_id']) == (b['image_id'],
-                                                     b['category_id'])
+        assert (a['image_id'], a['category_id']) == (b['image_id'], b['category_id'])
         assert a['score'] == pytest.approx(b['score'], abs=1e-4)
         assert a['bbox'] == pytest.approx(b['bbox'], abs=1e-2)
         masks = [mask_utils.decode(x['segmentation']) for x in (a, b)]
@@ -133,14 +136,15 @@ def test_a_batch_finds_what_single_images_do(infer, model_dir, tmp_path):
         str(model_dir / 'config.py'),
         str(model_dir / 'epoch_1.pth'),
         device='cpu',
-        show_progress=False)
+        show_progress=False,
+    )
     assert plain.model.backbone.fused
-    mixed = plain([str(path) for path in paths],
-                  batch_size=5,
-                  return_datasamples=True)['predictions'][0]
+    mixed = plain([str(path) for path in paths], batch_size=5, return_datasamples=True)[
+        'predictions'
+    ][0]
     scores = mixed.pred_instances.scores.numpy()
     alone = [a['score'] for a in of_image(single, paths[0])[1]]
-    assert not np.allclose(scores[:len(alone)], alone, atol=1e-3)
+    assert not np.allclose(scores[: len(alone)], alone, atol=1e-3)
 
 
 def test_file_loads_in_pycocotools(infer, tmp_path):
@@ -148,8 +152,9 @@ def test_file_loads_in_pycocotools(infer, tmp_path):
     infer(path)
     out = str(tmp_path / 'out' / 'predictions.json')
     coco = COCO(out)
-    assert [c['name'] for c in coco.loadCats(coco.getCatIds())
-            ] == list(tiny_detector.CLASSES)
+    assert [c['name'] for c in coco.loadCats(coco.getCatIds())] == list(
+        tiny_detector.CLASSES
+    )
     ids = coco.getAnnIds()
     assert ids == list(range(1, len(ids) + 1)) and ids
     for ann in coco.loadAnns(ids):
@@ -180,18 +185,26 @@ def test_ids_are_those_of_the_test_set(infer, model_dir, tmp_path):
                 images=[dict(id=70, file_name='x.png')],
                 annotations=[],
                 categories=[
-                    dict(id=id, name=name) for id, name in zip(
-                        (90, 3, 7), ('triangle', 'circle', 'square'))
-                ])))
+                    dict(id=id, name=name)
+                    for id, name in zip((90, 3, 7), ('triangle', 'circle', 'square'))
+                ],
+            )
+        )
+    )
     root = 'test_dataloader.dataset'
-    code, content = infer(outside, inside, '--cfg-options',
-                          f'{root}.data_root={tmp_path}/data',
-                          f'{root}.ann_file=test.json',
-                          f'{root}.data_prefix.img=images/')
+    code, content = infer(
+        outside,
+        inside,
+        '--cfg-options',
+        f'{root}.data_root={tmp_path}/data',
+        f'{root}.ann_file=test.json',
+        f'{root}.data_prefix.img=images/',
+    )
     assert code == 0
     assert [image['id'] for image in content['images']] == [71, 70]
-    assert {c['name']: c['id'] for c in content['categories']
-            } == dict(circle=3, square=7, triangle=90)
+    assert {c['name']: c['id'] for c in content['categories']} == dict(
+        circle=3, square=7, triangle=90
+    )
     assert {a['category_id'] for a in content['annotations']} <= {3, 7, 90}
 
 
@@ -207,13 +220,17 @@ def test_every_kind_of_image(infer, tmp_path, capsys):
     save(folder / 'line.png', photo(20000, 1))
     (folder / 'notes.txt').write_text('not looked at')
     missing = tmp_path / 'missing.jpg'
-    code, content = infer(folder, folder / 'no-suffix', missing,
-                          tmp_path / '*.nothing', '--batch-size', 4)
+    code, content = infer(
+        folder, folder / 'no-suffix', missing, tmp_path / '*.nothing', '--batch-size', 4
+    )
     error = capsys.readouterr().err.replace('\r', '\n')  # of the bar
     lines = re.findall(r'^infer.py: skipped (\S+): (.*)$', error, re.M)
     reasons = {name.rpartition('/')[2]: reason for name, reason in lines}
     assert set(reasons) == {
-        *bad_files(), 'line.png', 'missing.jpg', '*.nothing'
+        *bad_files(),
+        'line.png',
+        'missing.jpg',
+        '*.nothing',
     } and len(lines) == len(reasons)
     for name, (_, reason) in bad_files().items():
         assert reason in reasons[name]
@@ -221,9 +238,7 @@ def test_every_kind_of_image(infer, tmp_path, capsys):
     assert reasons['missing.jpg'] == 'there is no such file'
     assert code == f'infer.py: {len(lines)} skipped, see above.'
     done = {image['file_name'] for image in content['images']}
-    assert done == {
-        str(folder / name) for name in (*good_files(), 'narrow.png')
-    }
+    assert done == {str(folder / name) for name in (*good_files(), 'narrow.png')}
     # The same picture in another coat: the same detections.
     _, plain = of_image(content, folder / 'plain.png')
     for name in 'rgba.png', 'animated.png', '16-bit.png':
@@ -231,11 +246,11 @@ def test_every_kind_of_image(infer, tmp_path, capsys):
         assert (image['width'], image['height']) == (160, 120)
         if name != '16-bit.png':  # which is gray
             assert [a['score'] for a in found] == pytest.approx(
-                [a['score'] for a in plain], abs=1e-4)
+                [a['score'] for a in plain], abs=1e-4
+            )
 
 
-def test_twenty_thousand_pixels_wide(infer, model_dir, tmp_path,
-                                     monkeypatch):
+def test_twenty_thousand_pixels_wide(infer, model_dir, tmp_path, monkeypatch):
     path = save(tmp_path / 'wide.png', photo(20000, 120))
     # Masks that fill their boxes: what differs is then the geometry.
     checkpoint = torch.load(model_dir / 'epoch_1.pth', weights_only=True)
@@ -244,9 +259,12 @@ def test_twenty_thousand_pixels_wide(infer, model_dir, tmp_path,
     weights['roi_head.mask_head.conv_logits.bias'] += 5
     torch.save(checkpoint, tmp_path / 'full.pth')
     options = [
-        '--config', model_dir / 'config.py', '--checkpoint',
-        tmp_path / 'full.pth', '--cfg-options',
-        'test_dataloader.dataset.pipeline.1.scale=(10000,120)'
+        '--config',
+        model_dir / 'config.py',
+        '--checkpoint',
+        tmp_path / 'full.pth',
+        '--cfg-options',
+        'test_dataloader.dataset.pipeline.1.scale=(10000,120)',
     ]
     code, content = infer(path, *options)
     assert code == 0 and content['images'][0]['width'] == 20000
@@ -264,8 +282,7 @@ def test_twenty_thousand_pixels_wide(infer, model_dir, tmp_path,
         assert a['bbox'] == pytest.approx(b['bbox'], abs=1e-1)
         assert b['segmentation']['size'] == [120, 20000]
         if min(a['bbox'][2:]) > 20:
-            iou = mask_utils.iou([a['segmentation']], [b['segmentation']],
-                                 [0])
+            iou = mask_utils.iou([a['segmentation']], [b['segmentation']], [0])
             assert iou > 0.85
 
 
@@ -279,28 +296,30 @@ def test_pictures(infer, reference, tmp_path, capsys):
     code, content = infer(one, two / '*', '--score-thr', 0.7, draw=True)
     assert code == 0
     vis = tmp_path / 'out' / 'vis'
-    assert sorted(path.name for path in vis.iterdir()
-                  ) == ['a.png', 'a_2.png', 'b.tif.jpg']
+    assert sorted(path.name for path in vis.iterdir()) == [
+        'a.png',
+        'a_2.png',
+        'b.tif.jpg',
+    ]
     drawn = cv2.imread(str(vis / 'a.png'))
     original = read_image(str(one / 'a.png'))
     assert drawn.shape == original.shape
     changed = (drawn != original).any(-1)
     _, found = of_image(content, one / 'a.png')
     union = mask_utils.decode(
-        mask_utils.merge([a['segmentation'] for a in found])).astype(bool)
+        mask_utils.merge([a['segmentation'] for a in found])
+    ).astype(bool)
     assert changed[union].mean() > 0.9
     # The table at the end counts what is in the file.
     text = capsys.readouterr().out
     for category in content['categories']:
-        number = sum(a['category_id'] == category['id']
-                     for a in content['annotations'])
+        number = sum(a['category_id'] == category['id'] for a in content['annotations'])
         row = re.search(rf'\| {category["name"]} +\| (\d+)', text)
         assert int(row[1]) if row else 0 == number
 
 
 def make_video(path, frames, codec='MJPG'):
-    writer = cv2.VideoWriter(
-        str(path), cv2.VideoWriter_fourcc(*codec), 10, (96, 64))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (96, 64))
     for i in range(frames):
         writer.write(photo(96, 64, i))
     writer.release()
@@ -309,8 +328,7 @@ def make_video(path, frames, codec='MJPG'):
 def test_video(infer, tmp_path):
     path = tmp_path / 'clip.avi'
     make_video(path, 7)
-    code, content = infer(
-        path, '--batch-size', 3, '--score-thr', 0.95, draw=True)
+    code, content = infer(path, '--batch-size', 3, '--score-thr', 0.95, draw=True)
     assert code == 0
     assert [i['frame'] for i in content['images']] == list(range(7))
     assert {i['video'] for i in content['images']} == {str(path)}
@@ -329,17 +347,19 @@ def test_bad_videos(infer, tmp_path, capsys):
     whole, short = tmp_path / 'whole.avi', tmp_path / 'short.avi'
     make_video(whole, 20)
     data = whole.read_bytes()
-    short.write_bytes(data[:len(data) // 2])
+    short.write_bytes(data[: len(data) // 2])
     (tmp_path / 'empty.mp4').write_bytes(b'')
     (tmp_path / 'text.mp4').write_text('not a video\n' * 100)
-    code, content = infer(short, tmp_path / 'empty.mp4', tmp_path / 'text.mp4',
-                          tmp_path / 'missing.mp4')
+    code, content = infer(
+        short, tmp_path / 'empty.mp4', tmp_path / 'text.mp4', tmp_path / 'missing.mp4'
+    )
     assert code == 'infer.py: 4 skipped, see above.'
     count = len(content['images'])
     assert 5 <= count <= 12
     error = capsys.readouterr().err
-    assert (f'skipped the end of {short}: the video breaks off after {count} '
-            'of 20 frames') in error
+    assert (
+        f'skipped the end of {short}: the video breaks off after {count} of 20 frames'
+    ) in error
     for name in 'empty.mp4', 'text.mp4':
         assert f'skipped {tmp_path}/{name}: OpenCV cannot open it' in error
     assert f'skipped {tmp_path}/missing.mp4: there is no such file' in error
@@ -378,8 +398,7 @@ def test_the_demos_own_model(model_dir, tmp_path, monkeypatch, capsys):
 
 def test_a_checkpoint_that_does_not_fit(infer, model_dir, tmp_path):
     path = save(tmp_path / 'a.png', photo(160, 120))
-    message, _ = infer(path, '--cfg-options',
-                       'model.roi_head.bbox_head.num_classes=5')
+    message, _ = infer(path, '--cfg-options', 'model.roi_head.bbox_head.num_classes=5')
     assert 'The checkpoint does not fit the config' in message
     assert 'fc_cls' in message
 
@@ -401,10 +420,19 @@ def test_classes_from_the_config(infer, model_dir, tmp_path):
     torch.save(dict(state_dict=checkpoint['state_dict']), bare)
     path = save(tmp_path / 'a.jpg', photo(160, 120))
     path.write_bytes(encode(picture()))
-    code = tool.run('infer', path, '--config', model_dir / 'config.py',
-                    '--checkpoint', bare, '--out-dir', tmp_path, '--device',
-                    'cpu', '--no-save-vis')
+    code = tool.run(
+        'infer',
+        path,
+        '--config',
+        model_dir / 'config.py',
+        '--checkpoint',
+        bare,
+        '--out-dir',
+        tmp_path,
+        '--device',
+        'cpu',
+        '--no-save-vis',
+    )
     assert code == 0
     content = json.loads((tmp_path / 'predictions.json').read_text())
-    assert [c['name'] for c in content['categories']
-            ] == list(tiny_detector.CLASSES)
+    assert [c['name'] for c in content['categories']] == list(tiny_detector.CLASSES)

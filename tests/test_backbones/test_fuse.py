@@ -1,4 +1,5 @@
 """Backbone: folded for inference, recomputing, compiled; all the same."""
+
 import copy
 from functools import partial
 
@@ -7,8 +8,8 @@ import torch
 from torch import nn
 
 from mobilevig_det import MobileViG
-from mobilevig_det.errors import UserError
 from mobilevig_det.backbones.mobilevig import ConvNormAct
+from mobilevig_det.errors import UserError
 
 TINY = dict(channels=(8, 8, 12, 16), blocks=(1, 1, 1, 1))
 
@@ -16,16 +17,14 @@ TINY = dict(channels=(8, 8, 12, 16), blocks=(1, 1, 1, 1))
 def make(**kwargs):
     """A model all of whose parts count: trained statistics, layer scales."""
     torch.manual_seed(0)
-    model = MobileViG(
-        TINY, drop_path_rate=0., layer_scale_init_value=0.5, **kwargs)
+    model = MobileViG(TINY, drop_path_rate=0.0, layer_scale_init_value=0.5, **kwargs)
     for value in model.state_dict().values():
         if value.is_floating_point() and value.dim() < 4:
             value.uniform_(0.5, 1.5)
     return model
 
 
-@pytest.mark.parametrize('norm_cfg', [dict(type='BN'),
-                                      dict(type='GN', num_groups=2)])
+@pytest.mark.parametrize('norm_cfg', [dict(type='BN'), dict(type='GN', num_groups=2)])
 def test_fused_outputs(norm_cfg):
     model, x = make(norm_cfg=norm_cfg).eval(), torch.rand(1, 3, 75, 98)
     with torch.no_grad():
@@ -50,8 +49,7 @@ def test_fuse_and_training_exclude_each_other():
         model.eval().fuse().train()
 
 
-@pytest.mark.parametrize('with_cp, part', [(False, 0.8), (True, 0.4),
-                                           ('act', 0.6)])
+@pytest.mark.parametrize('with_cp, part', [(False, 0.8), (True, 0.4), ('act', 0.6)])
 @pytest.mark.parametrize('norm_eval', [False, True])
 def test_recomputing_changes_nothing(with_cp, part, norm_eval):
     """Beside norms and activations that run as they are, nothing in one."""
@@ -65,7 +63,8 @@ def test_recomputing_changes_nothing(with_cp, part, norm_eval):
                     module.forward = partial(nn.Sequential.forward, module)
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(
-                lambda t: kept.append(t.nbytes) or t, lambda t: t):
+            lambda t: kept.append(t.nbytes) or t, lambda t: t
+        ):
             loss = sum(out.square().mean() for out in model(x))
         loss.backward()
         saved.append(sum(kept))
@@ -98,8 +97,7 @@ def test_compiled(fused):
         for outputs in (outs, expected):
             sum(out.square().mean() for out in outputs).backward()
         for got, want in zip(compiled.parameters(), model.parameters()):
-            torch.testing.assert_close(
-                got.grad, want.grad, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(got.grad, want.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_fused_in_onnx_runtime(tmp_path):
@@ -108,14 +106,18 @@ def test_fused_in_onnx_runtime(tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     model = make().eval()
     fused = copy.deepcopy(model).fuse()
-    size = {2: torch.export.Dim('H', min=2, max=32) * 32,
-            3: torch.export.Dim('W', min=2, max=32) * 32}
+    size = {
+        2: torch.export.Dim('H', min=2, max=32) * 32,
+        3: torch.export.Dim('W', min=2, max=32) * 32,
+    }
     torch.onnx.export(
-        fused, (torch.rand(1, 3, 96, 128), ),
+        fused,
+        (torch.rand(1, 3, 96, 128),),
         tmp_path / 'backbone.onnx',
         dynamo=True,
         verbose=False,
-        dynamic_shapes=(size, ))
+        dynamic_shapes=(size,),
+    )
     session = onnxruntime.InferenceSession(tmp_path / 'backbone.onnx')
     for shape in ((96, 128), (64, 416), (224, 224)):
         x = torch.rand(1, 3, *shape)

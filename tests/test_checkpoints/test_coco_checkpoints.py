@@ -1,11 +1,11 @@
 """The authors' COCO checkpoints, and our own, through every ordinary door."""
+
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from checkpoints import (Hostile, coco_checkpoint, imagenet_checkpoint,
-                         run_tool)
+from checkpoints import Hostile, coco_checkpoint, imagenet_checkpoint, run_tool
 from mmdet.apis import DetInferencer, init_detector
 from mmdet.registry import MODELS
 from mmengine.logging import MMLogger
@@ -14,9 +14,9 @@ from mmengine.runner import Runner, load_checkpoint
 from reference import golden_features, golden_input
 
 from mobilevig_det.apis.cli import load_config
-from mobilevig_det.errors import UserError
 from mobilevig_det.checkpoints.key_mapping import convert
 from mobilevig_det.datasets.shapes import make_shapes
+from mobilevig_det.errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle')
 
@@ -29,13 +29,16 @@ def folder(tmp_path_factory):
     init_default_scope('mmdet')
     make_shapes(folder / 'shapes', num_train=2, num_val=2, size=96)
     cfg = load_config('mobilevig_ti_fpn_shapes')
-    cfg.merge_from_dict({
-        'test_dataloader.dataset.data_root': f'{folder}/shapes/',
-        'test_evaluator.ann_file':
-        f'{folder}/shapes/annotations/instances_val.json',
-        'test_dataloader.num_workers': 0,
-        'test_dataloader.persistent_workers': False,
-    })
+    cfg.merge_from_dict(
+        {
+            'test_dataloader.dataset.data_root': f'{folder}/shapes/',
+            'test_evaluator.ann_file': (
+                f'{folder}/shapes/annotations/instances_val.json'
+            ),
+            'test_dataloader.num_workers': 0,
+            'test_dataloader.persistent_workers': False,
+        }
+    )
     cfg.dump(folder / 'config.py')
     detector = MODELS.build(cfg.model)
     theirs = coco_checkpoint(detector.state_dict(), classes=CLASSES)
@@ -45,12 +48,14 @@ def folder(tmp_path_factory):
             'meta': {
                 'dataset_meta': {
                     'classes': CLASSES,
-                    'palette': [(1, 2, 3), (4, 5, 6), (7, 8, 9)]
+                    'palette': [(1, 2, 3), (4, 5, 6), (7, 8, 9)],
                 },
-                'epoch': 1
+                'epoch': 1,
             },
-            'state_dict': convert(theirs['state_dict'], 'mobilevig_det')
-        }, folder / 'ours.pth')
+            'state_dict': convert(theirs['state_dict'], 'mobilevig_det'),
+        },
+        folder / 'ours.pth',
+    )
     return folder
 
 
@@ -74,7 +79,8 @@ def assert_loaded(detector, folder):
 @pytest.mark.parametrize('name', ['authors.pth', 'ours.pth'])
 def test_init_detector(folder, name):
     detector = init_detector(
-        str(folder / 'config.py'), str(folder / name), device='cpu')
+        str(folder / 'config.py'), str(folder / name), device='cpu'
+    )
     assert_loaded(detector, folder)
     assert detector.dataset_meta['classes'] == CLASSES
 
@@ -85,7 +91,8 @@ def test_inferencer(folder, name, tmp_path):
         model=str(folder / 'config.py'),
         weights=f'mobilevig://{folder}/{name}',
         device='cpu',
-        show_progress=False)
+        show_progress=False,
+    )
     assert_loaded(inferencer.model, folder)
     assert inferencer.visualizer.dataset_meta['classes'] == CLASSES
     # Drawn with the names and colours of the file's classes.
@@ -101,7 +108,8 @@ def test_load_from(folder, name):
     runner = SimpleNamespace(
         model=detector,
         logger=MMLogger.get_current_instance(),
-        call_hook=lambda *args, **kwargs: None)
+        call_hook=lambda *args, **kwargs: None,
+    )
     Runner.load_checkpoint(runner, str(folder / name), strict=True)
     assert_loaded(detector, folder)
 
@@ -110,7 +118,8 @@ def test_load_from(folder, name):
 def test_backbone_alone(folder, name):
     cfg = load_config(str(folder / 'config.py')).model.backbone
     cfg.init_cfg = dict(
-        type='Pretrained', checkpoint=str(folder / name), prefix='backbone.')
+        type='Pretrained', checkpoint=str(folder / name), prefix='backbone.'
+    )
     backbone = MODELS.build(cfg)
     backbone.init_weights()
     weights = torch.load(folder / 'ours.pth', weights_only=True)['state_dict']
@@ -126,11 +135,20 @@ def test_test_tool(folder, name, tmp_path, monkeypatch):
     tested = []
     run_test = Runner.test
     monkeypatch.setattr(
-        Runner, 'test',
-        lambda runner: tested.append((runner.model, run_test(runner))))
-    assert run_tool(monkeypatch, 'test', folder / 'config.py', folder / name,
-                    '--work-dir', tmp_path) is None
-    (detector, metrics), = tested
+        Runner, 'test', lambda runner: tested.append((runner.model, run_test(runner)))
+    )
+    assert (
+        run_tool(
+            monkeypatch,
+            'test',
+            folder / 'config.py',
+            folder / name,
+            '--work-dir',
+            tmp_path,
+        )
+        is None
+    )
+    ((detector, metrics),) = tested
     assert_loaded(detector, folder)
     assert 0 <= metrics['coco/segm_mAP'] <= 1
 
@@ -141,31 +159,38 @@ def test_tool_refuses(folder, tmp_path, monkeypatch):
     path = tmp_path / 'wrong.pth'
     wrong = {
         'was refused, and nothing in it was run': lambda: torch.save(
-            {'state_dict': {}, 'meta': Hostile(tmp_path / 'trace')}, path),
-        "it is of arch='s'": lambda: torch.save(
-            coco_checkpoint({}, 's'), path)
-    }  # yapf: disable
+            {'state_dict': {}, 'meta': Hostile(tmp_path / 'trace')}, path
+        ),
+        "it is of arch='s'": lambda: torch.save(coco_checkpoint({}, 's'), path),
+    }
     for message, write in wrong.items():
         write()
-        said = run_tool(monkeypatch, 'test', folder / 'config.py', path,
-                        '--work-dir', tmp_path / 'work')
+        said = run_tool(
+            monkeypatch,
+            'test',
+            folder / 'config.py',
+            path,
+            '--work-dir',
+            tmp_path / 'work',
+        )
         assert message in said
         assert said.startswith('test.py: ') and 'Traceback' not in said
     assert not (tmp_path / 'trace').exists()
 
 
 def other_files(folder):
-    weights = torch.load(
-        folder / 'authors.pth', weights_only=True)['state_dict']
+    weights = torch.load(folder / 'authors.pth', weights_only=True)['state_dict']
     heads = {k: v for k, v in weights.items() if not k.startswith('backbone')}
     resnet = {'conv1.weight': torch.zeros(64, 3, 7, 7)}
     return {
         "it holds no weights under 'backbone.'": resnet,
-        'it is of another model':
-        {**heads, **{f'backbone.{k}': v for k, v in resnet.items()}},
+        'it is of another model': {
+            **heads,
+            **{f'backbone.{k}': v for k, v in resnet.items()},
+        },
         "it is a classifier's": imagenet_checkpoint(),
         "it is of arch='s'": coco_checkpoint(heads, 's'),
-    }  # yapf: disable
+    }
 
 
 def test_other_models(folder, tmp_path):

@@ -1,4 +1,5 @@
 """The names of weights, there and back; the tool that writes them."""
+
 import copy
 import functools
 import os
@@ -64,20 +65,22 @@ def test_mapping_follows_the_depths():
     assert 'backbone.2.1.fc2.0.weight' in theirs
 
 
-@pytest.mark.parametrize('make', [
-    imagenet_checkpoint, lambda: imagenet_checkpoint(averaged=False),
-    lambda: coco_checkpoint({'roi_head.fc.weight': torch.rand(2, 3)}),
-    lambda: golden_state_dict('ti')
-], ids=['imagenet', 'raw', 'coco', 'bare'])  # yapf: disable
+@pytest.mark.parametrize(
+    'make',
+    [
+        imagenet_checkpoint,
+        lambda: imagenet_checkpoint(averaged=False),
+        lambda: coco_checkpoint({'roi_head.fc.weight': torch.rand(2, 3)}),
+        lambda: golden_state_dict('ti'),
+    ],
+    ids=['imagenet', 'raw', 'coco', 'bare'],
+)
 def test_round_trip(make, tool, tmp_path):
     original, ours, theirs = (tmp_path / n for n in ('a', 'b', 'c'))
     torch.save(make(), original)
     assert tool(original, ours, '--to', 'mobilevig_det') is None
     assert tool(ours, theirs, '--to', 'authors') is None
-    loaded = [
-        torch.load(path, weights_only=True)
-        for path in (original, ours, theirs)
-    ]
+    loaded = [torch.load(path, weights_only=True) for path in (original, ours, theirs)]
     assert_same(loaded[0], loaded[2])
     # In between: another name for the backbone's weights, and nothing else.
     a, b = (x.get('state_dict', x) for x in loaded[:2])
@@ -90,8 +93,7 @@ def test_round_trip(make, tool, tmp_path):
         assert_same(loaded[0][key], loaded[1][key])
     model = MobileViG('ti')
     if not prefix:
-        model.load_state_dict(
-            {k: b[k] for k in model.state_dict()}, strict=True)
+        model.load_state_dict({k: b[k] for k in model.state_dict()}, strict=True)
     assert sorted(os.listdir(tmp_path)) == ['a', 'b', 'c']
 
 
@@ -103,13 +105,12 @@ def test_one_message_each(tool, tmp_path, monkeypatch):
     assert b.read_text() == 'precious'
     assert 'already' in tool(a, tmp_path / 'c', '--to', 'authors')
     assert 'cannot be read' in tool(b, tmp_path / 'c', '--to', 'authors')
-    assert 'no checkpoint' in tool(tmp_path / 'd', tmp_path / 'c', '--to',
-                                   'authors')
+    assert 'no checkpoint' in tool(tmp_path / 'd', tmp_path / 'c', '--to', 'authors')
     torch.save({'state_dict': {'layer1.0.conv1.weight': torch.zeros(1)}}, b)
-    assert 'no weights of a MobileViG' in tool(b, tmp_path / 'c', '--to',
-                                               'authors')
-    assert 'cannot be written' in tool(a, tmp_path / 'no' / 'c', '--to',
-                                       'mobilevig_det')
+    assert 'no weights of a MobileViG' in tool(b, tmp_path / 'c', '--to', 'authors')
+    assert 'cannot be written' in tool(
+        a, tmp_path / 'no' / 'c', '--to', 'mobilevig_det'
+    )
     assert sorted(os.listdir(tmp_path)) == ['a', 'b']  # nothing half-written
     # Interrupted while it writes: what was there stays.
     before = b.read_bytes()

@@ -1,4 +1,5 @@
 """Weights by name, path and address, and what may be wrong with them."""
+
 import argparse
 import datetime
 import functools
@@ -21,9 +22,9 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 from reference import ARCHS, golden_features, golden_input, golden_state_dict
 
 from mobilevig_det import MobileViG
+from mobilevig_det.apis.cli import command
 from mobilevig_det.checkpoints import weights
 from mobilevig_det.checkpoints.reading import read_checkpoint
-from mobilevig_det.apis.cli import command
 from mobilevig_det.errors import UserError
 
 TI = 'MobileViG_Ti_made_here.pth.tar'
@@ -62,7 +63,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         if 'nolength' not in name:
             self.send_header('Content-Length', str(len(body)))
         self.end_headers()
-        self.wfile.write(body[:len(body) // 2] if 'cut_' in name else body)
+        self.wfile.write(body[: len(body) // 2] if 'cut_' in name else body)
 
     def log_message(self, *args):
         pass
@@ -81,8 +82,8 @@ def server(files):
 
 def build(checkpoint, arch='ti', **kwargs):
     model = MobileViG(
-        arch,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, **kwargs))
+        arch, init_cfg=dict(type='Pretrained', checkpoint=checkpoint, **kwargs)
+    )
     model.init_weights()
     return model.eval()
 
@@ -111,8 +112,7 @@ def log():
 
 @pytest.fixture
 def as_in_our_tools(monkeypatch):
-    monkeypatch.setattr(CheckpointLoader, '_schemes',
-                        CheckpointLoader._schemes.copy())
+    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
     weights.load_all_safely()
 
 
@@ -124,7 +124,8 @@ def test_names_are_the_published_files(monkeypatch):
     assert weights.PUBLISHED['b'].path == 'MobileViG_B_82_6.pth.tar'
     for arch, score in (('m', '62_8'), ('b', '64_3')):
         assert weights.PUBLISHED[f'coco-{arch}'].path == (
-            f'Detection/det_mobilevig_{arch}_{score}.pth')
+            f'Detection/det_mobilevig_{arch}_{score}.pth'
+        )
     with pytest.raises(UserError) as error:
         build('mobilevig://ti')
     assert 'give the file yourself: mobilevig:///path' in str(error.value)
@@ -147,16 +148,12 @@ def test_bare_and_wrapped_weights(files, tmp_path):
     assert_golden(build(f'{tmp_path}/bare.pth'))
     checkpoint = imagenet_checkpoint()
     for name in ('state_dict', 'state_dict_ema'):
-        checkpoint[name] = {
-            f'module.{k}': v
-            for k, v in checkpoint[name].items()
-        }
+        checkpoint[name] = {f'module.{k}': v for k, v in checkpoint[name].items()}
     torch.save(checkpoint, tmp_path / 'wrapped.pth')
     assert_golden(build(f'{tmp_path}/wrapped.pth'))
 
 
-def test_folder_then_cache_then_download(files, server, caches, tmp_path,
-                                         monkeypatch):
+def test_folder_then_cache_then_download(files, server, caches, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, 'REPOSITORY', server.address)
     shutil.copy(files / 'good.pth.tar', files / TI)
     assert_golden(build('mobilevig://ti'))
@@ -189,7 +186,8 @@ def test_interrupted_download(files, server, caches, name):
     with pytest.raises(UserError) as error:
         build(f'mobilevig://{server.address}{name}')
     assert ('broke off' if name == 'cut_good.pth.tar' else 'cut off') in str(
-        error.value)
+        error.value
+    )
     assert os.listdir(caches) == []  # neither the half file nor a rest
 
 
@@ -203,8 +201,7 @@ def test_hash(files, caches, monkeypatch, server):
     shutil.copy(files / 'good.pth.tar', files / TI)
     good = hashlib.sha256((files / TI).read_bytes()).hexdigest()
     monkeypatch.setattr(weights, 'REPOSITORY', server.address)
-    monkeypatch.setitem(weights.PUBLISHED, 'ti',
-                        weights.Published(TI, '0' * 64))
+    monkeypatch.setitem(weights.PUBLISHED, 'ti', weights.Published(TI, '0' * 64))
     with pytest.raises(UserError, match=good):  # downloaded
         build('mobilevig://ti')
     assert os.listdir(caches) == []
@@ -220,8 +217,12 @@ def test_hash(files, caches, monkeypatch, server):
 def load_in_rank(rank, folder, address, results):
     os.environ['LOCAL_RANK'] = str(rank)
     torch.distributed.init_process_group(
-        'gloo', f'file://{folder}/rendezvous', rank=rank, world_size=2,
-        timeout=datetime.timedelta(seconds=60))  # yapf: disable
+        'gloo',
+        f'file://{folder}/rendezvous',
+        rank=rank,
+        world_size=2,
+        timeout=datetime.timedelta(seconds=60),
+    )
     try:
         loaded = weights.load_from_mobilevig(address)
         results.put('stem.stem.0.weight' in loaded['state_dict'])
@@ -240,8 +241,9 @@ def test_one_process_downloads(server, caches, tmp_path):
         ranks = [
             context.Process(
                 target=load_in_rank,
-                args=(rank, folder, f'{server.address}{name}.pth.tar',
-                      results)) for rank in range(2)
+                args=(rank, folder, f'{server.address}{name}.pth.tar', results),
+            )
+            for rank in range(2)
         ]
         for rank in ranks:
             rank.start()
@@ -262,16 +264,18 @@ def write_wrong_file(kind, path, files):
     if kind == 'hostile':
         torch.save({**imagenet_checkpoint(), 'args': Hostile(trace)}, path)
     elif kind == 'hostile, old format':
-        torch.save({'state_dict': {}, 'x': Hostile(trace)}, path,
-                   _use_new_zipfile_serialization=False)
+        torch.save(
+            {'state_dict': {}, 'x': Hostile(trace)},
+            path,
+            _use_new_zipfile_serialization=False,
+        )
     elif kind == 'hostile pickle':
         path.write_bytes(pickle.dumps(Hostile(trace)))
     elif kind == 'truncated':
         good = (files / 'good.pth.tar').read_bytes()
-        path.write_bytes(good[:len(good) * 2 // 3])
+        path.write_bytes(good[: len(good) * 2 // 3])
     elif kind == 'truncated, old format':
-        torch.save(imagenet_checkpoint(), path,
-                   _use_new_zipfile_serialization=False)
+        torch.save(imagenet_checkpoint(), path, _use_new_zipfile_serialization=False)
         path.write_bytes(path.read_bytes()[:100_000])
     elif kind == 'empty':
         path.touch()
@@ -303,9 +307,10 @@ def test_wrong_files(kind, files, tmp_path, as_in_our_tools):
     path = tmp_path / 'wrong.pth'
     trace = write_wrong_file(kind, path, files)
     for door in (
-            lambda: build(f'mobilevig://{path}'),
-            lambda: build(str(path)),
-            lambda: load_checkpoint(MobileViG('ti'), str(path))):
+        lambda: build(f'mobilevig://{path}'),
+        lambda: build(str(path)),
+        lambda: load_checkpoint(MobileViG('ti'), str(path)),
+    ):
         with pytest.raises(UserError, match=WRONG_FILES[kind]) as error:
             door()
         assert str(path) in str(error.value)
@@ -323,8 +328,7 @@ def test_the_hostile_file_is_hostile(tmp_path):
 def test_tools_force_the_safe_mode(tmp_path, monkeypatch):
     """Also on who asks for the unsafe one, as OneDL's MMEngine does."""
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
-    monkeypatch.setattr(CheckpointLoader, '_schemes',
-                        CheckpointLoader._schemes.copy())
+    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
     trace = write_wrong_file('hostile', tmp_path / 'wrong.pth', None)
 
     @command
@@ -339,8 +343,7 @@ def test_tools_force_the_safe_mode(tmp_path, monkeypatch):
 def test_types_taken_away(files):
     """torch's context manager, which OneDL's MMEngine uses, takes away what
     was allowed before it as well."""
-    with torch.serialization.safe_globals(
-            torch.serialization.get_safe_globals()):
+    with torch.serialization.safe_globals(torch.serialization.get_safe_globals()):
         pass
     assert not torch.serialization.get_safe_globals()
     read_checkpoint(files / 'good.pth.tar')
@@ -350,7 +353,6 @@ def test_getattr_of_a_checkpoint_is_not_getattr(tmp_path):
     """MMEngine's histories are written with getattr: only for them."""
 
     class Getattr:
-
         def __reduce__(self):
             return getattr, (HistoryBuffer, '__init__')
 
@@ -365,24 +367,32 @@ def test_types_beside_the_weights(tmp_path):
     for i in range(5):
         history.update(i / 4, 1)
     path = tmp_path / 'a.pth'
-    torch.save({'message_hub': {'loss': history},
-                'best': [np.float64(.5), np.float32(.25), np.int64(3)],
-                'args': argparse.Namespace(lr=1)}, path)
+    torch.save(
+        {
+            'message_hub': {'loss': history},
+            'best': [np.float64(0.5), np.float32(0.25), np.int64(3)],
+            'args': argparse.Namespace(lr=1),
+        },
+        path,
+    )
     old = tmp_path / 'numpy1.pth'
     with zipfile.ZipFile(path) as a, zipfile.ZipFile(old, 'w') as b:
         for name in a.namelist():
             data = a.read(name)
             assert name != 'a/data.pkl' or b'numpy' in data
-            b.writestr(name, data.replace(b'numpy._core', b'numpy.core')
-                       if b'numpy._core' in data
-                       else data.replace(b'numpy.core', b'numpy._core'))
+            b.writestr(
+                name,
+                data.replace(b'numpy._core', b'numpy.core')
+                if b'numpy._core' in data
+                else data.replace(b'numpy.core', b'numpy._core'),
+            )
     for file in (path, old):
         loaded = read_checkpoint(file)
         values, counts = loaded['message_hub']['loss'].data
-        assert values.tolist() == [0, .25, .5, .75, 1]
+        assert values.tolist() == [0, 0.25, 0.5, 0.75, 1]
         assert counts.tolist() == [1] * 5
-        assert loaded['message_hub']['loss'].statistics('mean', 2) == .875
-        assert loaded['best'] == [.5, .25, 3]
+        assert loaded['message_hub']['loss'].statistics('mean', 2) == 0.875
+        assert loaded['best'] == [0.5, 0.25, 3]
         assert type(loaded['best'][1]) is np.float32
         assert loaded['args'].lr == 1
 
@@ -391,22 +401,34 @@ def test_other_arch_is_named(tmp_path):
     torch.save(imagenet_checkpoint('s'), tmp_path / 's.pth')
     with pytest.raises(UserError, match="it is of arch='s'") as error:
         build(f'mobilevig://{tmp_path}/s.pth')
-    for word in ('unexpected: stages.0.2', 'of another shape: '
-                 'downsamples.1.conv.weight (176, 84, 3, 3) instead of '
-                 '(168, 84, 3, 3)'):
+    for word in (
+        'unexpected: stages.0.2',
+        'of another shape: '
+        'downsamples.1.conv.weight (176, 84, 3, 3) instead of '
+        '(168, 84, 3, 3)',
+    ):
         assert word in str(error.value)
     with pytest.raises(UserError, match='missing: stages.0.3.layer_scale'):
         build(f'{tmp_path}/s.pth', 'b')
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda sd: sd.pop('backbone.1.1.fc2.1.running_mean'),
-     'missing: stages.3.1.ffn.fc2.norm.running_mean$'),
-    (lambda sd: sd.update({'stem.extra': torch.zeros(1)}),
-     'unexpected: stem.extra$'),
-    (lambda sd: sd.update({'stem.stem.4.bias': torch.zeros(41)}),
-     r'of another shape: stem.1.norm.bias \(41,\) instead of \(42,\)$'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            lambda sd: sd.pop('backbone.1.1.fc2.1.running_mean'),
+            'missing: stages.3.1.ffn.fc2.norm.running_mean$',
+        ),
+        (
+            lambda sd: sd.update({'stem.extra': torch.zeros(1)}),
+            'unexpected: stem.extra$',
+        ),
+        (
+            lambda sd: sd.update({'stem.stem.4.bias': torch.zeros(41)}),
+            r'of another shape: stem.1.norm.bias \(41,\) instead of \(42,\)$',
+        ),
+    ],
+)
 def test_every_other_key_must_match(tmp_path, change, message):
     checkpoint = imagenet_checkpoint()
     change(checkpoint['state_dict_ema'])
@@ -416,11 +438,12 @@ def test_every_other_key_must_match(tmp_path, change, message):
 
 
 def test_another_backbone(tmp_path):
-    resnet = {'conv1.weight': torch.zeros(64, 3, 7, 7),
-              'layer1.0.conv1.weight': torch.zeros(64, 64, 1, 1)}
+    resnet = {
+        'conv1.weight': torch.zeros(64, 3, 7, 7),
+        'layer1.0.conv1.weight': torch.zeros(64, 64, 1, 1),
+    }
     for prefix in ('', 'backbone.'):
-        torch.save({prefix + k: v for k, v in resnet.items()},
-                   tmp_path / 'resnet.pth')
+        torch.save({prefix + k: v for k, v in resnet.items()}, tmp_path / 'resnet.pth')
         for door in ('mobilevig://', ''):
             with pytest.raises(UserError, match='is of another model'):
                 build(f'{door}{tmp_path}/resnet.pth')

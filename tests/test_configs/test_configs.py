@@ -1,4 +1,5 @@
 """The Mask R-CNN configs build and train as a whole."""
+
 import numpy as np
 import pytest
 import torch
@@ -23,19 +24,24 @@ def one_batch(height=64, width=96):
             img_shape=(height, width),
             ori_shape=(height, width),
             pad_shape=(height, width),
-            scale_factor=(1., 1.)),
+            scale_factor=(1.0, 1.0),
+        ),
         gt_instances=InstanceData(
             bboxes=torch.from_numpy(boxes),
             labels=torch.tensor([0, 2]),
-            masks=BitmapMasks(masks, height, width)),
-        ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)))
+            masks=BitmapMasks(masks, height, width),
+        ),
+        ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)),
+    )
     image = rng.integers(0, 256, (3, height, width), dtype=np.uint8)
     return dict(inputs=[torch.from_numpy(image)], data_samples=[sample])
 
 
 @pytest.mark.parametrize(
-    'name', [f'mobilevig_{arch}_fpn_1x' for arch in ('ti', 's', 'm', 'b')] +
-    ['mobilevig_ti_fpn_shapes'])
+    'name',
+    [f'mobilevig_{arch}_fpn_1x' for arch in ('ti', 's', 'm', 'b')]
+    + ['mobilevig_ti_fpn_shapes'],
+)
 def test_loss_reaches_every_parameter(name):
     torch.manual_seed(0)
     cfg = load_config(name)
@@ -52,9 +58,14 @@ def test_loss_reaches_every_parameter(name):
         assert torch.isfinite(parameter.grad).all(), key
 
 
-@pytest.mark.parametrize('root, folder', [
-    (None, 'data/coco/'), ('/some/coco', '/some/coco/'),
-    ('/some/coco/', '/some/coco/')])
+@pytest.mark.parametrize(
+    'root, folder',
+    [
+        (None, 'data/coco/'),
+        ('/some/coco', '/some/coco/'),
+        ('/some/coco/', '/some/coco/'),
+    ],
+)
 def test_coco_root(root, folder, monkeypatch):
     if root is None:
         monkeypatch.delenv('COCO_ROOT', raising=False)
@@ -64,5 +75,7 @@ def test_coco_root(root, folder, monkeypatch):
     for split in ('train', 'val', 'test'):
         assert cfg[f'{split}_dataloader'].dataset.data_root == folder
     for split in ('val', 'test'):
-        assert (cfg[f'{split}_evaluator'].ann_file ==
-                folder + 'annotations/instances_val2017.json')
+        assert (
+            cfg[f'{split}_evaluator'].ann_file
+            == folder + 'annotations/instances_val2017.json'
+        )

@@ -6,6 +6,7 @@ where Mask2Former pads to a fixed size), and how many proposals and candidates
 are kept (in train_cfg and test_cfg). The score threshold is 0, so that an
 untrained model predicts something.
 """
+
 import re
 
 import numpy as np
@@ -32,22 +33,27 @@ from mobilevig_det.apis.cli import load_config
 
 PAGE = 'use_in_your_project.md'
 FAMILIES = {
-    'Faster R-CNN', 'Cascade Mask R-CNN', 'RetinaNet', 'FCOS', 'ATSS', 'GFL',
-    'RTMDet-ins', 'SOLOv2', 'PointRend', 'Panoptic FPN', 'Mask2Former',
-    'Deformable DETR', 'DINO'
+    'Faster R-CNN',
+    'Cascade Mask R-CNN',
+    'RetinaNet',
+    'FCOS',
+    'ATSS',
+    'GFL',
+    'RTMDet-ins',
+    'SOLOv2',
+    'PointRend',
+    'Panoptic FPN',
+    'Mask2Former',
+    'Deformable DETR',
+    'DINO',
 }
-WITH_MASKS = {
-    'Cascade Mask R-CNN', 'RTMDet-ins', 'SOLOv2', 'PointRend', 'Mask2Former'
-}
+WITH_MASKS = {'Cascade Mask R-CNN', 'RTMDet-ins', 'SOLOv2', 'PointRend', 'Mask2Former'}
 # Height and width, multiples of nothing. DINO picks 900 of the positions that
 # its encoder sees: there must be as many.
 SIZE = (93, 125)
 SIZES = {'DINO': (187, 251)}
-FEW = dict(score_thr=0., max_per_img=20, nms_pre=100, num=64)
-RGB = dict(
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    bgr_to_rgb=True)
+FEW = dict(score_thr=0.0, max_per_img=20, nms_pre=100, num=64)
+RGB = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 
 
 def recipes():
@@ -58,7 +64,7 @@ def recipes():
         config, _, rest = part.partition('```')
         rows = re.findall(r'^\| (.+?) \| `(mmdet::.+?)` \|$', rest, re.M)
         for family, base in rows:
-            found[family] = re.sub('mmdet::[^\']*', base, config, count=1)
+            found[family] = re.sub("mmdet::[^']*", base, config, count=1)
     return found
 
 
@@ -70,14 +76,14 @@ def batch(size=SIZE, sem_seg=False):
         mask[y1:y2, x1:x2] = 1
     sample = DetDataSample(
         metainfo=dict(
-            img_id=1,
-            img_shape=size,
-            ori_shape=size,
-            scale_factor=(1., 1.)),
+            img_id=1, img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)
+        ),
         gt_instances=InstanceData(
             bboxes=torch.tensor(boxes, dtype=torch.float32),
             labels=torch.tensor([3, 17]),
-            masks=BitmapMasks(masks, *size)))
+            masks=BitmapMasks(masks, *size),
+        ),
+    )
     if sem_seg:
         semantic = torch.full((1, *size), 90)
         for label, mask in zip((3, 17), masks):
@@ -102,8 +108,11 @@ def changed_keys(ours, theirs, prefix=''):
     the type does. MMEngine marks what was inherited with a ``_scope_``."""
     for key in {*ours, *theirs} - {'_scope_'}:
         a, b = (_plain(cfg.get(key)) for cfg in (ours, theirs))
-        if (isinstance(a, dict) and isinstance(b, dict)
-                and a.get('type') == b.get('type')):
+        if (
+            isinstance(a, dict)
+            and isinstance(b, dict)
+            and a.get('type') == b.get('type')
+        ):
             yield from changed_keys(a, b, f'{prefix}{key}.')
         elif a != b:
             yield prefix + key
@@ -141,9 +150,13 @@ def test_recipe(family, tmp_path, weights, monkeypatch):
     base = re.search("_base_ = '(.*)'", path.read_text())[1]
     published = get_config(base)
     assert set(changed_keys(cfg, published)) <= {
-        'custom_imports', 'model.backbone', 'model.neck.in_channels',
-        'model.panoptic_head.in_channels', 'model.data_preprocessor.mean',
-        'model.data_preprocessor.std', 'model.data_preprocessor.bgr_to_rgb'
+        'custom_imports',
+        'model.backbone',
+        'model.neck.in_channels',
+        'model.panoptic_head.in_channels',
+        'model.data_preprocessor.mean',
+        'model.data_preprocessor.std',
+        'model.data_preprocessor.bgr_to_rgb',
     }
     # The images as the checkpoint wants them.
     for key, value in RGB.items():
@@ -158,13 +171,14 @@ def test_recipe(family, tmp_path, weights, monkeypatch):
     size = SIZES.get(family, SIZE)
     data = batch(size, family == 'Panoptic FPN')
     # With one image in the batch, a dropped block would learn nothing.
-    cfg.model.backbone.drop_path_rate = 0.
+    cfg.model.backbone.drop_path_rate = 0.0
     init_default_scope('mmdet')
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
-    assert torch.equal(model.backbone.stem[0].conv.weight,
-                       golden_state_dict('m')['stem.stem.0.weight'])
+    assert torch.equal(
+        model.backbone.stem[0].conv.weight, golden_state_dict('m')['stem.stem.0.weight']
+    )
 
     # A step: every loss is finite, and all of the backbone learns.
     model.train()
@@ -182,7 +196,7 @@ def test_recipe(family, tmp_path, weights, monkeypatch):
     # A prediction: of the structure that the family's own evaluator takes.
     model.eval()
     with torch.no_grad():
-        found, = model.test_step(batch(size, family == 'Panoptic FPN'))
+        (found,) = model.test_step(batch(size, family == 'Panoptic FPN'))
     if family == 'Panoptic FPN':
         panoptic = found.pred_panoptic_seg.sem_seg
         assert panoptic.shape == (1, *size)
@@ -191,7 +205,7 @@ def test_recipe(family, tmp_path, weights, monkeypatch):
         return
     found = found.pred_instances
     assert len(found) > 0
-    assert found.scores.shape == found.labels.shape == (len(found), )
+    assert found.scores.shape == found.labels.shape == (len(found),)
     assert torch.isfinite(found.scores).all()
     assert 0 <= found.labels.min() and found.labels.max() < 80
     assert found.bboxes.shape == (len(found), 4)
@@ -208,20 +222,23 @@ def test_diff(tmp_path):
     cfg = {}
     for side in '-+':
         path = tmp_path / 'config.py'
-        path.write_text(''.join(line[1:] for line in lines
-                                if line[0] in (' ', side)))
+        path.write_text(''.join(line[1:] for line in lines if line[0] in (' ', side)))
         cfg[side] = Config.fromfile(path)
     assert cfg['-'].model.backbone.type == 'ResNet'
     assert cfg['-'].model.backbone.depth == 50
     assert set(changed_keys(cfg['+'], cfg['-'])) == {
-        'custom_imports', 'model.backbone', 'model.neck.in_channels'}
+        'custom_imports',
+        'model.backbone',
+        'model.neck.in_channels',
+    }
     arch = cfg['+'].model.backbone.arch
     assert cfg['+'].model.neck.in_channels == MobileViG.out_channels(arch)
 
 
 def test_channel_table():
-    rows = re.findall(r"^\| `'(\w+)'` \| `\[(.*?)\]` \| (.*) M \|$",
-                      (DOCS / PAGE).read_text(), re.M)
+    rows = re.findall(
+        r"^\| `'(\w+)'` \| `\[(.*?)\]` \| (.*) M \|$", (DOCS / PAGE).read_text(), re.M
+    )
     assert [arch for arch, *_ in rows] == list(MobileViG.arch_settings)
     for arch, channels, millions in rows:
         assert eval(f'[{channels}]') == MobileViG.out_channels(arch)
@@ -231,18 +248,17 @@ def test_channel_table():
 
 def test_optimizer(tmp_path):
     path = tmp_path / 'config.py'
-    path.write_text(recipes()['GFL'] +
-                    code_block(PAGE, 'python', 'optim_wrapper'))
+    path.write_text(recipes()['GFL'] + code_block(PAGE, 'python', 'optim_wrapper'))
     cfg = Config.fromfile(path)
     model = torch.nn.Linear(2, 2)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     assert type(optimizer) is torch.optim.AdamW
     published = load_config('mobilevig_m_fpn_1x')
     for key in ('type', 'lr', 'weight_decay'):
-        assert (cfg.optim_wrapper.optimizer[key] ==
-                published.optim_wrapper.optimizer[key])
-    assert (cfg.auto_scale_lr.base_batch_size ==
-            published.auto_scale_lr.base_batch_size)
+        assert (
+            cfg.optim_wrapper.optimizer[key] == published.optim_wrapper.optimizer[key]
+        )
+    assert cfg.auto_scale_lr.base_batch_size == published.auto_scale_lr.base_batch_size
 
 
 def test_pure_python_config(tmp_path, monkeypatch):
@@ -270,6 +286,7 @@ def test_segmentor(tmp_path, monkeypatch, weights):
     from mmseg.registry import MODELS as SEGMENTORS
     from mmseg.structures import SegDataSample
     from mmseg.utils import register_all_modules
+
     monkeypatch.setenv('MOBILEVIG_WEIGHTS', str(weights))
     path = tmp_path / 'config.py'
     config = code_block(PAGE, 'python', "_base_ = 'mmseg")
@@ -280,14 +297,15 @@ def test_segmentor(tmp_path, monkeypatch, weights):
     cfg = Config.fromfile(path)
     cfg.model.data_preprocessor.size = None
     cfg.model.data_preprocessor.size_divisor = 32
-    cfg.model.backbone.drop_path_rate = 0.
+    cfg.model.backbone.drop_path_rate = 0.0
     try:
         register_all_modules(init_default_scope=True)
         model = revert_sync_batchnorm(SEGMENTORS.build(cfg.model))
         model.init_weights()
         sample = SegDataSample(
             metainfo=dict(img_shape=SIZE, ori_shape=SIZE),
-            gt_sem_seg=PixelData(data=torch.full((1, *SIZE), 7)))
+            gt_sem_seg=PixelData(data=torch.full((1, *SIZE), 7)),
+        )
         data = dict(inputs=batch()['inputs'], data_samples=[sample])
         model.train()
         losses = model(**model.data_preprocessor(data, True), mode='loss')
@@ -298,7 +316,7 @@ def test_segmentor(tmp_path, monkeypatch, weights):
             assert param.grad is not None, name
         model.eval()
         with torch.no_grad():
-            found, = model.test_step(data)
+            (found,) = model.test_step(data)
         assert found.pred_sem_seg.data.shape == (1, *SIZE)
     finally:
         DefaultScope.get_instance('back', scope_name='mmdet')

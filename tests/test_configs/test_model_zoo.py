@@ -1,4 +1,5 @@
 """The model zoo page against the models and the authors' logs."""
+
 import csv
 import re
 from pathlib import Path
@@ -9,8 +10,8 @@ from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from reference import ARCHS
 
-from mobilevig_det.checkpoints import weights
 from mobilevig_det.apis.cli import load_config
+from mobilevig_det.checkpoints import weights
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'configs' / 'mask_rcnn'
@@ -31,7 +32,7 @@ def test_index():
 
 def row(arch):
     """Cells of the row of that config in the page's table."""
-    line, = re.findall(rf'^\|.*\(mobilevig_{arch}_fpn_1x\.py\).*$', PAGE, re.M)
+    (line,) = re.findall(rf'^\|.*\(mobilevig_{arch}_fpn_1x\.py\).*$', PAGE, re.M)
     return [cell.strip() for cell in line.strip('|').split('|')]
 
 
@@ -42,7 +43,8 @@ def test_parameters(arch):
     detector = MODELS.build(load_config(f'mobilevig_{arch}_fpn_1x').model)
     whole, backbone = (
         sum(p.numel() for p in module.parameters())
-        for module in (detector, detector.backbone))
+        for module in (detector, detector.backbone)
+    )
     assert entry['Metadata']['Parameters'] == whole
     assert row(arch)[1] == f'{whole / 1e6:.1f} ({backbone / 1e6:.1f})'
 
@@ -56,13 +58,14 @@ def test_published_results(arch, epoch):
         for result in entry['Results']
         for name, value in result['Metrics'].items()
     }
-    log, = (ROOT / 'mobilevig_det').glob(f'**/coco_1x_{arch}_val.csv')
+    (log,) = (ROOT / 'mobilevig_det').glob(f'**/coco_1x_{arch}_val.csv')
     with log.open() as file:
-        rows = {int(r['epoch']): r for r in csv.DictReader(
-            line for line in file if not line.startswith('#'))}
+        rows = {
+            int(r['epoch']): r
+            for r in csv.DictReader(line for line in file if not line.startswith('#'))
+        }
     expected = [
-        round(100 * float(rows[epoch][f'{task}_mAP']), 1)
-        for task in ('bbox', 'segm')
+        round(100 * float(rows[epoch][f'{task}_mAP']), 1) for task in ('bbox', 'segm')
     ]
     assert [found['box AP'], found['mask AP']] == expected
     assert row(arch)[4:6] == [str(ap) for ap in expected]

@@ -1,4 +1,5 @@
 """Configs beyond the authors' recipe, against those that they stand on."""
+
 import pytest
 from mmdet.registry import DATASETS, MODELS
 from mmengine.hub import get_config
@@ -15,6 +16,7 @@ MULTI_SCALE = 'mobilevig_m_fpn_ms-3x'
 @pytest.fixture
 def coco_root(monkeypatch, shapes_root):
     """The generated set, in the place and under the names of COCO's."""
+
     def place(cfg):
         for split in ('train', 'val', 'test'):
             for dataset in leaf_datasets(cfg[f'{split}_dataloader'].dataset):
@@ -23,11 +25,11 @@ def coco_root(monkeypatch, shapes_root):
                 assert dataset.ann_file.endswith(f'instances_{name}2017.json')
                 dataset.ann_file = f'annotations/instances_{name}.json'
                 dataset.data_prefix = dict(img=f'{name}/')
-                dataset.metainfo = dict(
-                    classes=('circle', 'square', 'triangle'))
+                dataset.metainfo = dict(classes=('circle', 'square', 'triangle'))
         for split in ('val', 'test'):
             assert cfg[f'{split}_evaluator'].ann_file == (
-                f'{shapes_root}/annotations/instances_val2017.json')
+                f'{shapes_root}/annotations/instances_val2017.json'
+            )
         return cfg
 
     init_default_scope('mmdet')
@@ -47,11 +49,11 @@ def test_multi_scale(coco_root):
     published = get_config('mmdet::common/ms_3x_coco-instance.py')
     times = published.train_dataloader.dataset.times
     assert steps.milestones == [
-        times * epoch for epoch in published.param_scheduler[1].milestones]
+        times * epoch for epoch in published.param_scheduler[1].milestones
+    ]
     # What the pipeline really makes of an image.
     dataset = DATASETS.build(coco_root(cfg).train_dataloader.dataset)
-    sides = {min(dataset[i % len(dataset)]['inputs'].shape[1:])
-             for i in range(16)}
+    sides = {min(dataset[i % len(dataset)]['inputs'].shape[1:]) for i in range(16)}
     assert len(sides) > 4 and 640 <= min(sides) and max(sides) <= 800
     sample = dataset[0]['data_samples']
     height, width = sample.img_shape
@@ -83,7 +85,9 @@ def test_retinanet(coco_root):
         assert len(sample.gt_instances.bboxes) > 0
     published = get_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
     for key in ('train_pipeline', 'test_pipeline'):
-        assert [(step['type'], step.get('scale'), step.get('prob'))
-                for step in cfg[key]] == [
-                    (step['type'], step.get('scale'), step.get('prob'))
-                    for step in published[key]]
+        assert [
+            (step['type'], step.get('scale'), step.get('prob')) for step in cfg[key]
+        ] == [
+            (step['type'], step.get('scale'), step.get('prob'))
+            for step in published[key]
+        ]

@@ -1,5 +1,6 @@
 """The configs against what the authors ran: their two training logs and the
 settings in them. No model is trained."""
+
 import copy
 import csv
 import gzip
@@ -34,7 +35,8 @@ def detectors(configs):
     return {
         # A copy, because some versions of MMDetection change what they build.
         arch: MODELS.build(copy.deepcopy(cfg.model))
-        for arch, cfg in configs.items() if arch in 'mb'
+        for arch, cfg in configs.items()
+        if arch in 'mb'
     }
 
 
@@ -42,13 +44,16 @@ def rates(cfg):
     """The rate of every iteration, as the config's schedulers leave it."""
     model = torch.nn.Linear(1, 1, bias=False)  # without a gradient
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    runner = SimpleNamespace(param_schedulers=[
-        PARAM_SCHEDULERS.build(
-            dict(scheduler),
-            default_args=dict(optimizer=wrapper, epoch_length=ITERATIONS))
-        for scheduler in cfg.param_scheduler
-    ])
-    group, = wrapper.param_groups
+    runner = SimpleNamespace(
+        param_schedulers=[
+            PARAM_SCHEDULERS.build(
+                dict(scheduler),
+                default_args=dict(optimizer=wrapper, epoch_length=ITERATIONS),
+            )
+            for scheduler in cfg.param_scheduler
+        ]
+    )
+    (group,) = wrapper.param_groups
     hook = ParamSchedulerHook()
     for _ in range(cfg.train_cfg.max_epochs):
         for i in range(ITERATIONS):
@@ -108,8 +113,13 @@ def test_schedule_and_batch(configs, arch):
     assert not cfg.auto_scale_lr.get('enable')
     # Ti and S: no run of theirs was published, the recipe is M's.
     if arch in ('ti', 's'):
-        for key in ('optim_wrapper', 'param_scheduler', 'train_dataloader',
-                    'sync_bn', 'auto_scale_lr'):
+        for key in (
+            'optim_wrapper',
+            'param_scheduler',
+            'train_dataloader',
+            'sync_bn',
+            'auto_scale_lr',
+        ):
             assert cfg[key] == configs['m'][key]
 
 
@@ -125,16 +135,23 @@ def test_images(configs, arch):
     assert preprocessor.pad_size_divisor == 32
     pipeline = cfg.train_dataloader.dataset.pipeline
     assert [step.type for step in pipeline] == [
-        'LoadImageFromFile', 'LoadAnnotations', 'Resize', 'RandomFlip',
-        'PackDetInputs'
+        'LoadImageFromFile',
+        'LoadAnnotations',
+        'Resize',
+        'RandomFlip',
+        'PackDetInputs',
     ]
     assert pipeline[2].scale == (1333, 800) and pipeline[2].keep_ratio
     assert pipeline[3].prob == 0.5
     assert cfg.train_dataloader.dataset.filter_cfg == dict(
-        filter_empty_gt=True, min_size=32)
+        filter_empty_gt=True, min_size=32
+    )
     tested = cfg.test_dataloader.dataset.pipeline
     assert [step.type for step in tested] == [
-        'LoadImageFromFile', 'Resize', 'LoadAnnotations', 'PackDetInputs'
+        'LoadImageFromFile',
+        'Resize',
+        'LoadAnnotations',
+        'PackDetInputs',
     ]
     assert tested[1].scale == (1333, 800) and tested[1].keep_ratio
     assert cfg.test_evaluator.metric == ['bbox', 'segm']
@@ -152,22 +169,26 @@ def test_rest_is_mask_rcnn_r50(configs, arch):
     channels = model['neck'].pop('in_channels')
     standard['neck'].pop('in_channels')
     assert model == standard
-    assert (model['neck']['out_channels'], model['neck']['num_outs']) == (256,
-                                                                          5)
+    assert (model['neck']['out_channels'], model['neck']['num_outs']) == (256, 5)
     assert model['test_cfg']['rcnn'] == dict(
-        score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5),
-        max_per_img=100, mask_thr_binary=0.5)  # yapf: disable
+        score_thr=0.05,
+        nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=100,
+        mask_thr_binary=0.5,
+    )
     backbone_class = MODELS.get('MobileViG')
     assert channels == backbone_class.out_channels(arch)
     assert backbone['arch'] == arch
     assert backbone['init_cfg'] == dict(
-        type='Pretrained', checkpoint=f'mobilevig://{arch}')
+        type='Pretrained', checkpoint=f'mobilevig://{arch}'
+    )
 
 
 @pytest.mark.parametrize('arch', ['m', 'b'])
 def test_drop_path_as_in_the_runs(detectors, arch):
     rates = [
-        module.drop_prob for name, module in detectors[arch].named_modules()
+        module.drop_prob
+        for name, module in detectors[arch].named_modules()
         if name.endswith('drop_path') and '.ffn.' not in name
     ]
     assert rates == pytest.approx(torch.linspace(0, 0.1, len(rates)).tolist())
@@ -178,18 +199,19 @@ def wrapped(cfg, model, distributed):
     """The model as MMEngine's Runner would train it, but for the last step
     (DistributedDataParallel, which refuses SyncBN without a GPU)."""
     runner = SimpleNamespace(
-        cfg=cfg, distributed=distributed, logger=MMLogger('recipe'))
+        cfg=cfg, distributed=distributed, logger=MMLogger('recipe')
+    )
     return Runner.wrap_model(runner, dict(type='NoWrapper'), model).train()
 
 
 @pytest.fixture
 def no_wrapper(monkeypatch):
     from mmengine.registry import MODEL_WRAPPERS
+
     monkeypatch.setitem(MODEL_WRAPPERS.module_dict, 'NoWrapper', NoWrapper)
 
 
 class NoWrapper:
-
     def __new__(cls, module):
         return module
 
@@ -198,13 +220,13 @@ class NoWrapper:
 def test_batch_norm(configs, arch, no_wrapper):
     """Batch statistics, trained; over all GPUs under a launcher."""
     model = dict(configs[arch].model.backbone)
-    for distributed, expected in ((True, torch.nn.SyncBatchNorm),
-                                  (False, BatchNorm2d)):
+    for distributed, expected in ((True, torch.nn.SyncBatchNorm), (False, BatchNorm2d)):
         backbone = wrapped(configs[arch], MODELS.build(model), distributed)
         norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm)]
         assert len(norms) == sum(
             key.endswith('running_mean') and 'prediction' not in key
-            for key in golden_state_dict(arch))
+            for key in golden_state_dict(arch)
+        )
         for norm in norms:
             assert type(norm) is expected
             assert norm.training and norm.track_running_stats

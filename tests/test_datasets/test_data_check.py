@@ -4,6 +4,7 @@ And that it is true: what is called tolerated goes through MMDetection's own
 data set, pipeline and evaluator; what is said to stop fails in one of them,
 or is marked here as wrong in silence or as endless.
 """
+
 import json
 import re
 
@@ -25,8 +26,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
 
-from mobilevig_det.datasets.data_check import (check_before_training, check_data,
-                                      pointing_to_check_data, rle_area)
+from mobilevig_det.datasets.data_check import (
+    check_before_training,
+    check_data,
+    pointing_to_check_data,
+    rle_area,
+)
 from mobilevig_det.errors import UserError
 
 ANN = 'annotation 102 (image 20)'  # a polygon
@@ -69,126 +74,415 @@ TEXTS = 'cut off', 'empty file', 'not JSON', 'a list'  # not objects
 # name: change, what is said of the training set, of the validation set, kind,
 # record, what really happens in each.
 CASES = {
-    'cut off': (lambda data: json.dumps(data)[:-200], STOPS, STOPS,
-                'is cut off', '', FAILS, FAILS),
-    'empty file': (lambda data: '', STOPS, STOPS, 'is cut off, or empty', '',
-                   FAILS, FAILS),
-    'not JSON': (lambda data: '<html>', STOPS, STOPS, 'is not JSON', '',
-                 FAILS, FAILS),
-    'a list': (lambda data: '[]', STOPS, STOPS, 'not a COCO annotation file',
-               '', FAILS, FAILS),
-    'no categories': (drop('categories'), STOPS, STOPS,
-                      'has no list "categories"', '', FAILS, FAILS),
-    'no images': (drop('images'), STOPS, STOPS, 'has no list "images"', '',
-                  FAILS, FAILS),
-    'no annotations': (drop('annotations'), STOPS, STOPS,
-                       'has no list "annotations"', '', FAILS, SILENT),
-    'empty images': (empty('images'), STOPS, STOPS, 'has no images', '',
-                     FAILS, FAILS),
-    'empty annotations': (empty('annotations'), STOPS, TOLERATED,
-                          'has no annotations', '', FAILS, SURVIVES),
-    'empty categories': (empty('categories'), STOPS, STOPS,
-                         'none of the config\'s classes', '', FAILS, FAILS),
-    'no box': (without('bbox'), STOPS, STOPS, 'has no "bbox"', ANN, FAILS,
-               FAILS),
-    'no area': (without('area'), STOPS, STOPS, 'has no "area"', ANN, FAILS,
-                FAILS),
-    'no category': (without('category_id'), STOPS, STOPS,
-                    'has no "category_id"', ANN, FAILS, FAILS),
-    'no image id': (without('image_id'), STOPS, STOPS, 'has no "image_id"',
-                    'annotation 102 (image unknown)', FAILS, FAILS),
-    'no id': (without('id'), STOPS, STOPS, 'has no "id"', 'annotations[2]',
-              FAILS, FAILS),
-    'no width': (lambda data: data['images'][1].pop('width'), STOPS, STOPS,
-                 'has no "width"', 'image 20', FAILS, FAILS),
-    'no file name': (lambda data: data['images'][1].pop('file_name'), STOPS,
-                     STOPS, 'has no "file_name"', 'image 20', FAILS, FAILS),
-    'no mask': (without('segmentation'), STOPS, STOPS,
-                'has no "segmentation"', ANN, FAILS, FAILS),
-    'empty mask': (change(102, segmentation=[]), STOPS, STOPS,
-                   'has no "segmentation"', ANN, FAILS, FAILS),
-    'box of no width': (change(102, bbox=[20, 50, 0, 40]), TOLERATED,
-                        TOLERATED, 'no area', ANN, SURVIVES, SURVIVES),
-    'box of negative width': (change(102, bbox=[50, 50, -30, 40]), TOLERATED,
-                              TOLERATED, 'no area', ANN, SURVIVES, SURVIVES),
-    'object of no area': (change(102, area=0), TOLERATED, TOLERATED,
-                          'no area', ANN, SURVIVES, SURVIVES),
-    'box of three numbers': (change(102, bbox=[1, 2, 3]), STOPS, STOPS,
-                             'not of finite numbers', ANN, FAILS, FAILS),
-    'box of words': (change(102, bbox=['1', '2', '3', '4']), STOPS, STOPS,
-                     'not of finite numbers', ANN, FAILS, FAILS),
-    'box of NaN': (change(102, bbox=[20, float('nan'), 30, 40]), STOPS, STOPS,
-                   'not of finite numbers', ANN, SILENT, SILENT),
-    'box outside': (change(102, bbox=[200, 50, 30, 40]), TOLERATED, TOLERATED,
-                    'box outside the image', ANN, SURVIVES, SURVIVES),
-    'box half outside': (change(102, bbox=[-20, 50, 60, 40]), TOLERATED,
-                         TOLERATED, 'reaches outside', ANN, SURVIVES,
-                         SURVIVES),
-    'two points': (change(102, segmentation=[[20, 50, 50, 90]]), TOLERATED,
-                   STOPS, 'polygon of two points', ANN, SURVIVES, FAILS),
-    'two points beside a polygon': (change(
-        102, segmentation=[[20, 50, 50, 50, 50, 90], [20, 50, 50, 90]]),
-                                    TOLERATED, TOLERATED,
-                                    'polygon of two points', ANN, SURVIVES,
-                                    SURVIVES),
-    'one point': (change(102, segmentation=[[20, 50]]), TOLERATED, STOPS,
-                  'polygon of two points', ANN, SURVIVES, FAILS),
-    'odd polygon': (change(102, segmentation=[[20, 50, 50, 50, 50, 90, 20]]),
-                    TOLERATED, TOLERATED, 'odd number', ANN, SURVIVES,
-                    SURVIVES),
-    'flat polygon': (change(102, segmentation=[20, 50, 50, 50, 50, 90]),
-                     STOPS, STOPS, 'not a list of finite numbers', ANN, FAILS,
-                     FAILS),
-    'polygon of words': (change(102, segmentation=[['a', 'b'] * 4]), STOPS,
-                         STOPS, 'not a list of finite numbers', ANN, FAILS,
-                         FAILS),
-    'polygon of NaN': (change(102, segmentation=[[20, 50, 50, float('nan'),
-                                                  50, 90]]), STOPS, STOPS,
-                       'not a list of finite numbers', ANN, ENDLESS, ENDLESS),
-    'polygon far away': (change(102, segmentation=[[20, 50, 1e12, 50, 50,
-                                                    90]]), STOPS, STOPS,
-                         'not a list of finite numbers', ANN, ENDLESS,
-                         ENDLESS),
-    'RLE of another size': (change(
-        101, segmentation=tiny_coco.rle((1, 1, 9, 9), 60, 80)), STOPS, STOPS,
-                            'RLE mask of another size', RLE, FAILS, FAILS),
-    'RLE of turned size': (change(
-        101, segmentation=tiny_coco.rle((1, 1, 9, 9), 160, 120)), STOPS,
-                           STOPS, 'RLE mask of another size', RLE, FAILS,
-                           FAILS),
-    'RLE that says another size': (change_rle(size=[60, 80]), STOPS, STOPS,
-                                   'RLE mask of another size', RLE, FAILS,
-                                   FAILS),
-    'RLE too short': (change_rle(counts=[10, 20]), STOPS, STOPS,
-                      'does not fill its size', RLE, SILENT, SILENT),
-    'RLE of nonsense': (change_rle(counts='zzz'), STOPS, STOPS,
-                        'does not fill its size', RLE, SILENT, SILENT),
-    'RLE too long': (change_rle(counts=[10, 20000]), STOPS, STOPS,
-                     'does not fill its size', RLE, FAILS, FAILS),
-    'duplicate annotation id': (change(102, id=101), STOPS, STOPS,
-                                'duplicate annotation id',
-                                'annotation 101 (image 20)', FAILS, FAILS),
-    'duplicate image id': (again('images', file_name='2.jpg'), STOPS, STOPS,
-                           'duplicate image id', 'image 10', SILENT, SILENT),
-    'duplicate category id': (again('categories', name='square'), STOPS,
-                              STOPS, 'duplicate category id', 'categories[3]',
-                              SILENT, SILENT),
-    'duplicate category name': (again('categories', id=91), STOPS, STOPS,
-                                'duplicate category name', 'categories[3]',
-                                SILENT, SILENT),
-    'one file twice': (again('images', id=50), TOLERATED, TOLERATED,
-                       'listed twice', 'image 50', SURVIVES, SURVIVES),
-    'category not in the file': (change(102, category_id=8), TOLERATED,
-                                 TOLERATED,
-                                 'of a category that is not in the file', ANN,
-                                 SURVIVES, SURVIVES),
-    'image not in the file': (change(102, image_id=99), TOLERATED, TOLERATED,
-                              'of an image that is not in the file',
-                              'annotation 102 (image 99)', SURVIVES,
-                              SURVIVES),
-    'narrow image': (lambda data: data['images'][3].update(width=1),
-                     TOLERATED, STOPS, 'another size than stated',
-                     'image 40', SURVIVES, SILENT),
+    'cut off': (
+        lambda data: json.dumps(data)[:-200],
+        STOPS,
+        STOPS,
+        'is cut off',
+        '',
+        FAILS,
+        FAILS,
+    ),
+    'empty file': (
+        lambda data: '',
+        STOPS,
+        STOPS,
+        'is cut off, or empty',
+        '',
+        FAILS,
+        FAILS,
+    ),
+    'not JSON': (lambda data: '<html>', STOPS, STOPS, 'is not JSON', '', FAILS, FAILS),
+    'a list': (
+        lambda data: '[]',
+        STOPS,
+        STOPS,
+        'not a COCO annotation file',
+        '',
+        FAILS,
+        FAILS,
+    ),
+    'no categories': (
+        drop('categories'),
+        STOPS,
+        STOPS,
+        'has no list "categories"',
+        '',
+        FAILS,
+        FAILS,
+    ),
+    'no images': (
+        drop('images'),
+        STOPS,
+        STOPS,
+        'has no list "images"',
+        '',
+        FAILS,
+        FAILS,
+    ),
+    'no annotations': (
+        drop('annotations'),
+        STOPS,
+        STOPS,
+        'has no list "annotations"',
+        '',
+        FAILS,
+        SILENT,
+    ),
+    'empty images': (empty('images'), STOPS, STOPS, 'has no images', '', FAILS, FAILS),
+    'empty annotations': (
+        empty('annotations'),
+        STOPS,
+        TOLERATED,
+        'has no annotations',
+        '',
+        FAILS,
+        SURVIVES,
+    ),
+    'empty categories': (
+        empty('categories'),
+        STOPS,
+        STOPS,
+        "none of the config's classes",
+        '',
+        FAILS,
+        FAILS,
+    ),
+    'no box': (without('bbox'), STOPS, STOPS, 'has no "bbox"', ANN, FAILS, FAILS),
+    'no area': (without('area'), STOPS, STOPS, 'has no "area"', ANN, FAILS, FAILS),
+    'no category': (
+        without('category_id'),
+        STOPS,
+        STOPS,
+        'has no "category_id"',
+        ANN,
+        FAILS,
+        FAILS,
+    ),
+    'no image id': (
+        without('image_id'),
+        STOPS,
+        STOPS,
+        'has no "image_id"',
+        'annotation 102 (image unknown)',
+        FAILS,
+        FAILS,
+    ),
+    'no id': (
+        without('id'),
+        STOPS,
+        STOPS,
+        'has no "id"',
+        'annotations[2]',
+        FAILS,
+        FAILS,
+    ),
+    'no width': (
+        lambda data: data['images'][1].pop('width'),
+        STOPS,
+        STOPS,
+        'has no "width"',
+        'image 20',
+        FAILS,
+        FAILS,
+    ),
+    'no file name': (
+        lambda data: data['images'][1].pop('file_name'),
+        STOPS,
+        STOPS,
+        'has no "file_name"',
+        'image 20',
+        FAILS,
+        FAILS,
+    ),
+    'no mask': (
+        without('segmentation'),
+        STOPS,
+        STOPS,
+        'has no "segmentation"',
+        ANN,
+        FAILS,
+        FAILS,
+    ),
+    'empty mask': (
+        change(102, segmentation=[]),
+        STOPS,
+        STOPS,
+        'has no "segmentation"',
+        ANN,
+        FAILS,
+        FAILS,
+    ),
+    'box of no width': (
+        change(102, bbox=[20, 50, 0, 40]),
+        TOLERATED,
+        TOLERATED,
+        'no area',
+        ANN,
+        SURVIVES,
+        SURVIVES,
+    ),
+    'box of negative width': (
+        change(102, bbox=[50, 50, -30, 40]),
+        TOLERATED,
+        TOLERATED,
+        'no area',
+        ANN,
+        SURVIVES,
+        SURVIVES,
+    ),
+    'object of no area': (
+        change(102, area=0),
+        TOLERATED,
+        TOLERATED,
+        'no area',
+        ANN,
+        SURVIVES,
+        SURVIVES,
+    ),
+    'box of three numbers': (
+        change(102, bbox=[1, 2, 3]),
+        STOPS,
+        STOPS,
+        'not of finite numbers',
+        ANN,
+        FAILS,
+        FAILS,
+    ),
+    'box of words': (
+        change(102, bbox=['1', '2', '3', '4']),
+        STOPS,
+        STOPS,
+        'not of finite numbers',
+        ANN,
+        FAILS,
+        FAILS,
+    ),
+    'box of NaN': (
+        change(102, bbox=[20, float('nan'), 30, 40]),
+        STOPS,
+        STOPS,
+        'not of finite numbers',
+        ANN,
+        SILENT,
+        SILENT,
+    ),
+    'box outside': (
+        change(102, bbox=[200, 50, 30, 40]),
+        TOLERATED,
+        TOLERATED,
+        'box outside the image',
+        ANN,
+        SURVIVES,
+        SURVIVES,
+    ),
+    'box half outside': (
+        change(102, bbox=[-20, 50, 60, 40]),
+        TOLERATED,
+        TOLERATED,
+        'reaches outside',
+        ANN,
+        SURVIVES,
+        SURVIVES,
+    ),
+    'two points': (
+        change(102, segmentation=[[20, 50, 50, 90]]),
+        TOLERATED,
+        STOPS,
+        'polygon of two points',
+        ANN,
+        SURVIVES,
+        FAILS,
+    ),
+    'two points beside a polygon': (
+        change(102, segmentation=[[20, 50, 50, 50, 50, 90], [20, 50, 50, 90]]),
+        TOLERATED,
+        TOLERATED,
+        'polygon of two points',
+        ANN,
+        SURVIVES,
+        SURVIVES,
+    ),
+    'one point': (
+        change(102, segmentation=[[20, 50]]),
+        TOLERATED,
+        STOPS,
+        'polygon of two points',
+        ANN,
+        SURVIVES,
+        FAILS,
+    ),
+    'odd polygon': (
+        change(102, segmentation=[[20, 50, 50, 50, 50, 90, 20]]),
+        TOLERATED,
+        TOLERATED,
+        'odd number',
+        ANN,
+        SURVIVES,
+        SURVIVES,
+    ),
+    'flat polygon': (
+        change(102, segmentation=[20, 50, 50, 50, 50, 90]),
+        STOPS,
+        STOPS,
+        'not a list of finite numbers',
+        ANN,
+        FAILS,
+        FAILS,
+    ),
+    'polygon of words': (
+        change(102, segmentation=[['a', 'b'] * 4]),
+        STOPS,
+        STOPS,
+        'not a list of finite numbers',
+        ANN,
+        FAILS,
+        FAILS,
+    ),
+    'polygon of NaN': (
+        change(102, segmentation=[[20, 50, 50, float('nan'), 50, 90]]),
+        STOPS,
+        STOPS,
+        'not a list of finite numbers',
+        ANN,
+        ENDLESS,
+        ENDLESS,
+    ),
+    'polygon far away': (
+        change(102, segmentation=[[20, 50, 1e12, 50, 50, 90]]),
+        STOPS,
+        STOPS,
+        'not a list of finite numbers',
+        ANN,
+        ENDLESS,
+        ENDLESS,
+    ),
+    'RLE of another size': (
+        change(101, segmentation=tiny_coco.rle((1, 1, 9, 9), 60, 80)),
+        STOPS,
+        STOPS,
+        'RLE mask of another size',
+        RLE,
+        FAILS,
+        FAILS,
+    ),
+    'RLE of turned size': (
+        change(101, segmentation=tiny_coco.rle((1, 1, 9, 9), 160, 120)),
+        STOPS,
+        STOPS,
+        'RLE mask of another size',
+        RLE,
+        FAILS,
+        FAILS,
+    ),
+    'RLE that says another size': (
+        change_rle(size=[60, 80]),
+        STOPS,
+        STOPS,
+        'RLE mask of another size',
+        RLE,
+        FAILS,
+        FAILS,
+    ),
+    'RLE too short': (
+        change_rle(counts=[10, 20]),
+        STOPS,
+        STOPS,
+        'does not fill its size',
+        RLE,
+        SILENT,
+        SILENT,
+    ),
+    'RLE of nonsense': (
+        change_rle(counts='zzz'),
+        STOPS,
+        STOPS,
+        'does not fill its size',
+        RLE,
+        SILENT,
+        SILENT,
+    ),
+    'RLE too long': (
+        change_rle(counts=[10, 20000]),
+        STOPS,
+        STOPS,
+        'does not fill its size',
+        RLE,
+        FAILS,
+        FAILS,
+    ),
+    'duplicate annotation id': (
+        change(102, id=101),
+        STOPS,
+        STOPS,
+        'duplicate annotation id',
+        'annotation 101 (image 20)',
+        FAILS,
+        FAILS,
+    ),
+    'duplicate image id': (
+        again('images', file_name='2.jpg'),
+        STOPS,
+        STOPS,
+        'duplicate image id',
+        'image 10',
+        SILENT,
+        SILENT,
+    ),
+    'duplicate category id': (
+        again('categories', name='square'),
+        STOPS,
+        STOPS,
+        'duplicate category id',
+        'categories[3]',
+        SILENT,
+        SILENT,
+    ),
+    'duplicate category name': (
+        again('categories', id=91),
+        STOPS,
+        STOPS,
+        'duplicate category name',
+        'categories[3]',
+        SILENT,
+        SILENT,
+    ),
+    'one file twice': (
+        again('images', id=50),
+        TOLERATED,
+        TOLERATED,
+        'listed twice',
+        'image 50',
+        SURVIVES,
+        SURVIVES,
+    ),
+    'category not in the file': (
+        change(102, category_id=8),
+        TOLERATED,
+        TOLERATED,
+        'of a category that is not in the file',
+        ANN,
+        SURVIVES,
+        SURVIVES,
+    ),
+    'image not in the file': (
+        change(102, image_id=99),
+        TOLERATED,
+        TOLERATED,
+        'of an image that is not in the file',
+        'annotation 102 (image 99)',
+        SURVIVES,
+        SURVIVES,
+    ),
+    'narrow image': (
+        lambda data: data['images'][3].update(width=1),
+        TOLERATED,
+        STOPS,
+        'another size than stated',
+        'image 40',
+        SURVIVES,
+        SILENT,
+    ),
 }
 
 
@@ -200,14 +494,16 @@ def perfect_predictions(dataset):
             img_id=sample.img_id,
             ori_shape=sample.ori_shape,
             pred_instances=dict(
-                bboxes=torch.tensor([[8., 10, 48, 40]]),
-                scores=torch.tensor([.9]),
+                bboxes=torch.tensor([[8.0, 10, 48, 40]]),
+                scores=torch.tensor([0.9]),
                 labels=torch.tensor([0]),
                 masks=[
                     mask_utils.encode(
-                        np.asfortranarray(
-                            np.eye(height, width, dtype=np.uint8)))
-                ]))
+                        np.asfortranarray(np.eye(height, width, dtype=np.uint8))
+                    )
+                ],
+            ),
+        )
 
 
 def really_use(cfg, split):
@@ -217,10 +513,9 @@ def really_use(cfg, split):
     items = [dataset[i] for i in range(len(dataset))]
     assert all(item is not None for item in items)
     if split == 'val':
-        metric = CocoMetric(**{
-            key: value
-            for key, value in cfg.val_evaluator.items() if key != 'type'
-        })
+        metric = CocoMetric(
+            **{key: value for key, value in cfg.val_evaluator.items() if key != 'type'}
+        )
         metric.dataset_meta = dataset.metainfo
         for prediction in perfect_predictions(dataset):
             metric.process({}, [prediction])
@@ -236,8 +531,7 @@ def root(tmp_path):
 
 
 def check(root, split, **kwargs):
-    return check_data(
-        tiny_coco.config(root, **kwargs), [split], progress=False)
+    return check_data(tiny_coco.config(root, **kwargs), [split], progress=False)
 
 
 def test_a_clean_set_has_no_findings(root):
@@ -291,12 +585,10 @@ def test_annotation_id_0(root):
     for split in 'train', 'val':
         tiny_coco.write(root, split, data)
     assert check(root, 'train').findings == []
-    finding, = check(root, 'val').findings
+    (finding,) = check(root, 'val').findings
     assert finding.record == 'annotation 0 (image 20)' and not finding.stops
     coco = COCO(str(root / 'val.json'))
-    results = [
-        dict(a, score=.9) for a in data['annotations'] if not a['iscrowd']
-    ]
+    results = [dict(a, score=0.9) for a in data['annotations'] if not a['iscrowd']]
     evaluation = COCOeval(coco, coco.loadRes(results), 'bbox')
     evaluation.evaluate()
     evaluation.accumulate()
@@ -312,13 +604,16 @@ def test_category_ids_with_gaps_become_consecutive_labels(root):
     assert check(root, 'val').findings == []
 
 
-@pytest.mark.parametrize('classes, stops, said', [
-    (('person', 'car'), True, "none of the config's classes"),
-    (('square', 'circle', 'triangle'), True, 'they are in another order'),
-    (('circle', 'hexagon', 'triangle'), True, "missing there: 'hexagon'"),
-    (('circle', 'square', 'triangle', 'hexagon'), False, "'hexagon'"),
-    (('circle', 'square'), False, 'of a class that is not in the config'),
-])
+@pytest.mark.parametrize(
+    'classes, stops, said',
+    [
+        (('person', 'car'), True, "none of the config's classes"),
+        (('square', 'circle', 'triangle'), True, 'they are in another order'),
+        (('circle', 'hexagon', 'triangle'), True, "missing there: 'hexagon'"),
+        (('circle', 'square', 'triangle', 'hexagon'), False, "'hexagon'"),
+        (('circle', 'square'), False, 'of a class that is not in the config'),
+    ],
+)
 def test_classes_that_do_not_match(classes, stops, said, root):
     findings = check(root, 'train', classes=classes).findings
     text = '\n'.join(map(str, findings))
@@ -363,11 +658,13 @@ def test_heads_for_another_number_of_classes(root):
     cfg.model = dict(
         rpn_head=dict(num_classes=1),
         roi_head=dict(
-            bbox_head=[dict(num_classes=3),
-                       dict(num_classes=80)],
-            mask_head=dict(num_classes=3)))
-    with pytest.raises(UserError, match='num_classes=80, but the training '
-                       'set has 3') as error:
+            bbox_head=[dict(num_classes=3), dict(num_classes=80)],
+            mask_head=dict(num_classes=3),
+        ),
+    )
+    with pytest.raises(
+        UserError, match='num_classes=80, but the training set has 3'
+    ) as error:
         check_before_training(cfg)
     assert 'model.roi_head.bbox_head' in str(error.value)
     cfg.model.roi_head.bbox_head[1].num_classes = 3
@@ -381,10 +678,12 @@ def test_bad_images(name, root):
     (root / 'train' / '4.jpg').write_bytes(data)  # without objects: not read
     for decode in True, False:
         findings = check_data(
-            tiny_coco.config(root), ['train'], decode=decode,
-            progress=False).findings
-        assert [(f.record, f.stops) for f in findings
-                ] == [('image 20', True), ('image 40', False)]
+            tiny_coco.config(root), ['train'], decode=decode, progress=False
+        ).findings
+        assert [(f.record, f.stops) for f in findings] == [
+            ('image 20', True),
+            ('image 40', False),
+        ]
         assert all(reason in f.detail for f in findings)
     with pytest.raises(UserError, match='image 20.*2.jpg'):
         check_before_training(tiny_coco.config(root))
@@ -405,8 +704,7 @@ def test_missing_and_mismatched_images(root):
     (root / 'train' / '2.jpg').write_bytes(encode(picture(120, 160)))
     (root / 'train' / '3.jpg').write_bytes(encode(picture(), exif=exif(6)))
     findings = check(root, 'train').findings
-    assert [f.record for f in findings] == ['image 10', 'image 20',
-                                            'image 30']
+    assert [f.record for f in findings] == ['image 10', 'image 20', 'image 30']
     assert all(f.stops for f in findings)
     assert 'there is no such file' in findings[0].detail
     for finding in findings[1:]:
@@ -437,8 +735,10 @@ def test_narrow_and_wide_images(root):
 
     resize.scale = (96, 64)
     findings = check_data(cfg, ['train'], progress=False).findings
-    assert [(f.record, f.stops) for f in findings] == [('image 10', False),
-                                                       ('image 20', True)]
+    assert [(f.record, f.stops) for f in findings] == [
+        ('image 10', False),
+        ('image 20', True),
+    ]
     assert 'to 96 x 0 pixels' in findings[1].detail
     with pytest.raises(cv2.error):
         really_use(cfg, 'train')
@@ -482,8 +782,9 @@ def test_rle_area_counts_what_pycocotools_encodes(height, width, seed):
     assert rle_area(counts[:-1]) != mask.size
 
 
-@pytest.mark.parametrize('counts', ['', 'é', [], ['a'], [[1], [2]], [-1, 5],
-                                    [float('nan')], [None], '\n'])
+@pytest.mark.parametrize(
+    'counts', ['', 'é', [], ['a'], [[1], [2]], [-1, 5], [float('nan')], [None], '\n']
+)
 def test_rle_area_of_nonsense(counts):
     assert rle_area(counts) <= 0
 
@@ -508,8 +809,7 @@ def test_tool_reports_everything_in_one_go(root, capsys):
     tiny_coco.write(root, 'val', data)
     data = tiny_coco.content()
     data['annotations'] += [
-        tiny_coco.annotation(200 + i, 30, 7, (200 + i, 0, 9, 9))
-        for i in range(12)
+        tiny_coco.annotation(200 + i, 30, 7, (200 + i, 0, 9, 9)) for i in range(12)
     ]
     tiny_coco.write(root, 'train', data)
     (root / 'train' / '1.jpg').unlink()
@@ -518,11 +818,20 @@ def test_tool_reports_everything_in_one_go(root, capsys):
     config = write_config(root)
     assert tool.run('check_data', config) == 1
     text = capsys.readouterr().out
-    for said in ('[STOPS TRAINING] train', 'image 10: ', '1.jpg: there is no',
-                 '[tolerated] train', 'box outside the image: 12',
-                 'annotation 209 (image 30)', '… and 2 more (--all)', ANN, RLE,
-                 'image 40: ', 'the file is empty',
-                 '4 that stop training, 12 tolerated'):
+    for said in (
+        '[STOPS TRAINING] train',
+        'image 10: ',
+        '1.jpg: there is no',
+        '[tolerated] train',
+        'box outside the image: 12',
+        'annotation 209 (image 30)',
+        '… and 2 more (--all)',
+        ANN,
+        RLE,
+        'image 40: ',
+        'the file is empty',
+        '4 that stop training, 12 tolerated',
+    ):
         assert said in text
     assert 'annotation 210' not in text
     # What stops comes first.
@@ -536,6 +845,5 @@ def test_tool_reports_everything_in_one_go(root, capsys):
 def test_tool_without_data_sets(root, capsys):
     cfg = tiny_coco.config(root)
     cfg.train_dataloader = None
-    message = tool.run('check_data', write_config(root, cfg), '--splits',
-                       'train')
+    message = tool.run('check_data', write_config(root, cfg), '--splits', 'train')
     assert re.search('no COCO-format data set in train', message)

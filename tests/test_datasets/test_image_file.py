@@ -58,11 +58,9 @@ def test_unreadable_files(tmp_path):
 
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('format', ['JPEG', 'PNG', 'WEBP'])
-def test_size_is_that_of_the_picture_as_it_is_loaded(format, orientation,
-                                                     tmp_path):
+def test_size_is_that_of_the_picture_as_it_is_loaded(format, orientation, tmp_path):
     path = tmp_path / 'image'
-    path.write_bytes(
-        encode(picture(160, 120), format, exif=exif(orientation)))
+    path.write_bytes(encode(picture(160, 120), format, exif=exif(orientation)))
     height, width = read_image(str(path)).shape[:2]
     assert image_size(str(path)) == (width, height)
     if format == 'JPEG':

@@ -1,4 +1,5 @@
 """The generated data set against an independent rendering and pycocotools."""
+
 import json
 import math
 
@@ -11,8 +12,8 @@ from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
 from shapely import affinity
 
-from mobilevig_det.datasets import shapes
 from mobilevig_det.apis.cli import load_config
+from mobilevig_det.datasets import shapes
 from mobilevig_det.datasets.data_paths import check_data_paths
 from mobilevig_det.errors import UserError
 
@@ -23,8 +24,8 @@ SEED = 5
 
 def make(root, **kwargs):
     return shapes.make_shapes(
-        root, **{**dict(num_train=4, num_val=3, size=SIZE, seed=SEED),
-                 **kwargs})  # yapf: disable
+        root, **{**dict(num_train=4, num_val=3, size=SIZE, seed=SEED), **kwargs}
+    )
 
 
 @pytest.fixture(scope='module')
@@ -45,19 +46,24 @@ def contains(shape, x, y):
         distance = np.hypot(x - shape.x, y - shape.y) / shape.radius
         return (distance >= 0.55) & (distance <= 1)
     if shape.kind == 'cross':
-        bars = (shapely.box(-long, -short, long, short)
-                for long, short in ((0.95, 0.3), (0.3, 0.95)))
+        bars = (
+            shapely.box(-long, -short, long, short)
+            for long, short in ((0.95, 0.3), (0.3, 0.95))
+        )
         cross = affinity.rotate(
-            shapely.union_all(list(bars)), shape.angle, (0, 0), True)
-        return shapely.contains_xy(cross, (x - shape.x) / shape.radius,
-                                   (y - shape.y) / shape.radius)
+            shapely.union_all(list(bars)), shape.angle, (0, 0), True
+        )
+        return shapely.contains_xy(
+            cross, (x - shape.x) / shape.radius, (y - shape.y) / shape.radius
+        )
     sides = dict(square=4, triangle=3)[shape.kind]
-    angles = [
-        shape.angle + math.pi * (2 * k + 1) / sides for k in range(sides)
-    ]
-    polygon = shapely.Polygon([(shape.x + shape.radius * math.cos(a),
-                                shape.y + shape.radius * math.sin(a))
-                               for a in angles])
+    angles = [shape.angle + math.pi * (2 * k + 1) / sides for k in range(sides)]
+    polygon = shapely.Polygon(
+        [
+            (shape.x + shape.radius * math.cos(a), shape.y + shape.radius * math.sin(a))
+            for a in angles
+        ]
+    )
     return shapely.contains_xy(polygon, x, y)
 
 
@@ -95,7 +101,7 @@ def test_masks_boxes_and_areas_are_exact(root, split):
                 columns.min(),
                 rows.min(),
                 columns.max() - columns.min() + 1,
-                rows.max() - rows.min() + 1
+                rows.max() - rows.min() + 1,
             ]
         for number, shape in enumerate(scene.objects, 1):
             full = shape.covers(*shapes._pixel_centres(SIZE)).sum()
@@ -113,9 +119,7 @@ def test_image_shows_what_the_masks_say():
         labels = painted_labels(scene)
         for label in [0, *range(1, len(scene.objects) + 1)]:
             where = labels == label
-            terms = np.stack(
-                [columns[where], rows[where],
-                 np.ones(where.sum())], 1)
+            terms = np.stack([columns[where], rows[where], np.ones(where.sum())], 1)
             for channel in image[where].T.astype(float):
                 if channel.min() == 0 or channel.max() == 255:
                     continue  # clipped
@@ -130,8 +134,7 @@ def test_five_classes(tmp_path):
     assert names == ['circle', 'square', 'triangle', 'ring', 'cross']
     seen = set()
     for index in range(20):
-        scene = shapes.sample_scene(
-            np.random.default_rng(index), SIZE, index, 5)
+        scene = shapes.sample_scene(np.random.default_rng(index), SIZE, index, 5)
         labels = painted_labels(scene)
         crowd, masks = shapes.visible_masks(scene, SIZE)
         assert np.array_equal(crowd, labels == -1)
@@ -164,7 +167,8 @@ def test_has_crowd_and_empty_images_and_unique_ids(root, split):
 def contents(root):
     return {
         path.relative_to(root): path.read_bytes()
-        for path in root.rglob('*') if path.is_file()
+        for path in root.rglob('*')
+        if path.is_file()
     }
 
 
@@ -173,16 +177,13 @@ def test_same_seed_same_bytes(root, tmp_path):
     assert contents(make(tmp_path / 'again')) == first
     other = contents(make(tmp_path / 'other', seed=SEED + 1))
     assert not {
-        path
-        for path in first if path.suffix == '.jpg'
-        and other[path] == first[path]
+        path for path in first if path.suffix == '.jpg' and other[path] == first[path]
     }
     larger = contents(make(tmp_path / 'larger', num_train=5))
     assert len(larger) == len(first) + 1
     assert all(larger[p] == first[p] for p in first if p.suffix == '.jpg')
     assert first.keys() == other.keys()
-    train, val = (set(first[p] for p in first if p.parts[0] == split)
-                  for split in NUM)
+    train, val = (set(first[p] for p in first if p.parts[0] == split) for split in NUM)
     assert not train & val
 
 
@@ -205,12 +206,15 @@ def test_again_does_only_what_is_missing(root, tmp_path, capsys):
     assert contents(whole) == before
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (dict(size=16), 'size must be at least 32, but is 16'),
-    (dict(num_train=0), 'num_train must be at least 1, but is 0'),
-    (dict(num_val=-1), 'num_val must be at least 1'),
-    (dict(seed=-1), 'seed must be at least 0'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(size=16), 'size must be at least 32, but is 16'),
+        (dict(num_train=0), 'num_train must be at least 1, but is 0'),
+        (dict(num_val=-1), 'num_val must be at least 1'),
+        (dict(seed=-1), 'seed must be at least 0'),
+    ],
+)
 def test_numbers_out_of_range(tmp_path, wrong, message):
     with pytest.raises(UserError, match=message):
         make(tmp_path / 'set', **wrong)
@@ -240,8 +244,7 @@ def test_config_reads_it(root, slash, monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', f'{root}{slash}')
     cfg = load_config('mobilevig_ti_fpn_shapes')
     check_data_paths(cfg, ['train', 'val', 'test'])
-    assert cfg.val_evaluator.ann_file == str(
-        shapes.annotation_file(root, 'val'))
+    assert cfg.val_evaluator.ann_file == str(shapes.annotation_file(root, 'val'))
     init_default_scope('mmdet')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     assert dataset.metainfo['classes'] == shapes.CLASSES
@@ -251,9 +254,7 @@ def test_config_reads_it(root, slash, monkeypatch):
     for index in range(len(dataset)):
         sample = dataset[index]['data_samples']
         anns = coco.loadAnns(coco.getAnnIds(sample.img_id))
-        assert len(sample.gt_instances) == sum(
-            not ann['iscrowd'] for ann in anns)
-        assert len(sample.ignored_instances) == sum(
-            ann['iscrowd'] for ann in anns)
+        assert len(sample.gt_instances) == sum(not ann['iscrowd'] for ann in anns)
+        assert len(sample.ignored_instances) == sum(ann['iscrowd'] for ann in anns)
         for ann, label in zip(anns, sample.gt_instances.labels):
             assert ann['category_id'] == label + 1

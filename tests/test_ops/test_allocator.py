@@ -1,4 +1,5 @@
 """Freed memory is reused: counted in pages that the system had to clear."""
+
 import platform
 import statistics
 import subprocess
@@ -24,11 +25,12 @@ print(*(cleared() for _ in range(15)))
 
 
 @pytest.mark.skipif(
-    platform.libc_ver()[0] != 'glibc', reason='only glibc has the switch')
+    platform.libc_ver()[0] != 'glibc', reason='only glibc has the switch'
+)
 def test_pages_are_cleared_once():
     before, done, after = subprocess.run(
-        [sys.executable, '-c', SCRIPT], check=True, capture_output=True,
-        text=True).stdout.splitlines()
+        [sys.executable, '-c', SCRIPT], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
     assert done == 'True'
     # At first the heap may grow: for the sake of alignment glibc looks for
     # more than it then takes, and so for more than was freed.
@@ -37,5 +39,6 @@ def test_pages_are_cleared_once():
 
 def test_without_the_switch_nothing_happens(monkeypatch):
     from mobilevig_det.ops import allocator
+
     monkeypatch.setattr(allocator, '_c_library', lambda: None)
     assert allocator.keep_freed_memory() is False

@@ -1,4 +1,5 @@
 """BatchNorm and GELU in one step: what the two modules do, for less memory."""
+
 import copy
 
 import pytest
@@ -14,8 +15,7 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 def make_norm(channels, dtype=torch.float32, **kwargs):
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(channels, **kwargs).to(dtype)
-    for value in (norm.weight, norm.bias, norm.running_mean,
-                  norm.running_var):
+    for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
         if value is not None:
             nn.init.uniform_(value, 0.5, 1.5)
     return norm
@@ -26,7 +26,6 @@ def make_map(shape, dtype=torch.float32):
 
 
 class Doubled(nn.GELU):
-
     def forward(self, x):
         return 2 * super().forward(x)
 
@@ -40,7 +39,8 @@ def results(function, norm, x, grad):
         x=x.grad,
         weight=norm.weight.grad,
         bias=norm.bias.grad,
-        **dict(norm.named_buffers()))
+        **dict(norm.named_buffers()),
+    )
 
 
 def plain(x, norm):
@@ -58,8 +58,7 @@ def test_equals_the_modules(shape, grad_format, x_format, training):
     expected = results(plain, copy.deepcopy(norm), x, grad)
     actual = results(lambda x, n: norm_act(x, n, nn.GELU()), norm, x, grad)
     for name, value in expected.items():
-        torch.testing.assert_close(
-            actual[name], value, rtol=1e-9, atol=1e-9, msg=name)
+        torch.testing.assert_close(actual[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
 def test_gradcheck():
@@ -67,9 +66,9 @@ def test_gradcheck():
     x = make_map((2, 3, 3, 2), torch.float64).requires_grad_()
 
     def function(x, weight, bias):
-        return module._BatchNormGELU.apply(x, weight, bias,
-                                           norm.running_mean,
-                                           norm.running_var, True, 0.1, 1e-5)
+        return module._BatchNormGELU.apply(
+            x, weight, bias, norm.running_mean, norm.running_var, True, 0.1, 1e-5
+        )
 
     assert torch.autograd.gradcheck(function, (x, norm.weight, norm.bias))
 
@@ -83,15 +82,15 @@ def test_under_autocast():
         actual = results(lambda x, n: norm_act(x, n, nn.GELU()), norm, x, grad)
     for name, value in expected.items():
         assert actual[name].dtype == value.dtype
-        torch.testing.assert_close(
-            actual[name], value, rtol=0.02, atol=0.05, msg=name)
+        torch.testing.assert_close(actual[name], value, rtol=0.02, atol=0.05, msg=name)
 
 
 def test_keeps_its_input_and_what_is_per_channel():
     kept = []
     x = make_map((2, 4, 8, 6)).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: kept.append(t) or t, lambda t: t):
+        lambda t: kept.append(t) or t, lambda t: t
+    ):
         norm_act(x, make_norm(4), nn.GELU())
     assert [t.data_ptr() for t in kept if t.numel() > 4] == [x.data_ptr()]
 
@@ -105,18 +104,21 @@ def test_without_a_gradient_nothing_new_is_made():
     assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize('norm, act', [
-    (make_norm(4, momentum=None), nn.GELU()),
-    (make_norm(4, affine=False), nn.GELU()),
-    (make_norm(4, track_running_stats=False), nn.GELU()),
-    (nn.GroupNorm(2, 4), nn.GELU()),
-    (make_norm(4), nn.GELU('tanh')),
-    (make_norm(4), Doubled()),
-    (make_norm(4), nn.ReLU()),
-    (make_norm(4), None),
-    (None, nn.GELU()),
-    (None, None),
-])
+@pytest.mark.parametrize(
+    'norm, act',
+    [
+        (make_norm(4, momentum=None), nn.GELU()),
+        (make_norm(4, affine=False), nn.GELU()),
+        (make_norm(4, track_running_stats=False), nn.GELU()),
+        (nn.GroupNorm(2, 4), nn.GELU()),
+        (make_norm(4), nn.GELU('tanh')),
+        (make_norm(4), Doubled()),
+        (make_norm(4), nn.ReLU()),
+        (make_norm(4), None),
+        (None, nn.GELU()),
+        (None, None),
+    ],
+)
 def test_others_are_run_as_they_are(norm, act):
     x = make_map((2, 4, 3, 5))
     sequence = nn.Sequential(*(copy.deepcopy(m) for m in (norm, act) if m))
@@ -129,10 +131,15 @@ def test_one_value_a_channel_is_refused_in_training():
 
 
 @pytest.mark.parametrize('hooked', [0, 1])
-@pytest.mark.parametrize('register', [
-    'register_forward_hook', 'register_forward_pre_hook',
-    'register_full_backward_hook', 'register_full_backward_pre_hook'
-])
+@pytest.mark.parametrize(
+    'register',
+    [
+        'register_forward_hook',
+        'register_forward_pre_hook',
+        'register_full_backward_hook',
+        'register_full_backward_pre_hook',
+    ],
+)
 def test_hooks_are_called(hooked, register):
     layers, calls = (make_norm(4), nn.GELU()), []
     getattr(layers[hooked], register)(lambda *args: calls.append(args))

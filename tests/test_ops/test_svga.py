@@ -1,4 +1,5 @@
 """The graph step: against its definition, and what it keeps and gives."""
+
 import copy
 
 import pytest
@@ -30,8 +31,7 @@ def rolled(x, stride):
     differences = [x - x]
     for dim in (2, 3):
         differences += [
-            x - torch.roll(x, i, dim)
-            for i in range(stride, x.shape[dim], stride)
+            x - torch.roll(x, i, dim) for i in range(stride, x.shape[dim], stride)
         ]
     return torch.stack(differences).amax(0)
 
@@ -54,13 +54,16 @@ class Step(nn.Module):
     shape=st.tuples(st.integers(1, 2), st.integers(1, 9), sizes, sizes),
     stride=st.integers(1, 13),
     dtype=st.sampled_from(
-        (torch.float32, torch.float64, torch.bfloat16, torch.float16)),
+        (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    ),
     memory_format=formats,
     levels=st.sampled_from((None, 3)),
     part_size=st.sampled_from((1, 2**18)),
-    seed=st.integers(0, 2**31))
-def test_equals_the_definition(shape, stride, dtype, memory_format, levels,
-                               part_size, seed):
+    seed=st.integers(0, 2**31),
+)
+def test_equals_the_definition(
+    shape, stride, dtype, memory_format, levels, part_size, seed
+):
     x = random_map(seed, shape, dtype, levels)
     x = x.contiguous(memory_format=memory_format)
     expected = naive_max_relative(x, stride)
@@ -69,7 +72,8 @@ def test_equals_the_definition(shape, stride, dtype, memory_format, levels,
         plain = max_relative(x, stride)
         recorded = max_relative(x.clone().requires_grad_(), stride)
         traced = x - torch.minimum(
-            svga.window_min(x, stride, -2), svga.window_min(x, stride, -1))
+            svga.window_min(x, stride, -2), svga.window_min(x, stride, -1)
+        )
     for out in (plain, recorded.detach(), traced):
         assert out.dtype == dtype
         assert torch.equal(out, expected)
@@ -78,15 +82,19 @@ def test_equals_the_definition(shape, stride, dtype, memory_format, levels,
 
 
 @pytest.mark.parametrize('part_size', [1, 2**18])
-@pytest.mark.parametrize('layout', [
-    lambda x: x.mT.contiguous().mT,
-    lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
-    lambda x: torch.stack([x, -x], -1)[..., 0],
-    lambda x: x[:, :, :1, :1].expand_as(x),
-    # A dim of size 1 may have any stride.
-    lambda x: torch.empty_strided((1, 1, *x.shape[2:]),
-                                  (99, 7, x.shape[3], 1)).copy_(x[:1, :1]),
-])  # yapf: disable
+@pytest.mark.parametrize(
+    'layout',
+    [
+        lambda x: x.mT.contiguous().mT,
+        lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+        lambda x: torch.stack([x, -x], -1)[..., 0],
+        lambda x: x[:, :, :1, :1].expand_as(x),
+        # A dim of size 1 may have any stride.
+        lambda x: torch.empty_strided(
+            (1, 1, *x.shape[2:]), (99, 7, x.shape[3], 1)
+        ).copy_(x[:1, :1]),
+    ],
+)
 def test_any_strides(layout, part_size, monkeypatch):
     monkeypatch.setattr(svga, 'PART_SIZE', part_size)
     for size in ((1, 8), (6, 8), (5, 4), (8, 7)):
@@ -106,9 +114,9 @@ def test_any_strides(layout, part_size, monkeypatch):
     stride=st.integers(1, 13),
     x_format=formats,
     grad_format=formats,
-    seed=st.integers(0, 2**31))
-def test_gradient_equals_the_definitions(shape, stride, x_format, grad_format,
-                                         seed):
+    seed=st.integers(0, 2**31),
+)
+def test_gradient_equals_the_definitions(shape, stride, x_format, grad_format, seed):
     x = random_map(seed, shape, torch.float64)
     x = x.contiguous(memory_format=x_format).requires_grad_()
     grad = torch.randn(shape, dtype=torch.float64)
@@ -127,9 +135,10 @@ def test_empty_batch(shape):
     assert x.grad.shape == shape
 
 
-@pytest.mark.parametrize('shape, stride', [((1, 1), 1), ((5, 4), 2),
-                                           ((4, 6), 2), ((7, 3), 3),
-                                           ((6, 5), 4), ((2, 9), 8)])
+@pytest.mark.parametrize(
+    'shape, stride',
+    [((1, 1), 1), ((5, 4), 2), ((4, 6), 2), ((7, 3), 3), ((6, 5), 4), ((2, 9), 8)],
+)
 def test_gradcheck(shape, stride):
     x = random_map(3, (2, 2, *shape), torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda t: max_relative(t, stride), x)
@@ -142,8 +151,7 @@ def test_more_pixels_than_int16_holds():
     expected = rolled(x, 60)
     assert torch.equal(out, expected)
     grad = torch.randint(-9, 9, x.shape).float()
-    assert torch.equal(*(torch.autograd.grad(y, x, grad)[0]
-                         for y in (out, expected)))
+    assert torch.equal(*(torch.autograd.grad(y, x, grad)[0] for y in (out, expected)))
 
 
 def chosen(values, stride, position):
@@ -176,7 +184,7 @@ def test_ties_give_one_neighbour_all(size, stride):
             smallest = min(column, row, key=lambda at: float(x[0, 0][at]))
             expected[smallest] -= grad[0, 0, h, w]
     x.requires_grad_()
-    actual, = torch.autograd.grad(max_relative(x, stride), x, grad)
+    (actual,) = torch.autograd.grad(max_relative(x, stride), x, grad)
     assert torch.equal(actual[0, 0], expected)
 
 
@@ -193,7 +201,8 @@ def saved_bytes(function, x):
     """Of what autograd keeps for the backward: bytes, and how many."""
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
-            lambda t: kept.append(t.nbytes) or t, lambda t: t):
+        lambda t: kept.append(t.nbytes) or t, lambda t: t
+    ):
         function(x)
     return sum(kept), len(kept)
 
@@ -202,15 +211,16 @@ def saved_bytes(function, x):
 def test_keeps_one_small_map_whatever_the_size(stride):
     for size in ((5, 6), (13, 21), (50, 67)):
         x = torch.rand(2, 3, *size, requires_grad=True)
-        assert saved_bytes(lambda t: max_relative(t, stride),
-                           x) == (x.numel() * 2, 1)
+        assert saved_bytes(lambda t: max_relative(t, stride), x) == (x.numel() * 2, 1)
 
 
 def test_under_checkpointing_and_autocast():
     model, x = Step(), random_map(5, (2, 3, 5, 6))
     grads = []
-    for run in (model, lambda t: torch.utils.checkpoint.checkpoint(
-            model, t, use_reentrant=False)):
+    for run in (
+        model,
+        lambda t: torch.utils.checkpoint.checkpoint(model, t, use_reentrant=False),
+    ):
         model.zero_grad()
         with torch.autocast('cpu', dtype=torch.bfloat16):
             out = run(x)
@@ -223,25 +233,27 @@ def test_under_checkpointing_and_autocast():
 def test_compiled_whole():
     model = Step()
     compiled = torch.compile(
-        copy.deepcopy(model), fullgraph=True, dynamic=True,
-        backend='aot_eager')
+        copy.deepcopy(model), fullgraph=True, dynamic=True, backend='aot_eager'
+    )
     for size in ((5, 6), (8, 3)):
         x = torch.randn(2, 3, *size)
         for step in (model, compiled):
             step.zero_grad()
             step(x).square().sum().backward()
-        torch.testing.assert_close(compiled.conv.weight.grad,
-                                   model.conv.weight.grad)
+        torch.testing.assert_close(compiled.conv.weight.grad, model.conv.weight.grad)
         with torch.no_grad():
             torch.testing.assert_close(compiled(x), model(x))
 
 
 def test_exported_with_dynamic_size():
-    size = {2: torch.export.Dim('H', min=2, max=512),
-            3: torch.export.Dim('W', min=2, max=512)}
+    size = {
+        2: torch.export.Dim('H', min=2, max=512),
+        3: torch.export.Dim('W', min=2, max=512),
+    }
     model = Step()
     exported = torch.export.export(
-        model, (torch.randn(1, 3, 5, 6), ), dynamic_shapes=(size, ))
+        model, (torch.randn(1, 3, 5, 6),), dynamic_shapes=(size,)
+    )
     for size in ((5, 6), (9, 4), (2, 2), (17, 64)):
         x = torch.randn(1, 3, *size)
         torch.testing.assert_close(exported.module()(x), model(x))
@@ -252,18 +264,22 @@ def test_onnx(dynamic, tmp_path):
     pytest.importorskip('onnxscript')
     onnxruntime = pytest.importorskip('onnxruntime')
     model = Step().eval()
-    size = {2: torch.export.Dim('H', min=2, max=512),
-            3: torch.export.Dim('W', min=2, max=512)}
+    size = {
+        2: torch.export.Dim('H', min=2, max=512),
+        3: torch.export.Dim('W', min=2, max=512),
+    }
     torch.onnx.export(
-        model, (torch.randn(1, 3, 5, 6), ),
+        model,
+        (torch.randn(1, 3, 5, 6),),
         tmp_path / 'step.onnx',
         dynamo=True,
         verbose=False,
-        dynamic_shapes=(size, ) if dynamic else None)
+        dynamic_shapes=(size,) if dynamic else None,
+    )
     session = onnxruntime.InferenceSession(tmp_path / 'step.onnx')
-    for shape in ((5, 6), (9, 4), (17, 31))[:3 if dynamic else 1]:
+    for shape in ((5, 6), (9, 4), (17, 31))[: 3 if dynamic else 1]:
         x = torch.randn(1, 3, *shape)
-        out, = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         torch.testing.assert_close(torch.from_numpy(out), model(x).detach())
 
 

@@ -1,4 +1,5 @@
 """The benchmark's smallest setting: it runs, and its table can be read."""
+
 import csv
 import json
 import shlex
@@ -12,8 +13,15 @@ from reference import naive_max_relative
 from tool import TOOLS, load, run
 
 SMALLEST = [
-    '--archs', 'ti', '--rivals', '--sizes', '32x64', '--graph-shapes',
-    '2x40x25x42', '--rounds', '1'
+    '--archs',
+    'ti',
+    '--rivals',
+    '--sizes',
+    '32x64',
+    '--graph-shapes',
+    '2x40x25x42',
+    '--rounds',
+    '1',
 ]
 
 
@@ -22,11 +30,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('benchmark')
     # A process of its own, which those that it starts can import.
     subprocess.run(
-        [
-            sys.executable, TOOLS / 'benchmark.py', *SMALLEST, '--out-dir',
-            folder
-        ],
-        check=True)
+        [sys.executable, TOOLS / 'benchmark.py', *SMALLEST, '--out-dir', folder],
+        check=True,
+    )
     return folder
 
 
@@ -34,15 +40,21 @@ def test_table(folder):
     with open(folder / 'benchmark.csv') as file:
         rows = list(csv.DictReader(file))
     assert {(row['what'], row['name']) for row in rows} == {
-        *((f'graph step, {kind}', name + layout)
-          for kind in ('forward', 'forward + backward')
-          for name in ('definition', 'ours')
-          for layout in ('', ', channels-last')),
+        *(
+            (f'graph step, {kind}', name + layout)
+            for kind in ('forward', 'forward + backward')
+            for name in ('definition', 'ours')
+            for layout in ('', ', channels-last')
+        ),
         ('inference', 'matrix product'),
-        *(('inference', f'MobileViG-ti{kind}')
-          for kind in (', authors', '', ', fused')),
-        *(('training step', f'MobileViG-ti{kind}')
-          for kind in (', authors', '', ", with_cp='act'"))
+        *(
+            ('inference', f'MobileViG-ti{kind}')
+            for kind in (', authors', '', ', fused')
+        ),
+        *(
+            ('training step', f'MobileViG-ti{kind}')
+            for kind in (', authors', '', ", with_cp='act'")
+        ),
     }
     assert all(float(row['median ms']) > 0 for row in rows)
     inference = [row for row in rows if row['what'] == 'inference']
@@ -50,7 +62,8 @@ def test_table(folder):
     assert inference[0]['x ceiling'] == '1.00'
     # A tenth of the memory: the definition keeps two maps a neighbour.
     ours = [
-        row for row in rows
+        row
+        for row in rows
         if row['what'].endswith('+ backward') and 'ours' in row['name']
     ]
     assert len(ours) == 2
@@ -64,10 +77,18 @@ def test_table(folder):
 def test_what_fails_is_in_the_table(tmp_path):
     subprocess.run(
         [
-            sys.executable, TOOLS / 'benchmark.py', *SMALLEST, '--parts',
-            'inference', '--sizes', '16x16', '--out-dir', tmp_path
+            sys.executable,
+            TOOLS / 'benchmark.py',
+            *SMALLEST,
+            '--parts',
+            'inference',
+            '--sizes',
+            '16x16',
+            '--out-dir',
+            tmp_path,
         ],
-        check=True)
+        check=True,
+    )
     with open(tmp_path / 'benchmark.csv') as file:
         times = {row['name']: row['median ms'] for row in csv.DictReader(file)}
     for name in ('MobileViG-ti', 'MobileViG-ti, fused'):
@@ -77,8 +98,12 @@ def test_what_fails_is_in_the_table(tmp_path):
 
 
 def test_drawn_again_from_its_file(folder, tmp_path):
-    assert run('benchmark', '--from-file', folder / 'benchmark.json',
-               '--out-dir', tmp_path) == 0
+    assert (
+        run(
+            'benchmark', '--from-file', folder / 'benchmark.json', '--out-dir', tmp_path
+        )
+        == 0
+    )
     for name in ('benchmark.md', 'benchmark.csv', 'benchmark.json'):
         assert (tmp_path / name).read_text() == (folder / name).read_text()
     for name in ('benchmark.png', 'growth.png'):
@@ -90,8 +115,9 @@ def test_what_it_compares_with():
     x = torch.randn(1, 3, 5, 8)
     assert torch.equal(tool.definition(x), naive_max_relative(x, 2))
     images = torch.rand(1, 3, 64, 96)
-    ours, authors = (tool.build(cls, 'ti').eval()
-                     for cls in (tool.MobileViG, tool.Authors))
+    ours, authors = (
+        tool.build(cls, 'ti').eval() for cls in (tool.MobileViG, tool.Authors)
+    )
     with torch.no_grad():
         for out, want in zip(ours(images), authors(images)):
             assert (out - want).abs().max() <= 1e-5 * want.abs().max()
@@ -113,15 +139,16 @@ def test_peak_memory_counts_what_is_there_at_once():
 def test_wrong_arguments(tmp_path):
     assert 'like 224x224' in run('benchmark', '--sizes', '224')
     (tmp_path / 'result.json').write_text(json.dumps({'rows': []}))
-    assert 'not a benchmark.json' in run('benchmark', '--from-file',
-                                         tmp_path / 'result.json')
+    assert 'not a benchmark.json' in run(
+        'benchmark', '--from-file', tmp_path / 'result.json'
+    )
     if not torch.cuda.is_available():
         assert 'no GPU' in run('benchmark', '--device', 'cuda')
 
 
 def test_printed_commands_parse():
     tool = load('benchmark')
-    block, = code_blocks(TOOLS.parent / 'docs' / 'benchmark.md', 'shell')
+    (block,) = code_blocks(TOOLS.parent / 'docs' / 'benchmark.md', 'shell')
     for line in block.splitlines():
         words = shlex.split(line, comments=True)
         assert words[:2] == ['python', 'tools/benchmark.py']

@@ -18,8 +18,8 @@ def root(tmp_path):
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
         dict(type='Resize', scale=(320, 240), keep_ratio=True),
-        dict(type='RandomFlip', prob=1.),
-        dict(type='PackDetInputs')
+        dict(type='RandomFlip', prob=1.0),
+        dict(type='PackDetInputs'),
     ]
     cfg.visualizer = dict(type='DetLocalVisualizer', name='visualizer')
     cfg.dump(tmp_path / 'config.py')
@@ -30,15 +30,18 @@ def test_objects_are_drawn_where_augmentation_put_them(root, capsys):
     out = root / 'out'
     assert tool.run('browse_data', root / 'config.py', '--out-dir', out) == 0
     # The one without objects is filtered out, as in training.
-    assert sorted(path.name for path in out.iterdir()
-                  ) == ['000000_1.jpg', '000001_2.jpg', '000002_3.jpg']
+    assert sorted(path.name for path in out.iterdir()) == [
+        '000000_1.jpg',
+        '000001_2.jpg',
+        '000002_3.jpg',
+    ]
     assert '3 of the 3 images' in capsys.readouterr().out
     drawn = cv2.imread(str(out / '000002_3.jpg')).astype(int)
     assert drawn.shape == (240, 320, 3)
     coloured = np.abs(drawn - 128).max(-1) > 24
     x, y, w, h = (8, 10, 40, 30)  # of annotation 104, before
     inside = np.zeros((240, 320), bool)
-    inside[2 * y:2 * (y + h), 320 - 2 * (x + w):320 - 2 * x] = True
+    inside[2 * y : 2 * (y + h), 320 - 2 * (x + w) : 320 - 2 * x] = True
     assert coloured[inside].mean() > 0.9
     margin = cv2.dilate(inside.astype(np.uint8), np.ones((9, 9)))
     below = slice(2 * (y + h), None)  # the name may reach over the top
@@ -47,12 +50,15 @@ def test_objects_are_drawn_where_augmentation_put_them(root, capsys):
 
 def test_bad_data_points_to_check_data(root, capsys):
     (root / 'train' / '1.jpg').write_bytes(b'')
-    message = tool.run('browse_data', root / 'config.py', '--out-dir',
-                       root / 'out')
+    message = tool.run('browse_data', root / 'config.py', '--out-dir', root / 'out')
     assert f'tools/check_data.py {root}/config.py' in message
 
 
 def test_missing_data_is_named(root):
-    message = tool.run('browse_data', root / 'config.py', '--cfg-options',
-                       'train_dataloader.dataset.ann_file=missing.json')
+    message = tool.run(
+        'browse_data',
+        root / 'config.py',
+        '--cfg-options',
+        'train_dataloader.dataset.ann_file=missing.json',
+    )
     assert 'missing.json' in message

@@ -1,4 +1,5 @@
 """What `make demo` does around training and testing."""
+
 import importlib.util
 import sys
 from pathlib import Path
@@ -24,12 +25,15 @@ def demo():
 
 
 def test_reads_the_aps_that_test_printed(demo):
-    line = ('Epoch(test) [9/9]    coco/bbox_mAP: {}  coco/bbox_mAP_50: 0.8  '
-            'coco/bbox_mAP_l: -1.0  coco/segm_mAP: 0.5210  '
-            'coco/segm_mAP_50: 0.7  coco/segm_mAP_75: -1.0000  time: 1\n')
+    line = (
+        'Epoch(test) [9/9]    coco/bbox_mAP: {}  coco/bbox_mAP_50: 0.8  '
+        'coco/bbox_mAP_l: -1.0  coco/segm_mAP: 0.5210  '
+        'coco/segm_mAP_50: 0.7  coco/segm_mAP_75: -1.0000  time: 1\n'
+    )
     found = demo.average_precisions(line.format(0.1) + line.format(0.6))
-    assert found == dict(bbox_mAP=0.6, bbox_mAP_50=0.8, segm_mAP=0.521,
-                         segm_mAP_50=0.7, segm_mAP_75=-1)
+    assert found == dict(
+        bbox_mAP=0.6, bbox_mAP_50=0.8, segm_mAP=0.521, segm_mAP_50=0.7, segm_mAP_75=-1
+    )
 
 
 def test_pictures_show_truth_beside_predictions(demo, tmp_path, monkeypatch):
@@ -45,11 +49,16 @@ def test_pictures_show_truth_beside_predictions(demo, tmp_path, monkeypatch):
         masks[image['id']] = found
         boxes = np.array([ann['bbox'] for ann in anns]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        predictions.append(dict(pred_instances=dict(
-            bboxes=boxes,
-            labels=np.array([a['category_id'] - 1 for a in anns], np.int64),
-            scores=np.array([0.9] * (len(anns) - 1) + [0.3] * bool(anns)),
-            masks=encode_mask_results(found))))
+        predictions.append(
+            dict(
+                pred_instances=dict(
+                    bboxes=boxes,
+                    labels=np.array([a['category_id'] - 1 for a in anns], np.int64),
+                    scores=np.array([0.9] * (len(anns) - 1) + [0.3] * bool(anns)),
+                    masks=encode_mask_results(found),
+                )
+            )
+        )
     dump(predictions, tmp_path / 'predictions.pkl')
     demo.draw_pictures(tmp_path / 'predictions.pkl', tmp_path / 'pictures')
     paths = sorted((tmp_path / 'pictures').glob('*.png'))
@@ -57,11 +66,11 @@ def test_pictures_show_truth_beside_predictions(demo, tmp_path, monkeypatch):
     for number, path in enumerate(paths, 1):
         picture = imread(str(path))
         assert picture.shape == (384, 768, 3)
-        image = imread(str(root / 'val' / f'{number:06d}.jpg')).repeat(
-            3, 0).repeat(3, 1)
+        image = (
+            imread(str(root / 'val' / f'{number:06d}.jpg')).repeat(3, 0).repeat(3, 1)
+        )
         left, right = picture[:, :384], picture[:, 384:]
-        for side, drawn in ((left, masks[number]),
-                            (right, masks[number][:-1])):
+        for side, drawn in ((left, masks[number]), (right, masks[number][:-1])):
             changed = (side != image).any(-1)
             assert changed.mean() < 0.9  # not everything
             for mask in drawn:
@@ -73,8 +82,9 @@ def test_pictures_show_truth_beside_predictions(demo, tmp_path, monkeypatch):
     curves = np.full((300, 1200, 3), 255, np.uint8)
     curves[:, :600] = 0
     imwrite(curves, str(tmp_path / 'curves.png'))
-    demo.put_together(tmp_path / 'pictures', tmp_path / 'curves.png',
-                      tmp_path / 'demo.jpg')
+    demo.put_together(
+        tmp_path / 'pictures', tmp_path / 'curves.png', tmp_path / 'demo.jpg'
+    )
     whole = imread(str(tmp_path / 'demo.jpg'))
     assert whole.shape == (480 + 240, 960, 3)
     assert whole[500:, :470].max() < 30 and whole[500:, 490:].min() > 225
@@ -88,7 +98,8 @@ def test_a_step_that_fails_is_told(demo, tmp_path, monkeypatch, capsys):
         f"print('{stamp} model = dict(...)')\n"
         f"print('{stamp} Epoch(train)  [1][10/20]  loss: 1.0')\n"
         "print('disk full', file=sys.stderr)\n"
-        'sys.exit(len(sys.argv))\n')
+        'sys.exit(len(sys.argv))\n'
+    )
     with pytest.raises(UserError, match='(?s)train.py failed .*code 3.*full'):
         demo.run('train.py', 'config', '--resume')
     # Progress is shown as it comes, and the rest is left to the logs.

@@ -1,4 +1,5 @@
 """docs/scaling.md: what its commands do, and what that does to the recipe."""
+
 import os
 import re
 import shlex
@@ -25,10 +26,9 @@ def arguments(command):
     """What tools/train.py makes of a printed command."""
     words = shlex.split(command.replace('$CONFIG', CONFIG))
     if 'tools/train.py' in words:
-        argv = words[words.index('tools/train.py') + 1:]
+        argv = words[words.index('tools/train.py') + 1 :]
     else:
-        config, processes, *more = words[
-            words.index('tools/dist_train.sh') + 1:]
+        config, processes, *more = words[words.index('tools/dist_train.sh') + 1 :]
         assert int(processes) > 0
         argv = [config, '--launcher', 'pytorch', *more]
     return load('train').parse_args(argv)
@@ -36,8 +36,15 @@ def arguments(command):
 
 def test_every_command_is_understood():
     launchers = [arguments(c).launcher for c in code_blocks(PAGE, 'bash')]
-    assert launchers == ['none', 'pytorch', 'pytorch', 'pytorch', 'slurm',
-                         'pytorch', 'none']
+    assert launchers == [
+        'none',
+        'pytorch',
+        'pytorch',
+        'pytorch',
+        'slurm',
+        'pytorch',
+        'none',
+    ]
 
 
 def test_two_processes(tmp_path, shapes_root):
@@ -47,7 +54,7 @@ def test_two_processes(tmp_path, shapes_root):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    command, = (c for c in code_blocks(PAGE, 'bash') if '_shapes' in c)
+    (command,) = (c for c in code_blocks(PAGE, 'bash') if '_shapes' in c)
     work_dir = re.search(r'--work-dir (\S+)', command)[1]
     done = subprocess.run(
         command.strip() + ' --auto-scale-lr --cfg-options '
@@ -66,18 +73,19 @@ def test_two_processes(tmp_path, shapes_root):
             PYTHONPATH=os.pathsep.join([str(TOOLS.parent), *sys.path]),
             PORT=str(port),
             CUDA_VISIBLE_DEVICES='',
-            OMP_NUM_THREADS='1'),
+            OMP_NUM_THREADS='1',
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True)
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert 'gloo' in done.stdout  # the warning of the page
     saved = torch.load(tmp_path / work_dir / 'epoch_1.pth', weights_only=True)
     assert saved['meta']['iter'] == 1
     base = load_config('mobilevig_ti_fpn_shapes')
-    group, = saved['optimizer']['param_groups']
-    assert group['initial_lr'] == pytest.approx(
-        base.optim_wrapper.optimizer.lr * 2)
+    (group,) = saved['optimizer']['param_groups']
+    assert group['initial_lr'] == pytest.approx(base.optim_wrapper.optimizer.lr * 2)
     # Evaluated together: each image once.
     assert 'coco/segm_mAP' in done.stdout
 
@@ -88,14 +96,16 @@ def scaled_rate(cfg, processes):
         _train_dataloader=cfg.train_dataloader,
         world_size=processes,
         logger=MMLogger.get_current_instance(),
-        param_schedulers=None)
+        param_schedulers=None,
+    )
     Runner.scale_lr(runner, wrapper, dict(cfg.auto_scale_lr, enable=True))
     return wrapper.get_lr()['lr'][0]
 
 
 def test_table_of_rates():
-    rows = re.findall(r'^\| (\d+) \| (\d+) \| ([\d.]+) \|$',
-                      (DOCS / PAGE).read_text(), re.M)
+    rows = re.findall(
+        r'^\| (\d+) \| (\d+) \| ([\d.]+) \|$', (DOCS / PAGE).read_text(), re.M
+    )
     assert len(rows) == 4
     for gpus, images, rate in rows:
         cfg = load_config(CONFIG, {'train_dataloader.batch_size': int(images)})
@@ -104,7 +114,7 @@ def test_table_of_rates():
 
 def test_accumulation_is_a_step_of_the_whole_batch():
     """Four times two images, as the page has it, and once eight."""
-    command, = (c for c in code_blocks(PAGE, 'bash') if 'accumulative' in c)
+    (command,) = (c for c in code_blocks(PAGE, 'bash') if 'accumulative' in c)
     options = arguments(command).cfg_options
     images = torch.randn(8, 3, generator=torch.manual_seed(0))
 
@@ -119,7 +129,7 @@ def test_accumulation_is_a_step_of_the_whole_batch():
             yield model.weight.detach().clone()
 
     accumulated = list(steps(load_config(CONFIG, options), 2))
-    at_once, = steps(load_config(CONFIG), 8)
+    (at_once,) = steps(load_config(CONFIG), 8)
     start = torch.ones(1, 3)
     for weight in accumulated[:3]:
         assert torch.equal(weight, start)

@@ -11,7 +11,8 @@ train = tool.load('train')
 
 def test_scalars_reach_tensorboard_and_the_other_backends(tmp_path):
     accumulator = pytest.importorskip(
-        'tensorboard.backend.event_processing.event_accumulator')
+        'tensorboard.backend.event_processing.event_accumulator'
+    )
     cfg = load_config('mobilevig_ti_fpn_shapes')
     before = list(cfg.visualizer.vis_backends)
     train.log_to_tensorboard(cfg)
@@ -19,13 +20,14 @@ def test_scalars_reach_tensorboard_and_the_other_backends(tmp_path):
     assert len(cfg.visualizer.vis_backends) == len(before) + 1
     init_default_scope('mmdet')
     visualizer = VISUALIZERS.build(
-        dict(cfg.visualizer, name='tensorboard', save_dir=str(tmp_path)))
+        dict(cfg.visualizer, name='tensorboard', save_dir=str(tmp_path))
+    )
     visualizer.add_scalars(dict(loss=1.5), step=3)
     visualizer.close()
     assert '"loss": 1.5' in next(tmp_path.rglob('scalars.json')).read_text()
     events = accumulator.EventAccumulator(str(tmp_path / 'vis_data'))
     events.Reload()
-    event, = events.Scalars('loss')
+    (event,) = events.Scalars('loss')
     assert (event.value, event.step) == (1.5, 3)
 
 
@@ -35,12 +37,12 @@ def test_the_flag_is_passed_on(monkeypatch, shapes_root):
     module = tool.load('train')
 
     class Runner:
-
         def train(self):
             pass
 
-    monkeypatch.setattr(module, 'build_runner', lambda cfg: built.append(cfg)
-                        or Runner())
+    monkeypatch.setattr(
+        module, 'build_runner', lambda cfg: built.append(cfg) or Runner()
+    )
     module.main(['mobilevig_ti_fpn_shapes', '--tensorboard'])
     types = [b['type'] for b in built[0].visualizer.vis_backends]
     assert 'TensorboardVisBackend' in types

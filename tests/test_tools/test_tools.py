@@ -1,4 +1,5 @@
 """Train, resume and test from the command line, on a tiny generated set."""
+
 import json
 import pickle
 import subprocess
@@ -18,12 +19,17 @@ from tool import TOOLS, load, run
 
 CONFIG = 'configs/mask_rcnn/mobilevig_ti_fpn_shapes.py'
 SMALL = [
-    '--cfg-options', 'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+    '--cfg-options',
+    'train_dataloader.dataset.pipeline.2.scale=(64,64)',
     'val_dataloader.dataset.pipeline.1.scale=(64,64)',
     'test_dataloader.dataset.pipeline.1.scale=(64,64)',
-    *(f'{split}_dataloader.{key}' for split in ('train', 'val', 'test')
-      for key in ('num_workers=0', 'persistent_workers=False')),
-    'train_cfg.val_interval=9', 'default_hooks.logger.interval=1'
+    *(
+        f'{split}_dataloader.{key}'
+        for split in ('train', 'val', 'test')
+        for key in ('num_workers=0', 'persistent_workers=False')
+    ),
+    'train_cfg.val_interval=9',
+    'default_hooks.logger.interval=1',
 ]
 
 
@@ -36,9 +42,19 @@ def trained(shapes_root, tmp_path_factory):
         patch.setenv('SHAPES_ROOT', str(shapes_root))
         patch.chdir(tmp_path_factory.mktemp('elsewhere'))
         for epochs, resume in ((2, []), (3, ['--resume'])):
-            assert run('train', CONFIG, '--work-dir', work_dir, *resume,
-                       *SMALL, 'default_hooks.checkpoint.max_keep_ckpts=-1',
-                       f'train_cfg.max_epochs={epochs}') == 0
+            assert (
+                run(
+                    'train',
+                    CONFIG,
+                    '--work-dir',
+                    work_dir,
+                    *resume,
+                    *SMALL,
+                    'default_hooks.checkpoint.max_keep_ckpts=-1',
+                    f'train_cfg.max_epochs={epochs}',
+                )
+                == 0
+            )
         yield work_dir
 
 
@@ -51,36 +67,63 @@ def refusal(name, *args):
 
 def log_rows(work_dir):
     """What was logged of training, in order."""
-    lines = [line for path in sorted(work_dir.glob('*/vis_data/scalars.json'))
-             for line in path.read_text().splitlines()]  # yapf: disable
+    lines = [
+        line
+        for path in sorted(work_dir.glob('*/vis_data/scalars.json'))
+        for line in path.read_text().splitlines()
+    ]
     return [row for row in map(json.loads, lines) if 'loss' in row]
 
 
 def test_resume_continues_where_it_stopped(trained):
     assert [(row['epoch'], row['step']) for row in log_rows(trained)] == [
-        (1, 1), (1, 2), (2, 3), (2, 4), (3, 5), (3, 6)]
-    old, new = (torch.load(trained / f'epoch_{epoch}.pth', weights_only=True)
-                for epoch in (2, 3))
+        (1, 1),
+        (1, 2),
+        (2, 3),
+        (2, 4),
+        (3, 5),
+        (3, 6),
+    ]
+    old, new = (
+        torch.load(trained / f'epoch_{epoch}.pth', weights_only=True)
+        for epoch in (2, 3)
+    )
     assert (old['meta']['iter'], new['meta']['iter']) == (4, 6)
     # The moments came back too: AdamW has counted all six steps.
-    steps = {int(state['step'])
-             for state in new['optimizer']['state'].values()}  # yapf: disable
+    steps = {int(state['step']) for state in new['optimizer']['state'].values()}
     assert steps == {6}
     assert new['optimizer']['param_groups'][0]['fused']
 
 
 def test_training_changes_every_weight(trained):
-    old, new = (torch.load(trained / f'epoch_{epoch}.pth', weights_only=True)
-                for epoch in (1, 3))
-    same = [key for key, value in new['state_dict'].items()
-            if torch.equal(value, old['state_dict'][key])]  # yapf: disable
+    old, new = (
+        torch.load(trained / f'epoch_{epoch}.pth', weights_only=True)
+        for epoch in (1, 3)
+    )
+    same = [
+        key
+        for key, value in new['state_dict'].items()
+        if torch.equal(value, old['state_dict'][key])
+    ]
     assert not same
 
 
 def test_test_prints_ap_and_saves_what_was_asked(trained, tmp_path, capfd):
-    assert run('test', CONFIG, trained / 'epoch_3.pth', '--work-dir', tmp_path,
-               '--out', tmp_path / 'predictions.pkl', '--show-dir',
-               'pictures', *SMALL) == 0
+    assert (
+        run(
+            'test',
+            CONFIG,
+            trained / 'epoch_3.pth',
+            '--work-dir',
+            tmp_path,
+            '--out',
+            tmp_path / 'predictions.pkl',
+            '--show-dir',
+            'pictures',
+            *SMALL,
+        )
+        == 0
+    )
     printed = capfd.readouterr().out
     assert printed.count('Average Precision') == 12  # boxes, masks
     predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
@@ -93,8 +136,18 @@ def test_test_prints_ap_and_saves_what_was_asked(trained, tmp_path, capfd):
 
 
 def test_tta_tests_boxes(trained, tmp_path, capfd):
-    assert run('test', CONFIG, trained / 'epoch_3.pth', '--work-dir', tmp_path,
-               '--tta', *SMALL) == 0
+    assert (
+        run(
+            'test',
+            CONFIG,
+            trained / 'epoch_3.pth',
+            '--work-dir',
+            tmp_path,
+            '--tta',
+            *SMALL,
+        )
+        == 0
+    )
     printed, said = capfd.readouterr()
     assert 'masks are left out' in printed + said
     assert printed.count('Average Precision') == 6
@@ -104,13 +157,28 @@ def test_fuse_gives_the_same_predictions(trained, tmp_path):
     scores = []
     for flags in ([], ['--fuse']):
         out = tmp_path / 'predictions.pkl'
-        assert run('test', CONFIG, trained / 'epoch_3.pth', '--work-dir',
-                   tmp_path, '--out', out, *flags, *SMALL) == 0
+        assert (
+            run(
+                'test',
+                CONFIG,
+                trained / 'epoch_3.pth',
+                '--work-dir',
+                tmp_path,
+                '--out',
+                out,
+                *flags,
+                *SMALL,
+            )
+            == 0
+        )
         scores.append(
-            np.concatenate([
-                item['pred_instances']['scores']
-                for item in pickle.loads(out.read_bytes())
-            ]))
+            np.concatenate(
+                [
+                    item['pred_instances']['scores']
+                    for item in pickle.loads(out.read_bytes())
+                ]
+            )
+        )
     assert len(scores[0]) > 0
     np.testing.assert_allclose(scores[1], scores[0], rtol=1e-4)
 
@@ -121,7 +189,8 @@ def test_evaluator_equals_pycocotools(shapes_root):
     truth = COCO(str(shapes_root / 'annotations' / 'instances_val.json'))
     metric = CocoMetric(
         ann_file=str(shapes_root / 'annotations' / 'instances_val.json'),
-        metric=['bbox', 'segm'])
+        metric=['bbox', 'segm'],
+    )
     classes = [truth.cats[i]['name'] for i in sorted(truth.cats)]
     metric.dataset_meta = dict(classes=classes)
     found = []
@@ -146,18 +215,25 @@ def test_evaluator_equals_pycocotools(shapes_root):
                     category_id=label,
                     score=scores[-1],
                     bbox=[x + shift, y, w, h],
-                    segmentation=mask_api.encode(np.asfortranarray(mask))))
+                    segmentation=mask_api.encode(np.asfortranarray(mask)),
+                )
+            )
         shape = (len(boxes), image['height'], image['width'])
-        metric.process({}, [
-            dict(
-                img_id=image_id,
-                ori_shape=shape[1:],
-                pred_instances=dict(
-                    bboxes=torch.tensor(boxes).reshape(-1, 4),
-                    masks=torch.tensor(np.reshape(masks, shape)),
-                    labels=torch.tensor(labels, dtype=torch.long),
-                    scores=torch.tensor(scores)))
-        ])
+        metric.process(
+            {},
+            [
+                dict(
+                    img_id=image_id,
+                    ori_shape=shape[1:],
+                    pred_instances=dict(
+                        bboxes=torch.tensor(boxes).reshape(-1, 4),
+                        masks=torch.tensor(np.reshape(masks, shape)),
+                        labels=torch.tensor(labels, dtype=torch.long),
+                        scores=torch.tensor(scores),
+                    ),
+                )
+            ],
+        )
     got = metric.evaluate(size=len(truth.imgs))
     names = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']
     for kind in ('bbox', 'segm'):
@@ -175,7 +251,9 @@ def test_unknown_config_in_one_line():
     """In a process of its own: nothing else may be printed."""
     done = subprocess.run(
         [sys.executable, TOOLS / 'train.py', 'configs/mask_rcnn/nope.py'],
-        capture_output=True, text=True)
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("train.py: There is no config '")
     assert 'mask_rcnn/mobilevig_m_fpn_1x.py' in done.stderr
@@ -198,25 +276,35 @@ def test_missing_coco(tmp_path, monkeypatch):
         assert words in message
     (tmp_path / 'nowhere').mkdir()
     message = refusal('test', 'mobilevig_m_fpn_1x', 'some.pth')
-    assert str(tmp_path / 'nowhere/annotations/instances_val2017.json') in (
-        message)
+    assert str(tmp_path / 'nowhere/annotations/instances_val2017.json') in (message)
 
 
 def test_bad_checkpoints(trained, tmp_path):
+    assert 'no checkpoint file' in refusal('test', CONFIG, tmp_path / 'missing.pth')
     assert 'no checkpoint file' in refusal(
-        'test', CONFIG, tmp_path / 'missing.pth')
-    assert 'no checkpoint file' in refusal(
-        'train', CONFIG, '--resume', tmp_path / 'missing.pth')
+        'train', CONFIG, '--resume', tmp_path / 'missing.pth'
+    )
     checkpoint = trained / 'epoch_3.pth'
-    other_arch = [*SMALL, 'model.backbone.arch=s',
-                  'model.neck.in_channels=[42,84,176,256]']
-    for call in (('test', CONFIG, checkpoint), ('train', CONFIG, '--resume',
-                                                checkpoint)):
+    other_arch = [
+        *SMALL,
+        'model.backbone.arch=s',
+        'model.neck.in_channels=[42,84,176,256]',
+    ]
+    for call in (
+        ('test', CONFIG, checkpoint),
+        ('train', CONFIG, '--resume', checkpoint),
+    ):
         message = refusal(*call, '--work-dir', tmp_path, *other_arch)
         assert "arch='s'" in message and "is of arch='ti'" in message
     message = refusal(
-        'test', CONFIG, checkpoint, '--work-dir', tmp_path, *SMALL,
-        'model.roi_head.mask_head.num_classes=7')
+        'test',
+        CONFIG,
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        *SMALL,
+        'model.roi_head.mask_head.num_classes=7',
+    )
     assert 'does not fit' in message
     assert 'roi_head.mask_head.conv_logits.weight' in message
 
@@ -225,14 +313,18 @@ def test_flags_that_cannot_work_here(trained, tmp_path):
     if not torch.cuda.is_available():
         assert 'needs a GPU' in refusal('train', CONFIG, '--amp', *SMALL)
     assert 'base_batch_size' in refusal(
-        'train', CONFIG, '--auto-scale-lr', *SMALL, 'auto_scale_lr={}')
+        'train', CONFIG, '--auto-scale-lr', *SMALL, 'auto_scale_lr={}'
+    )
 
 
-@pytest.mark.parametrize('launcher, program, variable', [
-    ('pytorch', 'torchrun', 'RANK'),
-    ('slurm', 'srun', 'SLURM_PROCID'),
-    ('mpi', 'mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-])
+@pytest.mark.parametrize(
+    'launcher, program, variable',
+    [
+        ('pytorch', 'torchrun', 'RANK'),
+        ('slurm', 'srun', 'SLURM_PROCID'),
+        ('mpi', 'mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    ],
+)
 def test_launchers_that_did_not(launcher, program, variable, monkeypatch):
     monkeypatch.delenv(variable, raising=False)
     call = ('train', CONFIG, '--launcher', launcher)
@@ -246,16 +338,20 @@ def test_amp_scales_the_loss(trained, tmp_path, monkeypatch):
     """On a GPU, as far as a machine without one can tell."""
     tool, built = load('train'), []
     monkeypatch.setattr(tool, 'get_device', lambda: 'cuda')
-    monkeypatch.setattr(tool, 'build_runner',
-                        lambda cfg: built.append(cfg) or Mock())
+    monkeypatch.setattr(tool, 'build_runner', lambda cfg: built.append(cfg) or Mock())
     tool.main([CONFIG, '--amp', '--work-dir', str(tmp_path), *SMALL])
-    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available',
-                        lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     weight = torch.nn.Parameter(torch.ones(1))
     wrapper = OPTIM_WRAPPERS.build(
-        dict(optimizer=torch.optim.AdamW([weight]), **{
-            key: value for key, value in built[0].optim_wrapper.items()
-            if key not in ('optimizer', 'paramwise_cfg')}))  # yapf: disable
+        dict(
+            optimizer=torch.optim.AdamW([weight]),
+            **{
+                key: value
+                for key, value in built[0].optim_wrapper.items()
+                if key not in ('optimizer', 'paramwise_cfg')
+            },
+        )
+    )
     assert type(wrapper) is amp_optimizer_wrapper.AmpOptimWrapper
     assert wrapper._scale_update_param is None  # dynamic
     assert wrapper.cast_dtype is None  # what autocast takes: float16

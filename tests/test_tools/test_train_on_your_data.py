@@ -3,6 +3,7 @@
 But for one thing: training and testing get the flags that the page itself
 prints for its dry run, which leave them a few images.
 """
+
 import json
 import re
 import shlex
@@ -23,8 +24,8 @@ PAGE = 'train_on_your_data.md'
 CLASSES = ('circle', 'square', 'triangle', 'ring', 'cross')
 PER_CLASS = {
     f'roi_head.{layer}.{kind}'
-    for layer in ('bbox_head.fc_cls', 'bbox_head.fc_reg',
-                  'mask_head.conv_logits') for kind in ('weight', 'bias')
+    for layer in ('bbox_head.fc_cls', 'bbox_head.fc_reg', 'mask_head.conv_logits')
+    for kind in ('weight', 'bias')
 }
 
 
@@ -34,8 +35,7 @@ def mismatches(text):
 
 def run_printed(command, *more):
     """Run a printed command in this process; ``more`` at its end."""
-    command = re.sub(r'\$\(cat (\S+)\)', lambda m: Path(m[1]).read_text(),
-                     command)
+    command = re.sub(r'\$\(cat (\S+)\)', lambda m: Path(m[1]).read_text(), command)
     python, tool, *argv = shlex.split(command)
     assert python == 'python' and Path(tool).is_file()
     assert run(Path(tool).stem, *argv, *more) == 0
@@ -52,14 +52,16 @@ def test_walk_through(tmp_path, monkeypatch, capfd):
     torch.save(
         dict(
             state_dict=MODELS.build(demo.model).state_dict(),
-            meta=dict(dataset_meta=dict(classes=CLASSES[:3]))),
-        f'work_dirs/demo/epoch_{demo.train_cfg.max_epochs}.pth')
+            meta=dict(dataset_meta=dict(classes=CLASSES[:3])),
+        ),
+        f'work_dirs/demo/epoch_{demo.train_cfg.max_epochs}.pth',
+    )
 
     make, dry_run, train, test = code_blocks(PAGE, 'bash')
     config, _ = code_blocks(PAGE, 'python')
     Path('five.py').write_text(config)
     few = shlex.split(dry_run)
-    few = few[few.index('--cfg-options'):]
+    few = few[few.index('--cfg-options') :]
 
     run_printed(make)
     for split, number in (('train', 200), ('val', 40)):
@@ -78,7 +80,7 @@ def test_walk_through(tmp_path, monkeypatch, capfd):
     trained = torch.load(last, weights_only=True)
     assert trained['meta']['dataset_meta']['classes'] == CLASSES
     assert trained['meta']['iter'] == 8 // 2
-    group, = trained['optimizer']['param_groups']
+    (group,) = trained['optimizer']['param_groups']
     assert group['initial_lr'] == pytest.approx(0.0005)  # as the page says
 
     run_printed(test, *few)
@@ -87,7 +89,8 @@ def test_walk_through(tmp_path, monkeypatch, capfd):
     # The same AP at the end of the training and in the test.
     for metric in ('bbox', 'segm'):
         tables = re.findall(
-            rf'coco/{metric}_mAP: (.*?)  coco/{metric}_mAP_50: (\S+)', said)
+            rf'coco/{metric}_mAP: (.*?)  coco/{metric}_mAP_50: (\S+)', said
+        )
         assert len(tables) == 2 and tables[0] == tables[1]
     assert len(list(Path('work_dirs/five/test').glob('*/pictures/*'))) == 4
 
@@ -107,12 +110,14 @@ def test_from_coco(tmp_path):
     published = MODELS.build(load_config('mobilevig_m_fpn_1x').model)
     torch.save(
         coco_checkpoint(published.state_dict(), 'm', ['thing'] * 80),
-        tmp_path / cfg.load_from)
+        tmp_path / cfg.load_from,
+    )
 
     model = MODELS.build(cfg.model)
     assert model.roi_head.bbox_head.num_classes == 5
     assert model.backbone.init_cfg is None or (
-        model.backbone.init_cfg['type'] != 'Pretrained')
+        model.backbone.init_cfg['type'] != 'Pretrained'
+    )
     new = {k: v.clone() for k, v in model.state_dict().items()}
     load_checkpoint(model, f'mobilevig://{tmp_path / cfg.load_from}')
     old = published.state_dict()
@@ -121,12 +126,14 @@ def test_from_coco(tmp_path):
             assert torch.equal(value, new[key]), key
         elif not key.startswith('backbone.'):
             assert torch.equal(value, old[key]), key
-    assert not torch.equal(model.backbone.stem[0].conv.weight,
-                           new['backbone.stem.0.conv.weight'])
+    assert not torch.equal(
+        model.backbone.stem[0].conv.weight, new['backbone.stem.0.conv.weight']
+    )
 
     for split in ('train', 'val', 'test'):
         dataset = cfg[f'{split}_dataloader'].dataset
         assert dataset.data_root == 'data/five/'
         assert tuple(dataset.metainfo.classes) == CLASSES
-    assert (cfg.optim_wrapper.optimizer.lr * 2 /
-            cfg.auto_scale_lr.base_batch_size) == pytest.approx(5e-5)
+    assert (
+        cfg.optim_wrapper.optimizer.lr * 2 / cfg.auto_scale_lr.base_batch_size
+    ) == pytest.approx(5e-5)
