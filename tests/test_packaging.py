@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_tools import SMALL
+from tool import SMALL
 
 ROOT = Path(__file__).parents[1]
 USER_CONFIG = """

@@ -4,13 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
+from mobilevig_det import MobileViG
+from mobilevig_det.apis.cli import find_config
+
 import pytest
 from mmdet.registry import MODELS
 from page import code_blocks
 from tool import load
-
-from mobilevig_det import MobileViG
-from mobilevig_det.apis.cli import find_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()

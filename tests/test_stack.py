@@ -8,9 +8,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-
 from mobilevig_det.versions import DISTRIBUTIONS
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 GOOD = {'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0', 'torch': '2.13.0'}

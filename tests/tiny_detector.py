@@ -1,10 +1,10 @@
 """A small Mask R-CNN with random weights, as a run would have left it."""
 
+from mobilevig_det.apis.cli import load_config
+
 import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
-
-from mobilevig_det.apis.cli import load_config
 
 CLASSES = ('circle', 'square', 'triangle')
 

@@ -4,6 +4,20 @@ import importlib.util
 from pathlib import Path
 
 TOOLS = Path(__file__).parents[1] / 'tools'
+# Options with which a config of the shapes is quick.
+SMALL = [
+    '--cfg-options',
+    'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+    'test_dataloader.dataset.pipeline.1.scale=(64,64)',
+    *(
+        f'{split}_dataloader.{key}'
+        for split in ('train', 'val', 'test')
+        for key in ('num_workers=0', 'persistent_workers=False')
+    ),
+    'train_cfg.val_interval=9',
+    'default_hooks.logger.interval=1',
+]
 
 
 def load(name):

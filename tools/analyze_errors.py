@@ -10,14 +10,6 @@ import math
 import os
 import os.path as osp
 
-import numpy as np
-from mmdet.registry import DATASETS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from pycocotools.coco import COCO
-from terminaltables import AsciiTable
-from tqdm import tqdm
-
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mobilevig_det.apis.cli import add_cfg_options, command, load_config
 from mobilevig_det.datasets.data_paths import check_data_paths, leaf_datasets
@@ -30,6 +22,14 @@ from mobilevig_det.evaluation.error_analysis import (
     losses,
     mean_loss,
 )
+
+import numpy as np
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from pycocotools.coco import COCO
+from terminaltables import AsciiTable
+from tqdm import tqdm
 
 COLOURS = ('#4878d0', '#ee854a', '#6acc64', '#956cb4', '#d5d5d5')
 

@@ -28,17 +28,17 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
 from mobilevig_det import MobileViG
 from mobilevig_det.apis.cli import command, load_config
 from mobilevig_det.backbones import mobilevig  # first: names what misfits
 from mobilevig_det.errors import UserError
 from mobilevig_det.ops.allocator import keep_freed_memory
 from mobilevig_det.ops.svga import max_relative
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 ARCHS = ('ti', 's', 'm', 'b')
 RIVALS = (

@@ -7,6 +7,11 @@ import os
 import os.path as osp
 import random
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
+from mobilevig_det.apis.cli import add_cfg_options, command, load_config
+from mobilevig_det.datasets.data_check import pointing_to_check_data
+from mobilevig_det.datasets.data_paths import check_data_paths
+
 import mmcv
 import numpy as np
 import torch
@@ -15,11 +20,6 @@ from mmdet.registry import DATASETS, VISUALIZERS
 from mmdet.structures.bbox import BaseBoxes
 from mmengine.registry import init_default_scope
 from tqdm import tqdm
-
-import mobilevig_det  # noqa: F401  first, to name what doesn't fit
-from mobilevig_det.apis.cli import add_cfg_options, command, load_config
-from mobilevig_det.datasets.data_check import pointing_to_check_data
-from mobilevig_det.datasets.data_paths import check_data_paths
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -9,12 +9,12 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
-
 from mobilevig_det.apis.cli import command
 from mobilevig_det.checkpoints.key_mapping import LAYOUTS, convert, find_backbones
 from mobilevig_det.checkpoints.reading import read_checkpoint
 from mobilevig_det.errors import UserError
+
+import torch
 
 
 def parse_args() -> argparse.Namespace:

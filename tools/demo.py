@@ -12,6 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
+from mobilevig_det.apis.cli import command, load_config
+from mobilevig_det.datasets.shapes import make_shapes
+from mobilevig_det.errors import UserError
+
 import numpy as np
 import torch
 from cv2 import IMWRITE_JPEG_QUALITY
@@ -23,11 +28,6 @@ from mmengine.fileio import load
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from pycocotools import mask as mask_api
-
-import mobilevig_det  # noqa: F401  first, to name what doesn't fit
-from mobilevig_det.apis.cli import command, load_config
-from mobilevig_det.datasets.shapes import make_shapes
-from mobilevig_det.errors import UserError
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = 'mobilevig_ti_fpn_shapes'

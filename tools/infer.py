@@ -9,14 +9,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import cv2
-import mmcv
-import numpy as np
-from mmdet.apis.det_inferencer import IMG_EXTENSIONS
-from mmengine.config import Config
-from terminaltables import AsciiTable
-from tqdm import tqdm
-
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mobilevig_det.apis.cli import (
     add_cfg_options,
@@ -34,6 +26,14 @@ from mobilevig_det.apis.inference import (
 from mobilevig_det.datasets.image_file import ImageFileError, hush_opencv, read_image
 from mobilevig_det.errors import UserError
 from mobilevig_det.ops.allocator import keep_freed_memory
+
+import cv2
+import mmcv
+import numpy as np
+from mmdet.apis.det_inferencer import IMG_EXTENSIONS
+from mmengine.config import Config
+from terminaltables import AsciiTable
+from tqdm import tqdm
 
 IMAGES = (*IMG_EXTENSIONS, '.gif')
 VIDEOS = (

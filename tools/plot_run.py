@@ -4,8 +4,6 @@
 import argparse
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from mobilevig_det.apis.cli import command
 from mobilevig_det.errors import UserError
 from mobilevig_det.evaluation.run_log import (
@@ -15,6 +13,8 @@ from mobilevig_det.evaluation.run_log import (
     published_run,
     read_run,
 )
+
+from matplotlib.figure import Figure
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,14 +4,6 @@
 import argparse
 from copy import deepcopy
 
-from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults
-from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.config import Config, ConfigDict
-from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
-
 from mobilevig_det.apis.cli import (
     add_runner_arguments,
     build_runner,
@@ -21,6 +13,14 @@ from mobilevig_det.apis.cli import (
 )
 from mobilevig_det.backbones.mobilevig import fuse_backbones  # first, names misfits
 from mobilevig_det.errors import UserError
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

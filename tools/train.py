@@ -4,12 +4,6 @@
 import argparse
 from importlib.util import find_spec
 
-import torch
-from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.utils import digit_version
-
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mobilevig_det.apis.cli import (
     add_runner_arguments,
@@ -23,6 +17,12 @@ from mobilevig_det.datasets.data_check import (
     pointing_to_check_data,
 )
 from mobilevig_det.errors import UserError
+
+import torch
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.utils import digit_version
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -3,6 +3,9 @@
 import json
 import re
 
+import mobilevig_det.apis.inference
+from mobilevig_det.datasets.image_file import read_image
+
 import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -14,9 +17,6 @@ from bad_images import bad_files, encode, good_files, picture
 from mmdet.apis import inference_detector, init_detector
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-
-import mobilevig_det.apis.inference
-from mobilevig_det.datasets.image_file import read_image
 
 
 @pytest.fixture(scope='module')

@@ -3,13 +3,13 @@
 import copy
 from functools import partial
 
-import pytest
-import torch
-from torch import nn
-
 from mobilevig_det import MobileViG
 from mobilevig_det.backbones.mobilevig import ConvNormAct
 from mobilevig_det.errors import UserError
+
+import pytest
+import torch
+from torch import nn
 
 TINY = dict(channels=(8, 8, 12, 16), blocks=(1, 1, 1, 1))
 

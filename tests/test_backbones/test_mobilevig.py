@@ -1,5 +1,9 @@
 """The backbone against the authors' features, and its arguments."""
 
+from mobilevig_det import MobileViG
+from mobilevig_det.backbones import mobilevig
+from mobilevig_det.errors import UserError
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +16,6 @@ from reference import (
     golden_state_dict,
     naive_max_relative,
 )
-
-from mobilevig_det import MobileViG
-from mobilevig_det.backbones import mobilevig
-from mobilevig_det.errors import UserError
 
 TINY = dict(channels=(4, 6, 8, 10), blocks=(1, 2, 2, 2))
 

@@ -2,6 +2,11 @@
 
 from types import SimpleNamespace
 
+from mobilevig_det.apis.cli import load_config
+from mobilevig_det.checkpoints.key_mapping import convert
+from mobilevig_det.datasets.shapes import make_shapes
+from mobilevig_det.errors import UserError
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +17,6 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from reference import golden_features, golden_input
-
-from mobilevig_det.apis.cli import load_config
-from mobilevig_det.checkpoints.key_mapping import convert
-from mobilevig_det.datasets.shapes import make_shapes
-from mobilevig_det.errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle')
 

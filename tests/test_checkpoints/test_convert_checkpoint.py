@@ -5,13 +5,13 @@ import functools
 import os
 from pathlib import Path
 
+from mobilevig_det import MobileViG
+from mobilevig_det.checkpoints.key_mapping import convert, from_authors, to_authors
+
 import pytest
 import torch
 from checkpoints import coco_checkpoint, imagenet_checkpoint, run_tool
 from reference import ARCHS, golden_state_dict
-
-from mobilevig_det import MobileViG
-from mobilevig_det.checkpoints.key_mapping import convert, from_authors, to_authors
 
 
 @pytest.fixture

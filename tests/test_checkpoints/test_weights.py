@@ -13,6 +13,12 @@ import threading
 import zipfile
 from pathlib import Path
 
+from mobilevig_det import MobileViG
+from mobilevig_det.apis.cli import command
+from mobilevig_det.checkpoints import weights
+from mobilevig_det.checkpoints.reading import read_checkpoint
+from mobilevig_det.errors import UserError
+
 import numpy as np
 import pytest
 import torch
@@ -20,12 +26,6 @@ from checkpoints import Hostile, imagenet_checkpoint
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from reference import ARCHS, golden_features, golden_input, golden_state_dict
-
-from mobilevig_det import MobileViG
-from mobilevig_det.apis.cli import command
-from mobilevig_det.checkpoints import weights
-from mobilevig_det.checkpoints.reading import read_checkpoint
-from mobilevig_det.errors import UserError
 
 TI = 'MobileViG_Ti_made_here.pth.tar'
 

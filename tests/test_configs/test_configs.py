@@ -1,5 +1,7 @@
 """The Mask R-CNN configs build and train as a whole."""
 
+from mobilevig_det.apis.cli import load_config
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,6 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-
-from mobilevig_det.apis.cli import load_config
 
 
 def one_batch(height=64, width=96):

@@ -9,6 +9,9 @@ untrained model predicts something.
 
 import re
 
+from mobilevig_det import MobileViG
+from mobilevig_det.apis.cli import load_config
+
 import numpy as np
 import pytest
 import torch
@@ -27,9 +30,6 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.utils import is_installed
 from page import DOCS, code_block
 from reference import golden_state_dict
-
-from mobilevig_det import MobileViG
-from mobilevig_det.apis.cli import load_config
 
 PAGE = 'use_in_your_project.md'
 FAMILIES = {

@@ -4,14 +4,14 @@ import csv
 import re
 from pathlib import Path
 
+from mobilevig_det.apis.cli import load_config
+from mobilevig_det.checkpoints import weights
+
 import pytest
 import yaml
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from reference import ARCHS
-
-from mobilevig_det.apis.cli import load_config
-from mobilevig_det.checkpoints import weights
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'configs' / 'mask_rcnn'

@@ -1,13 +1,13 @@
 """Configs beyond the authors' recipe, against those that they stand on."""
 
+from mobilevig_det.apis.cli import load_config
+from mobilevig_det.datasets.data_paths import leaf_datasets
+
 import pytest
 from mmdet.registry import DATASETS, MODELS
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from test_configs import one_batch
-
-from mobilevig_det.apis.cli import load_config
-from mobilevig_det.datasets.data_paths import leaf_datasets
 
 RETINANET = 'retinanet_mobilevig_m_fpn_1x'
 MULTI_SCALE = 'mobilevig_m_fpn_ms-3x'

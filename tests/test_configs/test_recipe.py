@@ -6,6 +6,8 @@ import csv
 import gzip
 from types import SimpleNamespace
 
+from mobilevig_det.apis.cli import load_config
+
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -17,8 +19,6 @@ from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from mmengine.runner import Runner
 from reference import ARCHS, DATA, golden_state_dict
 from torch.nn.modules.batchnorm import BatchNorm2d, _BatchNorm
-
-from mobilevig_det.apis.cli import load_config
 
 ITERATIONS = 14659  # of 4 GPUs x 2 images an epoch, in both logs
 EPOCHS = 12

@@ -8,6 +8,14 @@ or is marked here as wrong in silence or as endless.
 import json
 import re
 
+from mobilevig_det.datasets.data_check import (
+    check_before_training,
+    check_data,
+    pointing_to_check_data,
+    rle_area,
+)
+from mobilevig_det.errors import UserError
+
 import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -25,14 +33,6 @@ from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch.utils.data import DataLoader
-
-from mobilevig_det.datasets.data_check import (
-    check_before_training,
-    check_data,
-    pointing_to_check_data,
-    rle_area,
-)
-from mobilevig_det.errors import UserError
 
 ANN = 'annotation 102 (image 20)'  # a polygon
 RLE = 'annotation 101 (image 10)'

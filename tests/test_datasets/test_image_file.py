@@ -1,13 +1,13 @@
 import os
 import warnings
 
+from mobilevig_det.datasets.image_file import ImageFileError, image_size, read_image
+
 import numpy as np
 import pytest
 from bad_images import bad_files, encode, exif, good_files, picture
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
-
-from mobilevig_det.datasets.image_file import ImageFileError, image_size, read_image
 
 
 @pytest.mark.parametrize('name', good_files())

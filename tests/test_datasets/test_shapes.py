@@ -3,6 +3,11 @@
 import json
 import math
 
+from mobilevig_det.apis.cli import load_config
+from mobilevig_det.datasets import shapes
+from mobilevig_det.datasets.data_paths import check_data_paths
+from mobilevig_det.errors import UserError
+
 import cv2
 import numpy as np
 import pytest
@@ -11,11 +16,6 @@ from mmdet.registry import DATASETS
 from mmengine.registry import init_default_scope
 from pycocotools.coco import COCO
 from shapely import affinity
-
-from mobilevig_det.apis.cli import load_config
-from mobilevig_det.datasets import shapes
-from mobilevig_det.datasets.data_paths import check_data_paths
-from mobilevig_det.errors import UserError
 
 NUM = dict(train=4, val=3)
 SIZE = 64

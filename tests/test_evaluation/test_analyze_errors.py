@@ -4,14 +4,14 @@ import csv
 import json
 import math
 
+from mobilevig_det.evaluation.error_analysis import confusion
+
 import numpy as np
 import pytest
 import tiny_coco
 import tool
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-
-from mobilevig_det.evaluation.error_analysis import confusion
 
 # Two classes, 20 objects each, side 20, in 10 images; far from each other.
 IDS = dict(circle=3, square=7)

@@ -6,10 +6,10 @@ import importlib.util
 import json
 from pathlib import Path
 
-import pytest
-
 from mobilevig_det.errors import UserError
 from mobilevig_det.evaluation.run_log import comparable_arch, published_run, read_run
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -163,7 +163,9 @@ def test_published_rows_are_the_papers(plot_run, work_dir):
         assert row in text.splitlines()[-1]
         # beside each of ours, the published one of the same epoch
         beside = [line.split('|')[1].split() for line in text.splitlines()[2:4]]
-        with open(ROOT / f'mobilevig_det/data/coco_1x_{arch}_val.csv') as file:
+        with open(
+            ROOT / f'mobilevig_det/evaluation/data/coco_1x_{arch}_val.csv'
+        ) as file:
             for cells, published in zip(beside, csv.DictReader(file)):
                 assert cells == [
                     f'{100 * float(published[name]):.1f}'

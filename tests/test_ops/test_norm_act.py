@@ -2,12 +2,12 @@
 
 import copy
 
+from mobilevig_det.ops import norm_act as module
+from mobilevig_det.ops.norm_act import norm_act
+
 import pytest
 import torch
 from torch import nn
-
-from mobilevig_det.ops import norm_act as module
-from mobilevig_det.ops.norm_act import norm_act
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 

@@ -2,15 +2,15 @@
 
 import copy
 
+from mobilevig_det.ops import svga
+from mobilevig_det.ops.svga import max_relative
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import naive_max_relative
 from torch import nn
-
-from mobilevig_det.ops import svga
-from mobilevig_det.ops.svga import max_relative
 
 sizes = st.integers(1, 11)
 formats = st.sampled_from((torch.contiguous_format, torch.channels_last))

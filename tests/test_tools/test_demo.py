@@ -4,15 +4,15 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from mobilevig_det.datasets import shapes
+from mobilevig_det.errors import UserError
+
 import numpy as np
 import pytest
 from mmcv import imread, imwrite
 from mmdet.structures.mask import encode_mask_results
 from mmengine.fileio import dump
 from pycocotools.coco import COCO
-
-from mobilevig_det.datasets import shapes
-from mobilevig_det.errors import UserError
 
 
 @pytest.fixture(scope='module')

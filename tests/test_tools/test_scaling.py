@@ -8,6 +8,8 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+from mobilevig_det.apis.cli import load_config
+
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -15,8 +17,6 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from page import DOCS, code_blocks
 from tool import TOOLS, load
-
-from mobilevig_det.apis.cli import load_config
 
 PAGE = 'scaling.md'
 CONFIG = 'configs/mask_rcnn/mobilevig_m_fpn_1x.py'

@@ -1,10 +1,10 @@
+from mobilevig_det.apis.cli import load_config
+from mobilevig_det.errors import UserError
+
 import pytest
 import tool
 from mmdet.registry import VISUALIZERS
 from mmengine.registry import init_default_scope
-
-from mobilevig_det.apis.cli import load_config
-from mobilevig_det.errors import UserError
 
 train = tool.load('train')
 

@@ -9,6 +9,8 @@ import re
 import shlex
 from pathlib import Path
 
+from mobilevig_det.apis.cli import load_config
+
 import pytest
 import torch
 from checkpoints import coco_checkpoint
@@ -17,8 +19,6 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from page import code_blocks
 from tool import TOOLS, run
-
-from mobilevig_det.apis.cli import load_config
 
 PAGE = 'train_on_your_data.md'
 CLASSES = ('circle', 'square', 'triangle', 'ring', 'cross')

@@ -15,22 +15,9 @@ from mmengine.registry import OPTIM_WRAPPERS
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tool import TOOLS, load, run
+from tool import SMALL, TOOLS, load, run
 
 CONFIG = 'configs/mask_rcnn/mobilevig_ti_fpn_shapes.py'
-SMALL = [
-    '--cfg-options',
-    'train_dataloader.dataset.pipeline.2.scale=(64,64)',
-    'val_dataloader.dataset.pipeline.1.scale=(64,64)',
-    'test_dataloader.dataset.pipeline.1.scale=(64,64)',
-    *(
-        f'{split}_dataloader.{key}'
-        for split in ('train', 'val', 'test')
-        for key in ('num_workers=0', 'persistent_workers=False')
-    ),
-    'train_cfg.val_interval=9',
-    'default_hooks.logger.interval=1',
-]
 
 
 @pytest.fixture(scope='module')
