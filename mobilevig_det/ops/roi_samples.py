@@ -1,0 +1,158 @@
+"""Where RoIAlign samples the map, along each axis.
+
+Source: Mask R-CNN (ICCV 2017, arXiv 1703.06870), section 3; the samples are
+placed as in mmcv and detectron2, and their positions rounded as there.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+
+class Grid(NamedTuple):
+    """Samples of RoIs along one axis; every field of shape (N, )."""
+
+    start: Tensor  # of the RoI, in pixels of the map
+    bin: Tensor  # size of a bin
+    count: Tensor  # samples in a bin, as floats
+
+    def select(self, index: Tensor | slice) -> 'Grid':
+        return Grid(*(field[index] for field in self))
+
+    def taps(self, length: int) -> Tensor:
+        """At least as many as a bin covers of the map's pixels, (N, )."""
+        between = self.bin - self.bin / self.count.clamp(min=1)
+        return (between.ceil() + 2).clamp(max=length)
+
+
+class RoIs(NamedTuple):
+    """RoIs on one map, in the dtype of the computation."""
+
+    image: Tensor
+    sound: Tensor  # finite, and not of a size that mmcv refuses
+    y: Grid
+    x: Grid
+
+    def select(self, index: Tensor | slice) -> 'RoIs':
+        image, sound = self.image[index], self.sound[index]
+        return RoIs(image, sound, self.y.select(index), self.x.select(index))
+
+
+def parse_rois(
+    rois: Tensor, shape: torch.Size, size: tuple[int, int], scale: float,
+    sampling_ratio: int, aligned: bool, dtype: torch.dtype,
+) -> RoIs:  # fmt: skip
+    if len(shape) != 4:
+        raise UserError(f'input must be of shape (B, C, H, W), but is {tuple(shape)}.')
+    if rois.ndim != 2 or rois.shape[1] != 5:
+        raise UserError(
+            'rois must be of shape (N, 5), (batch index, x1, y1, x2, y2), but is '
+            f'{tuple(rois.shape)}.'
+        )
+    rois = rois.to(dtype)
+    sound = rois.isfinite().all(1)
+    rois = rois.where(sound[:, None], 0)
+    image = rois[:, 0].long()
+    if len(rois) and not 0 <= image.min() <= image.max() < shape[0]:
+        raise UserError(
+            f'rois: batch indices go from {image.min()} to {image.max()}, but the '
+            f'input has {shape[0]} images, counted from 0.'
+        )
+    x1, y1, x2, y2 = (rois[:, 1:] * scale - 0.5 * aligned).unbind(1)
+    sound &= (x2 - x1).isfinite() & (y2 - y1).isfinite()
+    if aligned:
+        sound &= (x2 >= x1) & (y2 >= y1)
+    grids = []
+    for start, end, bins in ((y1, y2, size[0]), (x1, x2, size[1])):
+        length = end - start
+        if not aligned:
+            length = length.clamp(min=1)
+        count = (length / bins).ceil()
+        if sampling_ratio > 0:
+            count = torch.full_like(length, sampling_ratio)
+        fields = start, length / bins, count
+        grids.append(Grid(*(field.where(sound, 0) for field in fields)))
+    return RoIs(image, sound, *grids)
+
+
+class Samples(NamedTuple):
+    """Samples along one axis, of shape (N, bins, samples a bin)."""
+
+    exists: Tensor
+    inside: Tensor  # not so far outside of the map that they count as 0
+    low: Tensor  # the pixel before, int64
+    high: Tensor  # the pixel after
+    part: Tensor  # how far from one to the other
+
+
+def make_samples(grid: Grid, bins: int, length: int, sampling_ratio: int) -> Samples:
+    most = max(int(grid.count.max()), 1)
+    if sampling_ratio <= 0:
+        # At most a pixel apart and more than half of one, so that no more of
+        # a bin's lie on the map. The others are not made at all.
+        most = min(most, 2 * length + 6)
+    like = dict(dtype=grid.start.dtype, device=grid.start.device)
+    step = grid.bin / grid.count.clamp(min=1)
+    start = grid.start[:, None] + torch.arange(bins, **like) * grid.bin[:, None]
+    skipped = ((-1 - start) / step[:, None]).nan_to_num(0).floor() - 2
+    skipped = skipped.clamp(min=0).minimum((grid.count[:, None] - most).clamp(min=0))
+    index = skipped[..., None] + torch.arange(most, **like)
+    # In this order, for the rounding to be that of mmcv.
+    count, size = (f[:, None, None] for f in (grid.count.clamp(min=1), grid.bin))
+    at = start[..., None] + (index + 0.5) * size / count
+    exists = index < grid.count[:, None, None]
+    inside = exists & (at >= -1) & (at <= length)
+    at = at.where(inside, 0).clamp(0, length - 1)
+    low = at.floor()
+    part = at - low
+    low = low.long()
+    return Samples(exists, inside, low, (low + 1).clamp(max=length - 1), part)
+
+
+def axis_weights(
+    grid: Grid, bins: int, length: int, sampling_ratio: int
+) -> tuple[Tensor, Tensor]:
+    """The pixels that bins cover along one axis, and their weights in the mean.
+
+    Returns:
+        tuple[Tensor, Tensor]: The first pixel of each bin, int64 of shape
+        (N, bins), and the weights of it and those after, (N, bins, K).
+    """
+    samples = make_samples(grid, bins, length, sampling_ratio)
+    first = samples.low.where(samples.inside, length).amin(2)
+    last = samples.high.where(samples.inside, -1).amax(2)
+    taps = max(int((last - first).max()) + 1, 1)
+    first = first.clamp(max=length - taps)
+    share = samples.inside / grid.count.clamp(min=1)[:, None, None]
+    weights = share.new_zeros(*first.shape, taps)
+    for pixel, part in ((samples.low, 1 - samples.part), (samples.high, samples.part)):
+        place = (pixel - first[..., None]).clamp_(0, taps - 1)
+        weights.scatter_add_(2, place, part * share)
+    return first, weights
+
+
+def pieces(costs: list[int], limit: int) -> Iterator[slice]:
+    """Split ascending costs where the largest times the number of a piece would
+    be over the limit."""
+    start = 0
+    for i, cost in enumerate(costs):
+        if i > start and (i + 1 - start) * cost > limit:
+            yield slice(start, i)
+            start = i
+    if costs:
+        yield slice(start, len(costs))
+
+
+def pixel_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, C, H, W) as (B * H * W, C): a row of channels for each pixel."""
+    maps = x.flatten(2)
+    rows = maps.transpose(1, 2).to(dtype)
+    if not rows.is_contiguous():
+        rows = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        for image, out in zip(maps, rows):
+            out.copy_(image.t())  # of two dims, for which torch has a faster copy
+    return rows.flatten(0, 1)
