@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
-from ..backbones.mobilevig import fuse_backbones
+from ..backbones import fuse_backbones
 from ..datasets.data_paths import leaf_datasets
 from ..errors import UserError
 

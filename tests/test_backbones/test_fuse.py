@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mobilevig_det import MobileViG
-from mobilevig_det.backbones.mobilevig import ConvNormAct
+from mobilevig_det.backbones.layers import ConvNormAct
 from mobilevig_det.errors import UserError
 
 TINY = dict(channels=(8, 8, 12, 16), blocks=(1, 1, 1, 1))
