@@ -17,7 +17,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoints import load_all_safely
-from ..datasets.data_paths import check_data_paths
+from ..datasets import check_data_paths
 from ..errors import UserError
 from ..ops import keep_freed_memory
 
