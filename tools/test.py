@@ -11,7 +11,7 @@ from mobilevig_det.apis.cli import (
     find_checkpoint,
     prepare_config,
 )
-from mobilevig_det.backbones.mobilevig import fuse_backbones  # first, names misfits
+from mobilevig_det.backbones import fuse_backbones  # first, names misfits
 from mobilevig_det.errors import UserError
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook

@@ -16,10 +16,10 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..checkpoints.weights import load_all_safely
-from ..datasets.data_paths import check_data_paths
+from ..checkpoints import load_all_safely
+from ..datasets import check_data_paths
 from ..errors import UserError
-from ..ops.allocator import keep_freed_memory
+from ..ops import keep_freed_memory
 
 # In a clone; an installed package carries the same folder under .mim.
 _PACKAGE = Path(__file__).parents[1]

@@ -1,7 +1,19 @@
 """Reading checkpoint files: safely, by name or address, under any names."""
 
+from .diagnosis import check_weights
 from .reading import read_checkpoint
 from .safe_types import allow_checkpoint_types
-from .weights import load_from_mobilevig  # registers mobilevig://
+from .weights import (  # registers mobilevig://
+    load_all_safely,
+    load_from_mobilevig,
+    through_scheme,
+)
 
-__all__ = ['allow_checkpoint_types', 'load_from_mobilevig', 'read_checkpoint']
+__all__ = [
+    'allow_checkpoint_types',
+    'check_weights',
+    'load_all_safely',
+    'load_from_mobilevig',
+    'read_checkpoint',
+    'through_scheme',
+]

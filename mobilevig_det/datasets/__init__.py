@@ -1,1 +1,15 @@
-"""Data: the generated shapes, and checks of what people have."""
+"""Data: the generated shapes, files that may be broken, and checks of what
+people have (in data_check)."""
+
+from .data_paths import check_data_paths, leaf_datasets
+from .image_file import ImageFileError, hush_opencv, read_image
+from .shapes import make_shapes
+
+__all__ = [
+    'ImageFileError',
+    'check_data_paths',
+    'hush_opencv',
+    'leaf_datasets',
+    'make_shapes',
+    'read_image',
+]

@@ -4,7 +4,7 @@ import copy
 from functools import partial
 
 from mobilevig_det import MobileViG
-from mobilevig_det.backbones.mobilevig import ConvNormAct
+from mobilevig_det.backbones.layers import ConvNormAct
 from mobilevig_det.errors import UserError
 
 import pytest

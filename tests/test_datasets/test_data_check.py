@@ -12,8 +12,8 @@ from mobilevig_det.datasets.data_check import (
     check_before_training,
     check_data,
     pointing_to_check_data,
-    rle_area,
 )
+from mobilevig_det.datasets.data_check.masks import rle_area
 from mobilevig_det.errors import UserError
 
 import cv2

@@ -1,0 +1,201 @@
+"""The layers and blocks that MobileViG shares with its siblings."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn as nn
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..ops.norm_act import norm_act
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution with a bias (also before a norm), norm, activation.
+
+    Not mmcv's ConvModule: that one warns of the bias and initialises the
+    weights in its own way.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+    ) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers['conv'] = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=kernel_size // 2,
+            groups=groups,
+        )
+        if norm_cfg is not None:
+            layers['norm'] = build_norm_layer(norm_cfg, out_channels)[1]
+        if act_cfg is not None:
+            layers['act'] = build_activation_layer(act_cfg)
+        super().__init__(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after_conv(self.conv(x))
+
+    def after_conv(self, x: Tensor) -> Tensor:
+        return norm_act(x, getattr(self, 'norm', None), getattr(self, 'act', None))
+
+    def fuse(self) -> None:
+        """Fold the norm, if it is a BatchNorm, into the convolution."""
+        if isinstance(getattr(self, 'norm', None), _BatchNorm):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            del self.norm
+
+
+class Stem(nn.Sequential):
+    """Two convolutions 3x3 of stride 2, to half of the channels and to all."""
+
+    def __init__(self, channels: int, norm_cfg: dict, act_cfg: dict) -> None:
+        super().__init__(
+            ConvNormAct(3, channels // 2, 3, 2, norm_cfg=norm_cfg, act_cfg=act_cfg),
+            ConvNormAct(
+                channels // 2, channels, 3, 2, norm_cfg=norm_cfg, act_cfg=act_cfg
+            ),
+        )
+
+
+class Downsample(ConvNormAct):
+    """Convolution 3x3 of stride 2, from one stage to the next."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict) -> None:
+        super().__init__(in_channels, out_channels, 3, 2, norm_cfg=norm_cfg)
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Keep running statistics from counting a recomputed batch twice."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def recomputed(function: Callable, module: nn.Module, x: Tensor) -> Tensor:
+    """Run ``function`` of ``module``, and once more in the backward."""
+    return cp.checkpoint(
+        function,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _statistics_kept(module)),
+    )
+
+
+class Branch(nn.Module):
+    """What has a residual branch of convolutions one after another.
+
+    Args:
+        drop_path_rate (float): How often training leaves the branch out.
+    """
+
+    # Set by a backbone's with_cp='act'.
+    recompute_act = False
+
+    def __init__(self, drop_path_rate: float) -> None:
+        super().__init__()
+        self.drop_path = DropPath(drop_path_rate)
+
+    def run(self, layers: Sequence[ConvNormAct], x: Tensor) -> Tensor:
+        """Run the layers, between two of them perhaps with norm and
+        activation recomputed in the backward: of the three maps that norm,
+        activation and convolution keep, that leaves the first. (PyTorch stops
+        recomputing at the last of them, before the convolution.)"""
+        if not (self.recompute_act and torch.is_grad_enabled() and x.requires_grad):
+            for layer in layers:
+                x = layer(x)
+            return x
+        x = layers[0].conv(x)
+        for layer, following in zip(layers, layers[1:]):
+            x = recomputed(
+                lambda x, a=layer, b=following: b.conv(a.after_conv(x)), layer, x
+            )
+        return layers[-1].after_conv(x)
+
+    def add(self, out: Tensor, x: Tensor) -> Tensor:
+        """``x`` plus the branch's ``out``, in the memory of ``out``, which no
+        backward reads."""
+        out = self.drop_path(out)
+        return out.add_(x) if out.dtype == x.dtype else x + out
+
+    def fuse(self) -> None:
+        """Fold what follows the convolutions, whose norms are folded."""
+
+
+class MBConv(Branch):
+    """Inverted residual block with a layer scale."""
+
+    expand_ratio = 4
+
+    def __init__(
+        self,
+        channels: int,
+        drop_path_rate: float,
+        layer_scale_init_value: float,
+        norm_cfg: dict,
+        act_cfg: dict,
+    ) -> None:
+        super().__init__(drop_path_rate)
+        mid = channels * self.expand_ratio
+        self.expand = ConvNormAct(channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.depthwise = ConvNormAct(
+            mid, mid, 3, groups=mid, norm_cfg=norm_cfg, act_cfg=act_cfg
+        )
+        self.project = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
+        self.layer_scale = nn.Parameter(
+            torch.full((channels, 1, 1), float(layer_scale_init_value))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.run((self.expand, self.depthwise, self.project), x)
+        if self.layer_scale is not None:
+            out = self.layer_scale * out
+        return self.add(out, x)
+
+    def fuse(self) -> None:
+        """Fold the layer scale into the last convolution, if it is next."""
+        if self.layer_scale is not None and not hasattr(self.project, 'norm'):
+            scale = self.layer_scale.detach()
+            self.project.conv.weight.data.mul_(scale[..., None])
+            self.project.conv.bias.data.mul_(scale.flatten())
+            self.layer_scale = None
+
+
+class FFN(Branch):
+    """Two 1x1 convolutions, four times as wide in between."""
+
+    expand_ratio = 4
+
+    def __init__(
+        self, channels: int, drop_path_rate: float, norm_cfg: dict, act_cfg: dict
+    ) -> None:
+        super().__init__(drop_path_rate)
+        mid = channels * self.expand_ratio
+        self.fc1 = ConvNormAct(channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.fc2 = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.run((self.fc1, self.fc2), x)
+        return self.add(out, x)

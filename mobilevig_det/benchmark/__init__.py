@@ -1,0 +1,20 @@
+"""Timing the graph step, the backbones beside their rivals, and detectors."""
+
+from .backbones import inference_rows, training_rows
+from .detectors import detector_rows
+from .graph_step import GRAPH_SHAPES, graph_rows
+from .machine import machine
+from .results import save, write
+from .rivals import RIVALS
+
+__all__ = [
+    'GRAPH_SHAPES',
+    'RIVALS',
+    'detector_rows',
+    'graph_rows',
+    'inference_rows',
+    'machine',
+    'save',
+    'training_rows',
+    'write',
+]

@@ -1,0 +1,108 @@
+"""The rows as a table."""
+
+import statistics
+
+from .backbones import MATRIX_PRODUCT
+
+COCO_STEPS = 12 * 14659  # of 8 images
+HEADER = (
+    'what',
+    'size',
+    'name',
+    'median ms',
+    'min-max ms',
+    'ns/element',
+    'images/s',
+    'params M',
+    'GMACs',
+    'peak MB',
+    'x ceiling',
+    'x authors',
+)
+
+
+def median(row: dict) -> float:
+    return statistics.median(row['seconds'])
+
+
+def table(result: dict) -> list[tuple[str, ...]]:
+    """A line for each row. ``x ceiling``: time over what the machine's
+    matrix-product rate allows for the FLOPs; ``x authors``: how many times
+    faster than the authors' algorithm, and its memory over ours."""
+    lines = []
+    timed = {
+        (row['part'], row['size'], row['name']): row
+        for row in result['rows']
+        if 'failed' not in row
+    }
+    for row in result['rows']:
+        start = (row['part'], row['size'], row['name'])
+        if 'failed' in row:
+            lines.append(
+                (*start, 'failed: ' + row['failed'], *[''] * (len(HEADER) - 4))
+            )
+            continue
+        base = timed.get(
+            (
+                *start[:2],
+                row['name'].replace('ours', 'definition')
+                if 'elements' in row
+                else row['name'].split(',')[0] + ', authors',
+            )
+        )
+        ratio = ''
+        if base is not None and base is not row:
+            memory = base['peak_bytes'] / max(row['peak_bytes'], 1)
+            ratio = f'{median(base) / median(row):.2f} ({memory:.2f})'
+        gmacs, batch = row.get('gmacs'), result['batch_size']
+        limit = timed.get((*start[:2], MATRIX_PRODUCT))
+        if limit is row:
+            batch = 1
+        ideal = (
+            median(limit) * gmacs * batch / limit['gmacs'] if gmacs and limit else None
+        )
+        lines.append(
+            (
+                *start,
+                f'{median(row) * 1e3:.2f}',
+                f'{min(row["seconds"]) * 1e3:.2f}-{max(row["seconds"]) * 1e3:.2f}',
+                f'{median(row) / row["elements"] * 1e9:.2f}'
+                if 'elements' in row
+                else '',
+                '' if 'elements' in row else f'{batch / median(row):.2f}',
+                f'{row["params"] / 1e6:.2f}' if gmacs else '',
+                f'{gmacs:.2f}' if gmacs else '',
+                f'{row["peak_bytes"] / 1e6:.1f}',
+                f'{median(row) / ideal:.2f}' if ideal else '',
+                ratio,
+            )
+        )
+    return lines
+
+
+def markdown(result: dict) -> str:
+    facts = ', '.join(f'{k} {v}' for k, v in result['machine'].items())
+    rows = [HEADER, ('---',) * len(HEADER), *table(result)]
+    steps = COCO_STEPS * 8 / result['batch_size']
+    notes = [
+        f'{row["name"]}: 12 epochs of COCO at this rate take '
+        f'{median(row) * steps / 3600:.0f} h.'
+        for row in result['rows']
+        if row['part'] == 'detector, training step'
+        and 'failed' not in row
+        and result['machine']['device'] != 'cpu'
+    ]
+    return '\n'.join(
+        [
+            facts,
+            '',
+            *(f'| {" | ".join(row)} |' for row in rows),
+            '',
+            'x ceiling: time over what the rate of the matrix product allows. '
+            "x authors: times faster than the authors' algorithm (in brackets "
+            "its peak memory over this one's). Peak: tensors made by the run, "
+            'without weights and input.',
+            *notes,
+            '',
+        ]
+    )

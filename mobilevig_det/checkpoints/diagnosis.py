@@ -1,0 +1,94 @@
+"""A backbone's checkpoint that does not fit: what it is, and what to do."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ..errors import UserError
+from .key_mapping import guess_arch, is_authors_layout
+
+
+def check_weights(
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    prefix: str,
+    described: str,
+    arch_settings: Mapping[str, Mapping],
+) -> None:
+    """Raise a UserError unless the weights are all there, and fit.
+
+    Args:
+        weights (Mapping): The checkpoint's, under the backbone's names.
+        own (Mapping): The backbone's ``state_dict()``.
+        prefix (str): What stood before their names in the checkpoint.
+        described (str): The backbone and its size, for the message.
+        arch_settings (Mapping): Its sizes by name.
+    """
+    shapes, given = (
+        {
+            key: tuple(getattr(value, 'shape', ()))
+            for key, value in state_dict.items()
+            if not key.endswith('num_batches_tracked')
+        }
+        for state_dict in (own, weights)
+    )
+    misfits = (
+        ('missing', [k for k in shapes if k not in given]),
+        ('unexpected', [k for k in given if k not in shapes]),
+        (
+            'of another shape',
+            [
+                f'{k} {given[k]} instead of {shapes[k]}'
+                for k in shapes
+                if k in given and given[k] != shapes[k]
+            ],
+        ),
+    )
+    if not any(keys for _, keys in misfits):
+        return
+    lines = [
+        f'The checkpoint does not fit this backbone ({described}): '
+        + diagnose(weights, own, prefix, arch_settings)
+    ]
+    for name, keys in misfits:
+        if keys:
+            more = f', … ({len(keys)} in all)' if len(keys) > 4 else ''
+            lines.append(f'  {name}: {", ".join(keys[:4])}{more}')
+    raise UserError('\n'.join(lines))
+
+
+def diagnose(
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    prefix: str,
+    arch_settings: Mapping[str, Mapping],
+) -> str:
+    """What the weights that do not fit seem to be, and what to do."""
+    if not weights:
+        return (
+            f'it holds no weights under {prefix!r}: it is of another model.'
+            if prefix
+            else 'it holds no weights.'
+        )
+    found = guess_arch(weights, arch_settings)
+    if found and found != guess_arch(own, arch_settings):
+        return (
+            f'it is of arch={found!r}. Use the config of that size, '
+            'or another checkpoint.'
+        )
+    if found:
+        return 'it is of this arch, but not complete, or changed.'
+    inner = {key[len('backbone.') :] for key in weights if key.startswith('backbone.')}
+    if is_authors_layout(inner) or inner & set(own):
+        return (
+            "it is a whole detector's. For its backbone alone add "
+            "prefix='backbone.' to init_cfg."
+        )
+    # What follows 'backbone.' in a classifier's names.
+    if any(re.match(r'\d+\.[01]\.(fc1|graph_conv)\.', k) for k in weights):
+        return (
+            "it is a classifier's. It belongs into the backbone's "
+            'init_cfg, without a prefix.'
+        )
+    return 'it is of another model.'
