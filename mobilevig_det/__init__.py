@@ -1,8 +1,18 @@
 """MobileViG for MMDetection."""
 
-from .versions import check_stack
+import sys
 
-check_stack()  # before anything below is imported and fails in its own way
+from .versions import StackError, check_stack
+
+try:
+    check_stack()  # before anything below is imported and fails in its own way
+except StackError:
+    if sys.orig_argv[-3:] != ['-m', __name__, 'env']:
+        raise
+    # The tool that reports it: Python would not come as far as __main__.py.
+    from .__main__ import main
+
+    sys.exit(main())
 
 from . import registry  # noqa: E402  mobilevig_det:: in configs
 from .backbones import MobileViG  # noqa: E402

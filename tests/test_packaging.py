@@ -1,10 +1,11 @@
-"""A wheel carries all that is needed where there is no clone."""
+"""A wheel and an sdist carry all that is needed where there is no clone."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -52,21 +53,24 @@ except SystemExit as end:
 """
 
 
-@pytest.fixture(scope='module')
-def unpacked(tmp_path_factory):
-    """Folder with what the wheel holds, built from a copy of this tree."""
-    folder = tmp_path_factory.mktemp('wheel')
+def copy_of_tree(folder):
+    """This tree as a clone has it, so that nothing is built into ours."""
     skip = shutil.ignore_patterns(
-        '.git', '.venv*', 'build', 'work_dirs', 'tests', '*.egg-info', '__pycache__'
+        '.git', '.venv*', 'build', 'work_dirs', '*.egg-info', '__pycache__'
     )
     shutil.copytree(
         ROOT,
-        folder / 'source',
+        folder,
         symlinks=True,
         ignore=lambda path, names: (
             skip(path, names) | ({'data'} if Path(path) == ROOT else set())
         ),
     )
+    return folder
+
+
+def build_wheel(source, folder):
+    """Folder with what the wheel of a source tree or sdist holds."""
     subprocess.run(
         [
             sys.executable,
@@ -79,7 +83,7 @@ def unpacked(tmp_path_factory):
             '--no-index',
             '-w',
             folder,
-            folder / 'source',
+            source,
         ],
         check=True,
     )
@@ -87,6 +91,12 @@ def unpacked(tmp_path_factory):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / 'site')
     return folder / 'site'
+
+
+@pytest.fixture(scope='module')
+def unpacked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('wheel')
+    return build_wheel(copy_of_tree(folder / 'source'), folder)
 
 
 def tree(folder):
@@ -118,6 +128,39 @@ def test_wheel_holds_everything(unpacked):
         line.split() in (['Requires-Dist:', 'numpy'], ['Requires-Dist:', 'torch'])
         for line in required
     )
+
+
+def test_sdist_gives_the_same_wheel(unpacked, tmp_path):
+    # A fresh copy: setuptools would add what a build before has listed.
+    source = copy_of_tree(tmp_path / 'source')
+    subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            'import setuptools.build_meta as backend; backend.build_sdist("..")',
+        ],
+        cwd=source,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    (sdist,) = tmp_path.glob('*.tar.gz')
+    again = build_wheel(sdist, tmp_path / 'wheel')
+    both = [
+        {
+            path.relative_to(site).as_posix(): path.read_bytes()
+            for path in site.rglob('*')
+            if path.is_file()
+            and '__pycache__' not in path.parts
+            and path.name != 'RECORD'  # in the order in which they were found
+        }
+        for site in (unpacked, again)
+    ]
+    assert sorted(both[0]) == sorted(both[1])
+    assert both[0] == both[1]
+    with tarfile.open(sdist) as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    assert {'README.md', 'CHANGELOG.md', 'LICENSE', 'CITATION.cff'} <= names
+    assert not any(name.startswith('tests') for name in names)
 
 
 def test_works_from_anywhere(unpacked, tmp_path):

@@ -67,7 +67,7 @@ def test_commands_parse_and_files_exist():
 
 def test_links_lead_somewhere():
     pages = [
-        ROOT / 'README.md',
+        *sorted(ROOT.glob('*.md')),
         ROOT / 'configs/mask_rcnn/README.md',
         *sorted((ROOT / 'docs').glob('*.md')),
     ]
@@ -77,3 +77,10 @@ def test_links_lead_somewhere():
             assert (page.parent / link).exists(), (page.name, link)
             links += 1
     assert links > 20
+
+
+def test_contents_list_every_page():
+    contents = (ROOT / 'docs' / 'README.md').read_text()
+    links = re.findall(r'\]\(([\w-]+\.md)\)', contents)
+    pages = {path.name for path in (ROOT / 'docs').glob('*.md')} - {'README.md'}
+    assert sorted(links) == sorted(pages)
