@@ -5,13 +5,13 @@ import pkgutil
 import re
 from pathlib import Path
 
-import pytest
-import torch
-from page import code_block
-
 import mobilevig_det
 from mobilevig_det import MobileViG
 from mobilevig_det.checkpoints.key_mapping import from_authors
+
+import pytest
+import torch
+from page import code_block
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / 'docs' / 'architecture.md').read_text()

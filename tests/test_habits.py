@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+import mobilevig_det
+
 import pytest
 import yaml
 from page import code_blocks
-
-import mobilevig_det
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / '.github' / 'workflows' / 'ci.yml'

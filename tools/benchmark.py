@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Time the graph step, the backbones beside their rivals, and detectors.
+"""Time the graph step, the backbones beside their rivals, detectors, operators.
 
 With no arguments: the graph step against its definition, then every size of
 MobileViG beside the authors' algorithm and what one would pick instead
@@ -19,6 +19,7 @@ from mobilevig_det.benchmark import (
     graph_rows,
     inference_rows,
     machine,
+    operator_rows,
     save,
     training_rows,
     write,
@@ -28,14 +29,20 @@ from mobilevig_det.errors import UserError
 import torch
 
 ARCHS = ('ti', 's', 'm', 'b')
-PARTS = ('graph', 'inference', 'training')
+PARTS = ('graph', 'inference', 'training', 'operators')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Time the graph step, the backbones and detectors'
     )
-    parser.add_argument('--parts', nargs='*', choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        '--parts',
+        nargs='*',
+        choices=PARTS,
+        default=PARTS[:-1],
+        help="operators: mmcv's, beside the compiled ones where mmcv has them",
+    )
     parser.add_argument(
         '--detector',
         action='store_true',
@@ -97,7 +104,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: PyTorch sees no GPU here.')
     result = dict(machine=machine(args), batch_size=args.batch_size, rows=[])
-    measures = dict(graph=graph_rows, inference=inference_rows, training=training_rows)
+    measures = dict(
+        graph=graph_rows,
+        inference=inference_rows,
+        training=training_rows,
+        operators=operator_rows,
+    )
     for rows in [measures[part] for part in PARTS if part in args.parts] + [
         detector_rows
     ] * args.detector:

@@ -4,6 +4,7 @@ from .backbones import inference_rows, training_rows
 from .detectors import detector_rows
 from .graph_step import GRAPH_SHAPES, graph_rows
 from .machine import machine
+from .operators import operator_rows
 from .results import save, write
 from .rivals import RIVALS
 
@@ -14,6 +15,7 @@ __all__ = [
     'graph_rows',
     'inference_rows',
     'machine',
+    'operator_rows',
     'save',
     'training_rows',
     'write',

@@ -53,6 +53,11 @@ def make_inference(args: Namespace, size: str, build: Callable, fuse: bool = Fal
     return facts, run
 
 
+def authors_of(name: str) -> str:
+    """The row that a row of that name is compared with."""
+    return name.split(',')[0] + ', authors'
+
+
 def inference_rows(args: Namespace) -> Iterator[dict]:
     rivals = args.rivals if args.rivals and import_timm() else ()
     for size in args.sizes:
@@ -68,7 +73,10 @@ def inference_rows(args: Namespace) -> Iterator[dict]:
         for name in rivals:
             makes[name] = partial(make, build=partial(build_rival, name))
         yield from in_turns(
-            [dict(part='inference', size=size, name=name) for name in makes],
+            [
+                dict(part='inference', size=size, name=name, base=authors_of(name))
+                for name in makes
+            ],
             list(makes.values()),
             args.rounds,
             args,
@@ -101,7 +109,12 @@ def training_rows(args: Namespace) -> Iterator[dict]:
         }
         yield from in_turns(
             [
-                dict(part='training step', size=args.sizes[-1], name=name)
+                dict(
+                    part='training step',
+                    size=args.sizes[-1],
+                    name=name,
+                    base=authors_of(name),
+                )
                 for name in makes
             ],
             [partial(make_training, build=b) for b in makes.values()],

@@ -45,7 +45,12 @@ def graph_rows(args: Namespace) -> Iterator[dict]:
                     if backward and name == 'definition' and kept > DEFINITION_LIMIT:
                         continue
                     rows_of_kind.append(
-                        dict(part=f'graph step, {kind}', size=size, name=name + end)
+                        dict(
+                            part=f'graph step, {kind}',
+                            size=size,
+                            name=name + end,
+                            base='definition' + end,
+                        )
                     )
                     makes.append(
                         partial(

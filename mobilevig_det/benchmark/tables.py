@@ -17,7 +17,7 @@ HEADER = (
     'GMACs',
     'peak MB',
     'x ceiling',
-    'x authors',
+    'x base',
 )
 
 
@@ -27,8 +27,8 @@ def median(row: dict) -> float:
 
 def table(result: dict) -> list[tuple[str, ...]]:
     """A line for each row. ``x ceiling``: time over what the machine's
-    matrix-product rate allows for the FLOPs; ``x authors``: how many times
-    faster than the authors' algorithm, and its memory over ours."""
+    matrix-product rate allows for the FLOPs; ``x base``: how many times faster
+    than the row's ``base``, and the base's memory over the row's."""
     lines = []
     timed = {
         (row['part'], row['size'], row['name']): row
@@ -42,14 +42,7 @@ def table(result: dict) -> list[tuple[str, ...]]:
                 (*start, 'failed: ' + row['failed'], *[''] * (len(HEADER) - 4))
             )
             continue
-        base = timed.get(
-            (
-                *start[:2],
-                row['name'].replace('ours', 'definition')
-                if 'elements' in row
-                else row['name'].split(',')[0] + ', authors',
-            )
-        )
+        base = timed.get((*start[:2], row.get('base')))
         ratio = ''
         if base is not None and base is not row:
             memory = base['peak_bytes'] / max(row['peak_bytes'], 1)
@@ -99,9 +92,9 @@ def markdown(result: dict) -> str:
             *(f'| {" | ".join(row)} |' for row in rows),
             '',
             'x ceiling: time over what the rate of the matrix product allows. '
-            "x authors: times faster than the authors' algorithm (in brackets "
-            "its peak memory over this one's). Peak: tensors made by the run, "
-            'without weights and input.',
+            "x base: times faster than the definition, the authors' algorithm or "
+            "compiled mmcv (in brackets its peak memory over this one's). Peak: "
+            'tensors made by the run, without weights and input.',
             *notes,
             '',
         ]

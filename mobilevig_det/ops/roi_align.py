@@ -25,6 +25,9 @@ from .roi_samples import RoIs, axis_weights, parse_rois, pieces, pixel_rows
 # takes a bounded amount of memory.
 FORWARD_PIECE = 2**18
 BACKWARD_PIECE = 2**22
+# Channels that are worked on at a time, where the map's layout must be changed:
+# for little memory.
+CHANNELS = 128
 # With fewer channels than that, rows of the map are summed instead: a row of
 # channels would be shorter than what looking it up costs.
 FEW_CHANNELS = 16
@@ -65,13 +68,17 @@ def _pairs(
 def _average(
     x: Tensor, rois: RoIs, size: tuple[int, int], sampling_ratio: int, out: Tensor
 ) -> None:
-    table = pixel_rows(x, rois.y.start.dtype)
-    for pairs in _pairs(rois, x.shape, size, sampling_ratio):
-        bins = F.embedding_bag(
-            pairs.pixels, table, mode='sum', per_sample_weights=pairs.weights
-        )
-        bins = bins.view(-1, *size, x.shape[1]).permute(0, 3, 1, 2)
-        out[pairs.rois] = bins.to(out.dtype)
+    dtype = rois.y.start.dtype
+    in_place = x.dtype == dtype and x.permute(0, 2, 3, 1).is_contiguous()
+    step = x.shape[1] if in_place else CHANNELS
+    for i in range(0, x.shape[1], step):
+        table = pixel_rows(x[:, i : i + step], dtype)
+        for pairs in _pairs(rois, x.shape, size, sampling_ratio):
+            bins = F.embedding_bag(
+                pairs.pixels, table, mode='sum', per_sample_weights=pairs.weights
+            )
+            bins = bins.view(-1, *size, table.shape[1]).permute(0, 3, 1, 2)
+            out[pairs.rois, i : i + step] = bins.to(out.dtype)
 
 
 def _average_few_channels(
@@ -108,7 +115,6 @@ def _average_backward(
     grad: Tensor, rois: RoIs, size: tuple[int, int], sampling_ratio: int, out: Tensor
 ) -> None:
     bins = size[0] * size[1]
-    table = pixel_rows(grad, rois.y.start.dtype)
     waiting: list[tuple[Tensor, Tensor, Tensor]] = []
     total = 0
     for pairs in _pairs(rois, out.shape, size, sampling_ratio):
@@ -119,25 +125,29 @@ def _average_backward(
         )
         total += pairs.pixels.numel()
         if total >= BACKWARD_PIECE:
-            _spread(table, *map(torch.cat, zip(*waiting)), out)
+            _spread(grad, *map(torch.cat, zip(*waiting)), out)
             waiting, total = [], 0
     if waiting:
-        _spread(table, *map(torch.cat, zip(*waiting)), out)
+        _spread(grad, *map(torch.cat, zip(*waiting)), out)
 
 
 def _spread(
-    table: Tensor, pixels: Tensor, rows: Tensor, weights: Tensor, out: Tensor
+    grad: Tensor, pixels: Tensor, bins: Tensor, weights: Tensor, out: Tensor
 ) -> None:
-    """Add to each pixel the weighted rows of the bins that cover it."""
+    """Add to each pixel the weighted gradients of the bins that cover it."""
     pixels, order = pixels.sort()
+    bins, weights = bins[order], weights[order]
     starts = torch.searchsorted(
         pixels, torch.arange(out[:, 0].numel(), device=pixels.device)
     )
-    sums = F.embedding_bag(
-        rows[order], table, starts, mode='sum', per_sample_weights=weights[order]
-    )
-    for image, grad in zip(out.flatten(2), sums.view(len(out), -1, out.shape[1])):
-        image.add_(grad.t())
+    for i in range(0, out.shape[1], CHANNELS):
+        table = pixel_rows(grad[:, i : i + CHANNELS], weights.dtype)
+        sums = F.embedding_bag(
+            bins, table, starts, mode='sum', per_sample_weights=weights
+        ).view(len(out), -1, table.shape[1])
+        maps = out[:, i : i + CHANNELS].view(len(out), table.shape[1], -1)
+        for image, part in zip(maps, sums):
+            image.add_(part.t())
 
 
 @custom_op('roi_align_forward', mutates_args=('output', 'argmax_y', 'argmax_x'))

@@ -140,6 +140,7 @@ def test_pieces_do_not_show(monkeypatch, channels, mode):
     for name in ('roi_align.FORWARD_PIECE', 'roi_align.BACKWARD_PIECE',
                  'roi_align_max.PIECE'):  # fmt: skip
         monkeypatch.setattr(f'mobilevig_det.ops.{name}', 100)
+    monkeypatch.setattr('mobilevig_det.ops.roi_align.CHANNELS', 5)
     again = roi_align(x, rois, (3, 2), 0.3, 0, mode)
     close(again.detach(), out.detach(), 1e-6)
     close(torch.autograd.grad(again.square().sum(), x)[0], grad, 1e-5)

@@ -73,7 +73,7 @@ def test_table(folder):
     ]
     assert len(ours) == 2
     for row in ours:
-        assert float(row['x authors'].split('(')[1][:-1]) > 5
+        assert float(row['x base'].split('(')[1][:-1]) > 5
     markdown = (folder / 'benchmark.md').read_text().splitlines()
     assert sum(line.startswith('|') for line in markdown) == len(rows) + 2
     assert 'threads' in markdown[0] and torch.__version__ in markdown[0]

@@ -6,12 +6,12 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+import mobilevig_det
+from mobilevig_det.versions import DISTRIBUTIONS
+
 import pytest
 import torch
 from tool import TOOLS, load, run
-
-import mobilevig_det
-from mobilevig_det.versions import DISTRIBUTIONS
 
 ROOT = TOOLS.parent
 
