@@ -1,7 +1,6 @@
 """Operators on PyTorch alone."""
 
 from .allocator import keep_freed_memory
-from .norm_act import norm_act
 from .svga import max_relative
 
-__all__ = ['keep_freed_memory', 'max_relative', 'norm_act']
+__all__ = ['keep_freed_memory', 'max_relative']
