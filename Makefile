@@ -25,6 +25,8 @@ demo: env
 test: env
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(RUN) -m mypy
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST)
 
 # The first of these that is a Python with what an environment needs, those
@@ -47,7 +49,7 @@ env:
 
 clean:
 	rm -rf .venv .venv-onedl build dist *.egg-info .pytest_cache \
-	  .ruff_cache .hypothesis data/shapes work_dirs/demo
+	  .ruff_cache .mypy_cache .import_linter_cache .hypothesis data/shapes work_dirs/demo
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .PHONY: help demo test env clean

@@ -35,6 +35,8 @@ setup(
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'],
         'test': [
             'hypothesis',
+            'import-linter',
+            'mypy',
             'pytest',
             'pytest-timeout',
             'pytest-xdist',

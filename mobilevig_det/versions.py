@@ -76,9 +76,11 @@ def check_stack() -> None:
                 f'{every}, then install one (docs/install.md).'
             )
 
-    folders = {module: _folder(module) for module in DISTRIBUTIONS}
+    folders = {
+        module: folder for module in DISTRIBUTIONS if (folder := _folder(module))
+    }
     for module in ('mmengine', 'mmdet', 'mmcv'):
-        if folders[module] is None:
+        if module not in folders:
             command = (
                 BUILD_MMCV.format(names['mmcv'] if onedl else '"mmcv>=2.0,<2.2"')
                 if module == 'mmcv'

@@ -113,7 +113,7 @@ class BaseBackbone(BaseModule):
         for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
             if i > 0:
                 x = self.downsamples[i - 1](x)
-            for block in stage:
+            for block in stage.children():
                 if self.with_cp is True and x.requires_grad:
                     x = recomputed(block, block, x)
                 else:

@@ -23,6 +23,8 @@ class ConvNormAct(nn.Sequential):
     weights in its own way.
     """
 
+    conv: nn.Conv2d
+
     def __init__(
         self,
         in_channels: int,
@@ -56,8 +58,9 @@ class ConvNormAct(nn.Sequential):
 
     def fuse(self) -> None:
         """Fold the norm, if it is a BatchNorm, into the convolution."""
-        if isinstance(getattr(self, 'norm', None), _BatchNorm):
-            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+        norm = getattr(self, 'norm', None)
+        if isinstance(norm, _BatchNorm):
+            self.conv = fuse_conv_bn_eval(self.conv, norm)
             del self.norm
 
 
@@ -164,7 +167,7 @@ class MBConv(Branch):
             mid, mid, 3, groups=mid, norm_cfg=norm_cfg, act_cfg=act_cfg
         )
         self.project = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
-        self.layer_scale = nn.Parameter(
+        self.layer_scale: nn.Parameter | None = nn.Parameter(
             torch.full((channels, 1, 1), float(layer_scale_init_value))
         )
 
@@ -177,9 +180,10 @@ class MBConv(Branch):
     def fuse(self) -> None:
         """Fold the layer scale into the last convolution, if it is next."""
         if self.layer_scale is not None and not hasattr(self.project, 'norm'):
-            scale = self.layer_scale.detach()
-            self.project.conv.weight.data.mul_(scale[..., None])
-            self.project.conv.bias.data.mul_(scale.flatten())
+            scale, conv = self.layer_scale.detach(), self.project.conv
+            assert conv.bias is not None
+            conv.weight.data.mul_(scale[..., None])
+            conv.bias.data.mul_(scale.flatten())
             self.layer_scale = None
 
 

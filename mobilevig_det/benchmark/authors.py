@@ -1,5 +1,6 @@
 """MobileViG as the authors run it: what ours is measured beside."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -28,6 +29,13 @@ def _add(branch: Branch, out: Tensor, x: Tensor) -> Tensor:
     return x + branch.drop_path(out)
 
 
+THEIRS: tuple[tuple[type, str, Callable], ...] = (
+    (ConvNormAct, 'forward', nn.Sequential.forward),
+    (MaxRelativeGraphConv, 'join', _join),
+    (Branch, 'add', _add),
+)
+
+
 class Authors(MobileViG):
     """The backbone with the definition's graph step, in the usual memory
     format, nothing in place, nothing folded."""
@@ -35,11 +43,7 @@ class Authors(MobileViG):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         for module in self.modules():
-            for kind, name, function in (
-                (ConvNormAct, 'forward', nn.Sequential.forward),
-                (MaxRelativeGraphConv, 'join', _join),
-                (Branch, 'add', _add),
-            ):
+            for kind, name, function in THEIRS:
                 if isinstance(module, kind):
                     setattr(module, name, partial(function, module))
 

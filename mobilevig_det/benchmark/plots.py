@@ -12,7 +12,7 @@ from .tables import median
 
 def draw_growth(result: dict, path: Path) -> None:
     """What the graph step costs an element, as the map grows."""
-    lines = defaultdict(dict)
+    lines: dict[tuple, dict[int, float]] = defaultdict(dict)
     for row in result['rows']:
         if 'elements' in row and 'failed' not in row:
             height, width = map(int, row['size'].split('x')[2:])

@@ -73,7 +73,8 @@ def import_timm():
     finally:
         sys.meta_path.remove(stand_in)
         for name in [n for n in sys.modules if n.startswith('torchvision')]:
-            if isinstance(sys.modules[name].__spec__.loader, _StandIn):
+            spec = sys.modules[name].__spec__
+            if spec and isinstance(spec.loader, _StandIn):
                 del sys.modules[name]
     return None
 

@@ -4,7 +4,8 @@ import multiprocessing
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from .measuring import peak_memory, quiet, seconds
 # Seconds that a turn takes at least.
 TURN = 0.05
 # Forks of a process that has imported what is needed and computed nothing.
-PROCESSES = multiprocessing.get_context(
+PROCESSES: Any = multiprocessing.get_context(
     'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
 )
 PROCESSES.set_forkserver_preload(['mobilevig_det.benchmark', 'mmdet.models'])
@@ -54,7 +55,7 @@ def contestant(connection, make: Callable, args: Namespace) -> None:
         connection.send(lines[-1][:120])
 
 
-def ask(row: dict, connection, question: str | None = None) -> object:
+def ask(row: dict, connection, question: str | None = None) -> Any:
     """The process's answer, or None, and why in the row, if it failed."""
     if 'failed' in row:
         return None
@@ -71,7 +72,7 @@ def ask(row: dict, connection, question: str | None = None) -> object:
 
 
 def in_turns(
-    rows: list[dict], makes: list[Callable], rounds: int, args: Namespace
+    rows: list[dict], makes: Sequence[Callable], rounds: int, args: Namespace
 ) -> list[dict]:
     """Time all rows in turns, each in its own process: what one leaves in the
     allocator would make another faster or slower."""

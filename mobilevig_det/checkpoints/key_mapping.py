@@ -86,9 +86,9 @@ def _modules(keys: Iterable[str]) -> dict[str, str]:
             for a, b in _MBCONV.items():
                 modules[f'{theirs}.{a}'] = f'stages.{stage}.{block}.{b}'
             block += 1
-    for i in {k.split('.')[1] for k in keys if k.startswith('backbone.')}:
+    for place in {k.split('.')[1] for k in keys if k.startswith('backbone.')}:
         for a, b in _SVGA.items():
-            modules[f'backbone.{i}.{a}'] = f'stages.3.{i}.{b}'
+            modules[f'backbone.{place}.{a}'] = f'stages.3.{place}.{b}'
     return modules
 
 

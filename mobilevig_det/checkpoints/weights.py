@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from .reading import averaged, read_checkpoint
 
-InitCfg = dict | list[dict]
+InitCfg = dict | list  # of dicts
 
 SCHEME = 'mobilevig://'
 REPOSITORY = 'https://huggingface.co/SLDGroup/MobileViG/resolve/main/'

@@ -87,7 +87,7 @@ def image_size(path: str) -> tuple[int, int]:
     try:
         with open(path, 'rb') as file, Image.open(file) as image:
             upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1
-            ending = ENDINGS.get(image.format)
+            ending = ENDINGS.get(image.format or '')
             if upright and ending:
                 file.seek(
                     -min(len(ending), os.fstat(file.fileno()).st_size), os.SEEK_END
@@ -105,7 +105,7 @@ def _incomplete(data: bytes) -> str | None:
     """Why these bytes are not a whole image; None if they may be one."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            ending = ENDINGS.get(image.format)
+            ending = ENDINGS.get(image.format or '')
             if ending and data.endswith(ending):
                 return None
             if image.format == 'PNG' and ENDINGS['PNG'] not in data[-4096:]:

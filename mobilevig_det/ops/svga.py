@@ -37,10 +37,10 @@ def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
     size = x.shape[dim]
     if isinstance(size, torch.SymInt) or torch.onnx.is_in_onnx_export():
         position = torch.arange(size, device=x.device)
-        members = position[-1] // stride + 1
-        length = torch.ones_like(members)
+        count = position[-1] // stride + 1
+        length = torch.ones_like(count)
         for _ in range(DYNAMIC_DOUBLINGS):
-            step = torch.minimum(length, members - length)
+            step = torch.minimum(length, count - length)
             other = position - step * stride
             other = torch.where(other < 0, other + size, other)
             x = torch.minimum(x, x.index_select(dim, other))
@@ -87,7 +87,7 @@ class _Smallest(NamedTuple):
 def _smaller(a: _Smallest, b: _Smallest, out: _Smallest) -> None:
     """Elementwise minimum; ``a`` wins ties."""
     torch.minimum(a.value, b.value, out=out.value)
-    if out.at is not None:
+    if not (a.at is None or b.at is None or out.at is None):
         # A comparison in the maps' own dtype, and lerp by 0 or 1 (exact), are
         # vectorised on CPUs; a boolean mask and torch.where take ten times as
         # long.
@@ -205,7 +205,7 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
         found = spare.pop()
         p, q = column.value.shape[2], row.value.shape[3]
         _smaller(*(m.each(_grid, p, q) for m in (column, row, found)))
-        if keep:
+        if found.at is not None:
             at[part] = found.at
         torch.sub(y, found.value.to(y.dtype), out=out[part])
     return out, at

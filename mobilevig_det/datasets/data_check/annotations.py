@@ -4,13 +4,18 @@ from functools import partial
 
 import mmcv
 
-from .json_file import has, read_coco_file
+from .json_file import Kind, has, read_coco_file
 from .masks import are_sound, check_mask
 from .report import DataReport, some
 from .splits import Split
 
 # Boxes that were rounded may reach over the edge by this much, in pixels.
 EDGE_TOLERANCE = 1
+CATEGORY_KEYS: dict[str, Kind] = dict(id=int, name=str)
+IMAGE_KEYS: dict[str, Kind] = dict(id=(int, str), file_name=str, width=int, height=int)
+ANNOTATION_KEYS: dict[str, Kind] = dict(
+    id=(int, str), image_id=(int, str), category_id=int, bbox=list, area=(int, float)
+)
 
 
 class AnnotationChecker:
@@ -41,7 +46,7 @@ class AnnotationChecker:
         ids: set[int] = set()
         for i, category in enumerate(categories):
             name = f'categories[{i}]'
-            if not has(category, name, dict(id=int, name=str), self.add):
+            if not has(category, name, CATEGORY_KEYS, self.add):
                 continue
             if category['id'] in ids:
                 self.add('duplicate category id', True, name, str(category['id']))
@@ -89,13 +94,12 @@ class AnnotationChecker:
             )
 
     def _check_image_records(self, images: list) -> None:
-        keys = dict(id=(int, str), file_name=str, width=int, height=int)
         files: set[str] = set()
         for i, image in enumerate(images):
             name = f'images[{i}]'
             if isinstance(image, dict) and 'id' in image:
                 name = f'image {image["id"]}'
-            if not has(image, name, keys, self.add):
+            if not has(image, name, IMAGE_KEYS, self.add):
                 continue
             if image['id'] in self.images:
                 self.add('duplicate image id', True, name, image['file_name'])
@@ -111,13 +115,6 @@ class AnnotationChecker:
             self.images[image['id']] = image
 
     def _check_annotations(self, annotations: list) -> None:
-        keys = dict(
-            id=(int, str),
-            image_id=(int, str),
-            category_id=int,
-            bbox=list,
-            area=(int, float),
-        )
         ids: set[int] = set()
         self.annotated: set[int] = set()
         self.kept = 0
@@ -127,7 +124,7 @@ class AnnotationChecker:
                 name = (
                     f'annotation {ann["id"]} (image {ann.get("image_id", "unknown")})'
                 )
-            if not has(ann, name, keys, self.add):
+            if not has(ann, name, ANNOTATION_KEYS, self.add):
                 continue
             if ann['id'] in ids:
                 self.add('duplicate annotation id', True, name)
