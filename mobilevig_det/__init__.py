@@ -4,6 +4,10 @@ from .versions import check_stack
 
 check_stack()  # before anything below is imported and fails in its own way
 
+from .ops.provide import provide_mmcv_ext  # noqa: E402
+
+provide_mmcv_ext()  # before mmcv.ops is imported by anything below
+
 from . import registry  # noqa: E402  mobilevig_det:: in configs
 from .backbones import MobileViG  # noqa: E402
 from .checkpoints import allow_checkpoint_types  # noqa: E402
