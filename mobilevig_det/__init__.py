@@ -4,11 +4,11 @@ from .versions import check_stack
 
 check_stack()  # before anything below is imported and fails in its own way
 
+from . import registry  # noqa: E402  mobilevig_det:: in configs
 from .ops.provide import provide_mmcv_ext  # noqa: E402
 
-provide_mmcv_ext()  # before mmcv.ops is imported by anything below
+provide_mmcv_ext()  # before anything below imports mmcv.ops
 
-from . import registry  # noqa: E402  mobilevig_det:: in configs
 from .backbones import MobileViG  # noqa: E402
 from .checkpoints import allow_checkpoint_types  # noqa: E402
 
