@@ -64,6 +64,7 @@ setup(
             'pytest-timeout',
             'pytest-xdist',
             'ruff',
+            'setuptools>=70.1',  # builds our wheel by itself, for a test
             'tensorboard',
             'onnxruntime; python_version < "3.14"',
             'onnxscript; python_version < "3.14"',
