@@ -1,10 +1,10 @@
-# Needs Python >= 3.10, a C++ compiler and make.
+# Needs Python >= 3.10 and make.
 # make demo, make test; make help tells more.
 STACK ?= openmmlab
 VENV := $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)
 RUN := $(VENV)/bin/python
-export STACK TORCH DEVICE MAX_JOBS
-unexport PYTHONPATH PYTHONHOME
+export STACK TORCH
+unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX
 
 help:
 	@echo 'make demo               train, evaluate and draw: pictures in minutes'
@@ -15,7 +15,6 @@ help:
 	@echo
 	@echo 'PYTHON=python3.11       the Python to use (3.10 or newer)'
 	@echo 'TORCH=2.9.1             another torch'
-	@echo 'DEVICE=cpu|cuda         what to install for, if not what is found'
 	@echo 'PYTEST="-k svga"        options for pytest'
 
 demo: env
@@ -29,27 +28,62 @@ test: env
 	$(RUN) -m mypy
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST)
 
+# What an environment is made from. One that was made from something else, or
+# was cut off half-way, is made anew.
+export MADE_FROM := $(strip $(PYTHON) $(TORCH) $(CURDIR) $(shell \
+  cat setup.py pyproject.toml requirements/$(STACK).txt 2>&1 | cksum))
+ifneq ($(MADE_FROM),$(strip $(shell cat $(VENV)/made_from 2>/dev/null)))
+env: new_env
+endif
+env:
+
 # The first of these that is a Python with what an environment needs, those
 # that were tried before newer ones.
-env:
-	@for last in 13 99; do \
+new_env:
+	@[ -f requirements/$(STACK).txt ] || { \
+	  echo 'make: there is no STACK=$(STACK): take openmmlab or onedl.' >&2; \
+	  exit 1; }; \
+	for last in 13 99; do \
 	  for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.12 python3.11 \
 	      python3.10 python3.13 python3.14); do \
 	    if "$$python" -c "import sys, ensurepip, venv; \
 	        sys.exit(not (3, 10) <= sys.version_info < (3, $$last))" \
 	        2>/dev/null; then \
-	      exec "$$python" tools/setup_env.py; \
+	      exec "$$python" -m venv --clear $(VENV); \
 	    fi; \
 	  done; \
 	done; \
 	python="$(or $(PYTHON),python3)"; \
-	command -v "$$python" >/dev/null || { echo "make: there is no $$python:" \
-	  'install Python 3.10 or newer.' >&2; exit 1; }; \
-	exec "$$python" tools/setup_env.py
+	if ! command -v "$$python" >/dev/null; then \
+	  why="there is no $$python"; \
+	elif "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	    2>/dev/null; then \
+	  why="$$python has no venv (Debian, Ubuntu: apt install python3-venv)"; \
+	else \
+	  why="$$python is not 3.10 or newer ($$("$$python" -V 2>&1 | head -n 1))"; \
+	fi; \
+	echo "make: $$why: install Python 3.10 or newer, or name one:" \
+	  "make PYTHON=/path/to/python3.12" >&2; \
+	exit 1
+	@echo 'Installing torch, MMEngine, mmcv, MMDetection and mobilevig_det into'
+	@echo '$(VENV): some minutes, 3 GiB (10 GiB where torch comes with CUDA).'
+	@sed 's/^torch==.*/$(if $(TORCH),torch==$(TORCH),&)/' \
+	  requirements/$(STACK).txt >$(VENV)/constraints.txt
+	@$(RUN) -m pip install --no-user --disable-pip-version-check \
+	  -c $(VENV)/constraints.txt -e '.[$(STACK),test]' \
+	  $(if $(filter onedl,$(STACK)),onedl-)mmsegmentation || { \
+	  echo 'make: pip could not install it all; its last lines above say why.' \
+	    'Then run the same command again.' >&2; exit 1; }
+	@# Without OpenGL's library the wheel with windows can't load.
+	@$(RUN) -c 'import cv2' 2>/dev/null || { \
+	  $(RUN) -m pip uninstall -qy opencv-python && \
+	  $(RUN) -m pip install --no-user -q opencv-python-headless; }
+	@cd / && '$(CURDIR)/$(RUN)' -c 'import mobilevig_det'
+	@printf '%s\n' "$$MADE_FROM" >$(VENV)/made_from
 
 clean:
 	rm -rf .venv .venv-onedl build dist *.egg-info .pytest_cache \
 	  .ruff_cache .mypy_cache .import_linter_cache .hypothesis data/shapes work_dirs/demo
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test env clean
+.PHONY: help demo test env new_env clean

@@ -1,12 +1,29 @@
 """Packaging. Nothing is pinned: the stack under us is the user's own."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 INIT = (ROOT / 'mobilevig_det' / '__init__.py').read_text()
+
+
+class BuildWithStandIn(build_py):
+    """Adds mmcv/_ext.py, which a compiled mmcv beside it goes before."""
+
+    def run(self):
+        super().run()
+        top = self.build_lib
+        if self.editable_mode:
+            # The links to our sources are all that pip takes from build_lib.
+            top = self.get_finalized_command('install').install_lib
+        target = Path(top, 'mmcv', '_ext.py')
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / 'mobilevig_det' / 'ops' / 'mmcv_stand_in.py', target)
+
 
 setup(
     name='mobilevig_det',
@@ -15,6 +32,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    cmdclass={'build_py': BuildWithStandIn},
     packages=find_packages(include=['mobilevig_det', 'mobilevig_det.*']),
     # .mim links to configs and tools: MMEngine and MIM look for them there.
     package_data={
@@ -31,7 +49,14 @@ setup(
     # together is checked on import (versions.py).
     install_requires=['numpy', 'torch'],
     extras_require={
-        'openmmlab': ['mmengine>=0.10', 'mmcv>=2.0,<2.2', 'mmdet>=3.2,<4'],
+        # Neither compiles anything: mmcv-lite is mmcv without its operators, and
+        # onedl-mmcv leaves them out where pip builds it by itself, without torch.
+        'openmmlab': [
+            'mmengine>=0.10',
+            'mmcv-lite>=2.0,<2.2',
+            'mmdet>=3.2,<4',
+            'setuptools<81',  # for pkg_resources, which mmengine forgets
+        ],
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'],
         'test': [
             'hypothesis',
@@ -41,6 +66,7 @@ setup(
             'pytest-timeout',
             'pytest-xdist',
             'ruff',
+            'setuptools>=70.1',  # builds our wheel by itself, for a test
             'tensorboard',
             'onnxruntime; python_version < "3.14"',
             'onnxscript; python_version < "3.14"',

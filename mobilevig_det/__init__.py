@@ -15,6 +15,10 @@ except StackError:
     sys.exit(main())
 
 from . import registry  # noqa: E402  mobilevig_det:: in configs
+from .ops.provide import provide_mmcv_ext  # noqa: E402
+
+provide_mmcv_ext()  # before anything below imports mmcv.ops
+
 from .backbones import MobileViG  # noqa: E402
 from .checkpoints import allow_checkpoint_types  # noqa: E402
 

@@ -9,7 +9,7 @@ TOOLS = Path(__file__).parent / '.mim' / 'tools'
 
 def main() -> None:
     """Run the tool that the first argument names with the others."""
-    tools = sorted(path.stem for path in TOOLS.glob('*.py') if path.stem != 'setup_env')
+    tools = sorted(path.stem for path in TOOLS.glob('*.py'))
     if len(sys.argv) < 2 or sys.argv[1] not in tools:
         sys.exit(
             'usage: python -m mobilevig_det TOOL …, where TOOL is one '

@@ -13,10 +13,9 @@ DISTRIBUTIONS = {
     'mmcv': ('mmcv', 'mmcv-full', 'mmcv-lite', 'onedl-mmcv'),
     'mmdet': ('mmdet', 'onedl-mmdetection'),
 }
-BUILD_MMCV = (
-    'pip install "setuptools<80" wheel ninja && MMCV_WITH_OPS=1 pip '
-    'install --no-build-isolation --no-deps --force-reinstall {}'
-)
+# Without mmcv's own operators, so that nothing is compiled; ours stand in. What
+# pip has in its cache of onedl-mmcv may be compiled, for another torch.
+MMCV = {'openmmlab': '"mmcv-lite>=2.0,<2.2"', 'onedl': '--no-cache-dir onedl-mmcv'}
 
 
 class StackError(ImportError):
@@ -53,6 +52,12 @@ def _asked_by_mmdet(folder: Path, what: str) -> str | None:
     return bound.group(1) if bound else None
 
 
+def _another_mmcv(installed: dict[str, str], wanted: str) -> str:
+    """The command that puts an mmcv without operators in place of this one."""
+    remove = f'pip uninstall -y {" ".join(installed)} && ' if installed else ''
+    return f'{remove}pip install {wanted}'
+
+
 def check_stack() -> None:
     """Check MMEngine, mmcv and MMDetection, OpenMMLab's or OneDL's.
 
@@ -63,17 +68,24 @@ def check_stack() -> None:
     onedl = any(
         name.startswith('onedl-') for found in installed.values() for name in found
     )
-    names = {module: ('onedl-' if onedl else '') + module for module in DISTRIBUTIONS}
-    names['mmdet'] = 'onedl-mmdetection' if onedl else '"mmdet>=3.2,<4"'
+    names = {
+        'mmengine': 'onedl-mmengine' if onedl else 'mmengine',
+        'mmcv': MMCV['onedl' if onedl else 'openmmlab'],
+        'mmdet': 'onedl-mmdetection' if onedl else '"mmdet>=3.2,<4"',
+    }
 
     for module, found in installed.items():
         if len(found) > 1:
             every = ' '.join(name for found in installed.values() for name in found)
             twice = ' and '.join(f'{n} {v}' for n, v in found.items())
-            raise StackError(
-                f'{module} is installed twice, one over the other: {twice}. '
+            mend = (
                 f'Remove them all and install one stack: pip uninstall -y '
                 f'{every}, then install one (docs/install.md).'
+            )
+            if module == 'mmcv' and not onedl:
+                mend = f'Keep one: {_another_mmcv(found, names["mmcv"])}'
+            raise StackError(
+                f'{module} is installed twice, one over the other: {twice}. {mend}'
             )
 
     folders = {
@@ -81,12 +93,7 @@ def check_stack() -> None:
     }
     for module in ('mmengine', 'mmdet', 'mmcv'):
         if module not in folders:
-            command = (
-                BUILD_MMCV.format(names['mmcv'] if onedl else '"mmcv>=2.0,<2.2"')
-                if module == 'mmcv'
-                else f'pip install {names[module]}'
-            )
-            raise StackError(f'{module} is not installed: {command}')
+            raise StackError(f'{module} is not installed: pip install {names[module]}')
 
     versions = {
         module: next(iter(found.values()), None) for module, found in installed.items()
@@ -105,21 +112,12 @@ def check_stack() -> None:
         or below
         and _numbers(mmcv) >= _numbers(below)
     ):
-        mend = BUILD_MMCV.format(f'"mmcv>={least},<{below}"')
+        mend = _another_mmcv(installed['mmcv'], f'"mmcv-lite>={least},<{below}"')
         if onedl:
             mend = 'pip uninstall -y mmdet && pip install onedl-mmdetection'
         raise StackError(
             f'mmcv {mmcv} does not fit mmdet {mmdet}, which asks '
             f'for >={least},<{below}: {mend}'
-        )
-
-    operators = list(folders['mmcv'].glob('_ext.*'))
-    spec = names['mmcv'] + (f'=={mmcv}' if mmcv else '')
-    if not operators:
-        lite = next(iter(installed['mmcv']), 'mmcv')
-        raise StackError(
-            f'{lite} {mmcv or ""} has no compiled operators (mmcv._ext): pip '
-            f'uninstall -y {lite} && {BUILD_MMCV.format(spec)}'
         )
 
     helper = folders['mmengine'] / 'utils' / 'package_utils.py'
@@ -135,11 +133,21 @@ def check_stack() -> None:
 
     try:
         importlib.import_module('mmcv._ext')
+    except ModuleNotFoundError as error:
+        if error.name != 'mmcv._ext':  # which ours stand in for
+            raise
     except ImportError as error:
+        if 'libGL' in str(error):
+            raise StackError(
+                f'OpenCV needs a library for windows that is not here ({error}): '
+                'pip uninstall -y opencv-python && pip install opencv-python-headless'
+            ) from None
         if 'mmcv' in (error.path or '') or '_ext' in str(error):
             torch = metadata.version('torch')
             raise StackError(
-                f'the operators of mmcv {mmcv} were compiled for another '
-                f'torch than {torch} ({error}): {BUILD_MMCV.format(spec)}'
+                f'the operators of mmcv {mmcv} were compiled for another torch than '
+                f'{torch} ({error}). It can do without: '
+                f'{_another_mmcv(installed["mmcv"], names["mmcv"])}. Or compile it '
+                'again (docs/install.md).'
             ) from None
         raise

@@ -51,10 +51,20 @@ try:
 except SystemExit as end:
     print('end', end)
 """
+BUILD_EDITABLE = """
+import sys
+from setuptools import build_meta
+build_meta.build_editable(sys.argv[1])
+"""
+IMPORT_EXT = """
+import mmcv._ext
+assert callable(mmcv._ext.nms)
+print(mmcv._ext.__file__)
+"""
 
 
 def copy_of_tree(folder):
-    """This tree as a clone has it, so that nothing is built into ours."""
+    """This tree as a clone has it, so that nothing is built in ours."""
     skip = shutil.ignore_patterns(
         '.git', '.venv*', 'build', 'work_dirs', '*.egg-info', '__pycache__'
     )
@@ -70,33 +80,59 @@ def copy_of_tree(folder):
 
 
 def build_wheel(source, folder):
-    """Folder with what the wheel of a source tree or sdist holds."""
+    """The wheel of a source tree or sdist, built where no compiler or anything
+    else is on the PATH."""
     subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'pip',
-            'wheel',
-            '-q',
-            '--no-deps',
-            '--no-build-isolation',
-            '--no-index',
-            '-w',
-            folder,
-            source,
-        ],
+        [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps']
+        + ['--no-build-isolation', '--no-index', '-w', folder, source],
         check=True,
+        env=dict(os.environ, PATH=str(folder)),
     )
     (wheel,) = folder.glob('*.whl')
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / 'site')
-    return folder / 'site'
+    return wheel
 
 
 @pytest.fixture(scope='module')
-def unpacked(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('wheel')
-    return build_wheel(copy_of_tree(folder / 'source'), folder)
+def source(tmp_path_factory):
+    return copy_of_tree(tmp_path_factory.mktemp('source') / 'source')
+
+
+@pytest.fixture(scope='module')
+def wheel(source, tmp_path_factory):
+    return build_wheel(source, tmp_path_factory.mktemp('wheel'))
+
+
+@pytest.fixture(scope='module')
+def editable(source, tmp_path_factory):
+    """What `pip install -e` installs, built in the same way."""
+    folder = tmp_path_factory.mktemp('editable')
+    subprocess.run(
+        [sys.executable, '-c', BUILD_EDITABLE, folder],
+        check=True,
+        cwd=source,
+        env=dict(os.environ, PATH=str(folder)),
+        stdout=subprocess.DEVNULL,
+    )
+    (wheel,) = folder.glob('*.whl')
+    return wheel
+
+
+@pytest.fixture(scope='module')
+def unpacked(wheel, tmp_path_factory):
+    """Folder with what the wheel holds."""
+    folder = tmp_path_factory.mktemp('site')
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture
+def other_python(tmp_path):
+    """The Python of an empty environment."""
+    subprocess.run(
+        [sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'venv'], check=True
+    )
+    return tmp_path / 'venv' / 'bin' / 'python'
 
 
 def tree(folder):
@@ -132,19 +168,21 @@ def test_wheel_holds_everything(unpacked):
 
 def test_sdist_gives_the_same_wheel(unpacked, tmp_path):
     # A fresh copy: setuptools would add what a build before has listed.
-    source = copy_of_tree(tmp_path / 'source')
+    fresh = tmp_path / 'source'
+    copy_of_tree(fresh)
     subprocess.run(
         [
             sys.executable,
             '-c',
             'import setuptools.build_meta as backend; backend.build_sdist("..")',
         ],
-        cwd=source,
+        cwd=fresh,
         stdout=subprocess.DEVNULL,
         check=True,
     )
     (sdist,) = tmp_path.glob('*.tar.gz')
-    again = build_wheel(sdist, tmp_path / 'wheel')
+    with zipfile.ZipFile(build_wheel(sdist, tmp_path / 'wheel')) as archive:
+        archive.extractall(tmp_path / 'again')
     both = [
         {
             path.relative_to(site).as_posix(): path.read_bytes()
@@ -153,7 +191,7 @@ def test_sdist_gives_the_same_wheel(unpacked, tmp_path):
             and '__pycache__' not in path.parts
             and path.name != 'RECORD'  # in the order in which they were found
         }
-        for site in (unpacked, again)
+        for site in (unpacked, tmp_path / 'again')
     ]
     assert sorted(both[0]) == sorted(both[1])
     assert both[0] == both[1]
@@ -161,6 +199,48 @@ def test_sdist_gives_the_same_wheel(unpacked, tmp_path):
         names = {name.partition('/')[2] for name in archive.getnames()}
     assert {'README.md', 'CHANGELOG.md', 'LICENSE', 'CITATION.cff'} <= names
     assert not any(name.startswith('tests') for name in names)
+
+
+def wheel_of_mmcv_lite(folder):
+    """A wheel as pip wants it, with an empty mmcv."""
+    path = folder / 'mmcv_lite-2.1.0-py3-none-any.whl'
+    info = 'mmcv_lite-2.1.0.dist-info'
+    files = {
+        'mmcv/__init__.py': '',
+        f'{info}/METADATA': 'Name: mmcv-lite\nVersion: 2.1.0\nMetadata-Version: 2.1\n',
+        f'{info}/WHEEL': 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\n',
+    }
+    files[f'{info}/RECORD'] = ''.join(f'{name},,\n' for name in files)
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+@pytest.mark.parametrize('kind', ['wheel', 'editable'])
+@pytest.mark.parametrize('mmcv_first', [True, False])
+def test_brings_what_mmcv_lite_lacks(kind, mmcv_first, other_python, tmp_path, request):
+    """And takes it away again, leaving mmcv-lite whole."""
+
+    def pip(*args):
+        subprocess.run(
+            [sys.executable, '-m', 'pip', '--python', other_python, *args, '-q'],
+            check=True,
+            # Where our sources may be, and count as installed.
+            env=dict(os.environ, PATH=str(tmp_path), PYTHONPATH=''),
+        )
+
+    wheels = [wheel_of_mmcv_lite(tmp_path), request.getfixturevalue(kind)]
+    for wheel in wheels if mmcv_first else reversed(wheels):
+        pip('install', '--no-deps', '--no-index', wheel)
+    done = subprocess.run(
+        [other_python, '-c', IMPORT_EXT], cwd=tmp_path, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    file = Path(done.stdout.strip())
+    assert file.name == '_ext.py' and (file.parent / '__init__.py').is_file()
+    pip('uninstall', '-y', 'mobilevig_det')
+    assert not file.exists() and (file.parent / '__init__.py').is_file()
 
 
 def test_works_from_anywhere(unpacked, tmp_path):
