@@ -21,7 +21,7 @@ from mobilevig_det.apis.inference_run import InferenceRun, frame_count
 from mobilevig_det.apis.input_files import Skipped, find_inputs, name_drawings
 from mobilevig_det.datasets import hush_opencv
 from mobilevig_det.errors import UserError
-from mobilevig_det.ops import keep_freed_memory
+from mobilevig_det.ops import keep_freed_memory, use_on_cpus
 
 import cv2
 from mmengine.config import Config
@@ -162,6 +162,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f'--device {args.device}: {error}') from error
     if next(inferencer.model.parameters()).device.type == 'cpu':
         keep_freed_memory()
+        use_on_cpus()
     total = len(images) + sum(frame_count(cv2.VideoCapture(path)) for path in videos)
     out = osp.join(args.out_dir, 'predictions.json')
     with tqdm(total=total, unit='image') as progress:

@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from ..checkpoints import load_all_safely
 from ..datasets import check_data_paths
 from ..errors import UserError
-from ..ops import keep_freed_memory
+from ..ops import keep_freed_memory, use_on_cpus
 
 # In a clone; an installed package carries the same folder under .mim.
 _PACKAGE = Path(__file__).parents[1]
@@ -173,6 +173,7 @@ def _use_gloo(cfg: Config) -> None:
 def build_runner(cfg: Config) -> Runner:
     if get_device() == 'cpu':
         keep_freed_memory()
+        use_on_cpus()
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)

@@ -10,15 +10,20 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.registry import init_default_scope
 
 from ..apis import load_config
+from ..ops import use_on_cpus
 from .turns import in_turns
 
 # Under --amp. mmcv's operators know float16, but not bfloat16.
 DETECTOR_AMP = torch.float16
 
 
-def make_detector(args: Namespace, arch: str | None, training: bool):
+def make_detector(
+    args: Namespace, arch: str | None, training: bool, compiled: bool = False
+):
     """Whole Mask R-CNN, MMDetection's heads: a training step with AdamW, or
-    a prediction."""
+    a prediction; with compiled mmcv's operators, or on CPUs ours."""
+    if not compiled:
+        use_on_cpus()
     init_default_scope('mmdet')
     cfg = load_config(f'mobilevig_{arch or "m"}_fpn_1x').model
     cfg.backbone.init_cfg = None

@@ -104,21 +104,16 @@ CASES: dict[str, Callable[[], Callable]] = {
 }
 
 
-def _choose(name: str) -> None:
+def make_operator(args: Namespace, case: str, name: str):
     if name != COMPILED:
         mmcv_ext.use_on_cpus()
-
-
-def make_operator(args: Namespace, case: str, name: str):
-    _choose(name)
     torch.manual_seed(0)
     return {}, CASES[case]()
 
 
 def make_whole(args: Namespace, training: bool, name: str):
-    _choose(name)
     torch.manual_seed(0)
-    return make_detector(args, 'm', training)
+    return make_detector(args, 'm', training, compiled=name == COMPILED)
 
 
 def operator_rows(args: Namespace) -> Iterator[dict]:
