@@ -4,7 +4,7 @@ import multiprocessing
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -72,13 +72,25 @@ def ask(row: dict, connection, question: str | None = None) -> Any:
 
 
 def in_turns(
-    rows: list[dict], makes: Sequence[Callable], rounds: int, args: Namespace
+    part: str, size: str, makes: Mapping[str, Callable], rounds: int, args: Namespace
 ) -> list[dict]:
-    """Time all rows in turns, each in its own process: what one leaves in the
-    allocator would make another faster or slower."""
+    """Time all that is made in turns, each in its own process: what one leaves
+    in the allocator would make another faster or slower.
+
+    Args:
+        part (str): What is measured, for the rows.
+        size (str): And at which size.
+        makes (Mapping): For each name what :func:`contestant` takes.
+        rounds (int): How often each has its turn.
+        args (Namespace): Of the tool.
+
+    Returns:
+        list[dict]: A row for each name.
+    """
     there = []
-    for row, make in zip(rows, makes):
-        where = f'{row["part"]} {row["size"]}: {row["name"]}'
+    for name, make in makes.items():
+        row: dict[str, Any] = dict(part=part, size=size, name=name)
+        where = f'{part} {size}: {name}'
         progress(f'{where}, warming up')
         connection, theirs = PROCESSES.Pipe()
         PROCESSES.Process(
@@ -95,7 +107,7 @@ def in_turns(
         progress(f'{where}, memory')
         row['peak_bytes'] = ask(row, connection, 'memory')
     progress('')
-    return rows
+    return [row for row, *_ in there]
 
 
 def progress(text: str) -> None:
