@@ -67,7 +67,12 @@ def inference_rows(args: Namespace) -> Iterator[dict]:
             makes[f'{name}, fused'] = partial(make, build=ours, fuse=True)
         for name in rivals:
             makes[name] = partial(make, build=partial(build_rival, name))
-        yield from in_turns('inference', size, makes, args.rounds, args)
+        yield from in_turns(
+            [dict(part='inference', size=size, name=name) for name in makes],
+            list(makes.values()),
+            args.rounds,
+            args,
+        )
 
 
 def make_training(args: Namespace, build: Callable):
@@ -89,11 +94,17 @@ def make_training(args: Namespace, build: Callable):
 def training_rows(args: Namespace) -> Iterator[dict]:
     for arch in args.archs:
         name, ours = f'MobileViG-{arch}', partial(build, MobileViG, arch)
-        builds = {
+        makes = {
             f'{name}, authors': partial(build, Authors, arch),
             name: ours,
             f"{name}, with_cp='act'": partial(ours, with_cp='act'),
         }
-        makes = {key: partial(make_training, build=b) for key, b in builds.items()}
-        rounds = max(args.rounds - 2, 1)
-        yield from in_turns('training step', args.sizes[-1], makes, rounds, args)
+        yield from in_turns(
+            [
+                dict(part='training step', size=args.sizes[-1], name=name)
+                for name in makes
+            ],
+            [partial(make_training, build=b) for b in makes.values()],
+            max(args.rounds - 2, 1),
+            args,
+        )

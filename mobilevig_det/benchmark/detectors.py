@@ -64,8 +64,12 @@ def detector_rows(args: Namespace) -> Iterator[dict]:
         ('detector, training step', True),
         ('detector, inference', False),
     ):
-        makes = {
-            name: partial(make_detector, arch=arch, training=training)
-            for name, arch in archs.items()
-        }
-        yield from in_turns(part, size, makes, max(args.rounds - 2, 1), args)
+        yield from in_turns(
+            [dict(part=part, size=size, name=name) for name in archs],
+            [
+                partial(make_detector, arch=arch, training=training)
+                for arch in archs.values()
+            ],
+            max(args.rounds - 2, 1),
+            args,
+        )

@@ -12,7 +12,6 @@ from .authors import definition
 from .turns import in_turns
 
 GRAPH_SHAPES = ('2x400x25x42', '2x464x25x42', '2x400x50x84', '2x100x100x168')
-FUNCTIONS = {'definition': definition, 'ours': max_relative}
 MEMORY_FORMATS = {'': torch.contiguous_format, ', channels-last': torch.channels_last}
 # The definition's backward would keep more than so many bytes.
 DEFINITION_LIMIT = 2e9
@@ -37,11 +36,24 @@ def graph_rows(args: Namespace) -> Iterator[dict]:
         kept = 8 * math.prod(shape) * sum(-(-n // 2) - 1 for n in shape[2:])
         for kind in ('forward', 'forward + backward'):
             backward = kind != 'forward'
-            make = partial(make_graph, shape=shape, backward=backward)
-            makes = {
-                name + end: partial(make, function=function, layout=layout)
-                for end, layout in MEMORY_FORMATS.items()
-                for name, function in FUNCTIONS.items()
-                if not (backward and name == 'definition' and kept > DEFINITION_LIMIT)
-            }
-            yield from in_turns(f'graph step, {kind}', size, makes, args.rounds, args)
+            rows_of_kind, makes = [], []
+            for end, layout in MEMORY_FORMATS.items():
+                for name, function in (
+                    ('definition', definition),
+                    ('ours', max_relative),
+                ):
+                    if backward and name == 'definition' and kept > DEFINITION_LIMIT:
+                        continue
+                    rows_of_kind.append(
+                        dict(part=f'graph step, {kind}', size=size, name=name + end)
+                    )
+                    makes.append(
+                        partial(
+                            make_graph,
+                            function=function,
+                            shape=shape,
+                            layout=layout,
+                            backward=backward,
+                        )
+                    )
+            yield from in_turns(rows_of_kind, makes, args.rounds, args)

@@ -4,7 +4,7 @@ import multiprocessing
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,25 +72,13 @@ def ask(row: dict, connection, question: str | None = None) -> Any:
 
 
 def in_turns(
-    part: str, size: str, makes: Mapping[str, Callable], rounds: int, args: Namespace
+    rows: list[dict], makes: Sequence[Callable], rounds: int, args: Namespace
 ) -> list[dict]:
-    """Time all that is made in turns, each in its own process: what one leaves
-    in the allocator would make another faster or slower.
-
-    Args:
-        part (str): What is measured, for the rows.
-        size (str): And at which size.
-        makes (Mapping): For each name what :func:`contestant` takes.
-        rounds (int): How often each has its turn.
-        args (Namespace): Of the tool.
-
-    Returns:
-        list[dict]: A row for each name.
-    """
+    """Time all rows in turns, each in its own process: what one leaves in the
+    allocator would make another faster or slower."""
     there = []
-    for name, make in makes.items():
-        row: dict[str, Any] = dict(part=part, size=size, name=name)
-        where = f'{part} {size}: {name}'
+    for row, make in zip(rows, makes):
+        where = f'{row["part"]} {row["size"]}: {row["name"]}'
         progress(f'{where}, warming up')
         connection, theirs = PROCESSES.Pipe()
         PROCESSES.Process(
@@ -107,7 +95,7 @@ def in_turns(
         progress(f'{where}, memory')
         row['peak_bytes'] = ask(row, connection, 'memory')
     progress('')
-    return [row for row, *_ in there]
+    return rows
 
 
 def progress(text: str) -> None:
