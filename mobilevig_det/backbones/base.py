@@ -13,7 +13,13 @@ from ..checkpoints.diagnosis import check_weights
 from ..checkpoints.key_mapping import CLASSIFIER_PREFIXES, is_authors_layout
 from ..errors import UserError
 from ..ops.svga import is_traced
-from .arguments import check_frozen_stages, check_with_cp, parse_arch, parse_out_indices
+from .arguments import (
+    NUM_STAGES,
+    check_frozen_stages,
+    check_with_cp,
+    parse_arch,
+    parse_out_indices,
+)
 from .layers import Branch, ConvNormAct, recomputed
 
 KAIMING = dict(
@@ -39,6 +45,7 @@ class BaseBackbone(BaseModule):
     arch_settings: dict[str, dict[str, tuple[int, ...]]]
     # The authors' names of the weights to ours; those unknown stay.
     from_authors: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    num_stages = NUM_STAGES
     min_size = 32
     fused = False
 
@@ -151,20 +158,14 @@ class BaseBackbone(BaseModule):
         self.fused = True
         return self
 
-    def _frozen_modules(self) -> list[nn.Module]:
-        if self.frozen_stages < 0:
-            return []
-        return [
-            self.stem,
-            *self.downsamples[: max(self.frozen_stages - 1, 0)],
-            *self.stages[: self.frozen_stages],
-        ]
-
     def _freeze_stages(self) -> None:
-        for module in self._frozen_modules():
+        number = self.frozen_stages
+        if number < 0:
+            return
+        leading = self.downsamples[: max(number - 1, 0)]
+        for module in (self.stem, *leading, *self.stages[:number]):
             module.eval()
-            for param in module.parameters():
-                param.requires_grad = False
+            module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'BaseBackbone':
         """Convert the model into training mode while keeping the frozen
@@ -206,8 +207,7 @@ class BaseBackbone(BaseModule):
             f'{type(self).__name__}, arch={self.arch!r}',
             self.arch_settings,
         )
-        for key, value in weights.items():
-            state_dict[prefix + key] = value
+        state_dict.update((prefix + key, value) for key, value in weights.items())
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
