@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..errors import UserError
-from . import deform_conv, focal_loss, ms_deform_attn, on_cuda, soft_nms
+from . import deform_conv_mmcv, focal_loss, ms_deform_attn, on_cuda, soft_nms
 from . import nms as _nms
 from . import roi_align as _roi_align
 
@@ -52,11 +52,11 @@ OPERATORS: dict[str, Callable] = {
         focal_loss.sigmoid_focal_loss_backward,
         focal_loss.softmax_focal_loss_forward,
         focal_loss.softmax_focal_loss_backward,
-        deform_conv.deform_conv_forward,
-        deform_conv.deform_conv_backward_input,
-        deform_conv.deform_conv_backward_parameters,
-        deform_conv.modulated_deform_conv_forward,
-        deform_conv.modulated_deform_conv_backward,
+        deform_conv_mmcv.deform_conv_forward,
+        deform_conv_mmcv.deform_conv_backward_input,
+        deform_conv_mmcv.deform_conv_backward_parameters,
+        deform_conv_mmcv.modulated_deform_conv_forward,
+        deform_conv_mmcv.modulated_deform_conv_backward,
         ms_deform_attn.ms_deform_attn_forward,
         ms_deform_attn.ms_deform_attn_backward,
     )
