@@ -12,7 +12,8 @@ except StackError:
     # The tool that reports it: Python would not come as far as __main__.py.
     from .__main__ import main
 
-    sys.exit(main())
+    main()
+    sys.exit()
 
 from . import registry  # noqa: E402  mobilevig_det:: in configs
 from .ops.provide import provide_mmcv_ext  # noqa: E402

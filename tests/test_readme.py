@@ -9,7 +9,7 @@ from mobilevig_det.apis.cli import find_config
 
 import pytest
 from mmdet.registry import MODELS
-from page import code_blocks
+from page import DOCS, code_blocks
 from tool import load
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +63,13 @@ def test_commands_parse_and_files_exist():
             assert words[0] in ('pip', 'export')
         seen.add(words[0])
     assert {'make', 'python', 'bash', 'pip'} <= seen
+
+
+def test_base_for_mmdetections_own_tools():
+    (line,) = re.findall(
+        r'^_base_ = (__import__.*)$', (DOCS / 'install.md').read_text(), re.M
+    )
+    assert eval(line) == find_config('mobilevig_m_fpn_1x')
 
 
 def test_links_lead_somewhere():

@@ -17,6 +17,7 @@ from mobilevig_det.datasets.data_check import (
     pointing_to_check_data,
 )
 from mobilevig_det.errors import UserError
+from mobilevig_det.ops.mmcv_ext import is_compiled
 
 import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -35,6 +36,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--amp',
         action='store_true',
         help='enable automatic mixed precision (needs a GPU)',
+    )
+    parser.add_argument(
+        '--amp-dtype',
+        choices=['float16', 'bfloat16'],
+        default='float16',
+        help='of --amp; bfloat16 needs no loss scale, and an mmcv without compiled '
+        'operators (default: %(default)s)',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -72,6 +80,21 @@ def use_fused_adamw(cfg: Config) -> None:
         optimizer.fused = True
 
 
+def use_amp(cfg: Config, dtype: str) -> None:
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    if dtype == 'float16':
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+        return
+    # It has float32's range: nothing is to be scaled.
+    cfg.optim_wrapper.update(dtype=dtype, loss_scale=1.0)
+    if is_compiled():
+        raise UserError(
+            '--amp-dtype bfloat16: the operators of this compiled mmcv have no '
+            'bfloat16 kernels for GPUs. Ours have: pip uninstall -y mmcv && pip '
+            'install "mmcv-lite>=2.0,<2.2"; or use float16.'
+        )
+
+
 def log_to_tensorboard(cfg: Config) -> None:
     if find_spec('tensorboard') is None:
         raise UserError(
@@ -92,8 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.amp:
         if get_device() == 'cpu':
             raise UserError('--amp needs a GPU, and torch sees none: leave it out.')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
+        use_amp(cfg, args.amp_dtype)
     use_fused_adamw(cfg)
     if args.tensorboard:
         log_to_tensorboard(cfg)

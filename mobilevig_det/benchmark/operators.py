@@ -36,9 +36,10 @@ def make_pyramid(
     maps, rois = [], []
     for stride, sides in LEVELS.items():
         count = max(round(number * SHARES[stride]), 1)
-        sides = tuple(min(side, height) for side in sides)
+        least, most = (min(side, height) for side in sides)
         images = torch.zeros(count, 1)
-        rois.append(torch.cat([images, boxes(count, sides, height, width)], 1))
+        found = boxes(count, (least, most), height, width)
+        rois.append(torch.cat([images, found], 1))
         shape = 1, channels, height // stride, width // stride
         maps.append(torch.randn(shape, requires_grad=backward))
     outs = []

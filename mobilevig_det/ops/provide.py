@@ -26,5 +26,5 @@ def provide_mmcv_ext() -> bool:
     loader.exec_module(module)
     # As an import of it would have done.
     sys.modules[NAME] = module
-    importlib.import_module('mmcv')._ext = module
+    vars(importlib.import_module('mmcv'))['_ext'] = module
     return True

@@ -125,16 +125,23 @@ def _average_backward(
         )
         total += pairs.pixels.numel()
         if total >= BACKWARD_PIECE:
-            _spread(grad, *map(torch.cat, zip(*waiting)), out)
+            _spread(grad, waiting, out)
             waiting, total = [], 0
     if waiting:
-        _spread(grad, *map(torch.cat, zip(*waiting)), out)
+        _spread(grad, waiting, out)
 
 
 def _spread(
-    grad: Tensor, pixels: Tensor, bins: Tensor, weights: Tensor, out: Tensor
+    grad: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], out: Tensor
 ) -> None:
-    """Add to each pixel the weighted gradients of the bins that cover it."""
+    """Add to each pixel the weighted gradients of the bins that cover it.
+
+    Args:
+        grad (Tensor): Of the bins, (N, C, bins along y, along x).
+        pairs (list[tuple[Tensor, Tensor, Tensor]]): Pixels, bins and weights.
+        out (Tensor): Maps of shape (B, C, H, W).
+    """
+    pixels, bins, weights = (torch.cat(parts) for parts in zip(*pairs))
     pixels, order = pixels.sort()
     bins, weights = bins[order], weights[order]
     starts = torch.searchsorted(

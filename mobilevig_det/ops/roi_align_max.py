@@ -38,7 +38,9 @@ def maximum(
     (-1 if none was), exact up to the integers that the dtype holds."""
     channels, height, width = x.shape[1:]
     table = pixel_rows(x, rois.y.start.dtype)
-    costs = rois.y.count.clamp(1, 2 * height + 6) * rois.x.count.clamp(1, 2 * width + 6)
+    costs = rois.y.samples.clamp(1, 2 * height + 6) * rois.x.samples.clamp(
+        1, 2 * width + 6
+    )
     costs, order = (costs * (size[0] * size[1] * channels)).sort()
     for piece in pieces(costs.tolist(), PIECE):
         part = rois.select(order[piece])

@@ -18,14 +18,14 @@ class Grid(NamedTuple):
 
     start: Tensor  # of the RoI, in pixels of the map
     bin: Tensor  # size of a bin
-    count: Tensor  # samples in a bin, as floats
+    samples: Tensor  # in a bin, as floats
 
     def select(self, index: Tensor | slice) -> 'Grid':
         return Grid(*(field[index] for field in self))
 
     def taps(self, length: int) -> Tensor:
         """At least as many as a bin covers of the map's pixels, (N, )."""
-        between = self.bin - self.bin / self.count.clamp(min=1)
+        between = self.bin - self.bin / self.samples.clamp(min=1)
         return (between.ceil() + 2).clamp(max=length)
 
 
@@ -90,21 +90,24 @@ class Samples(NamedTuple):
 
 
 def make_samples(grid: Grid, bins: int, length: int, sampling_ratio: int) -> Samples:
-    most = max(int(grid.count.max()), 1)
+    most = max(int(grid.samples.max()), 1)
     if sampling_ratio <= 0:
         # At most a pixel apart and more than half of one, so that no more of
         # a bin's lie on the map. The others are not made at all.
         most = min(most, 2 * length + 6)
-    like = dict(dtype=grid.start.dtype, device=grid.start.device)
-    step = grid.bin / grid.count.clamp(min=1)
-    start = grid.start[:, None] + torch.arange(bins, **like) * grid.bin[:, None]
+    dtype, device = grid.start.dtype, grid.start.device
+    step = grid.bin / grid.samples.clamp(min=1)
+    start = (
+        grid.start[:, None]
+        + torch.arange(bins, dtype=dtype, device=device) * grid.bin[:, None]
+    )
     skipped = ((-1 - start) / step[:, None]).nan_to_num(0).floor() - 2
-    skipped = skipped.clamp(min=0).minimum((grid.count[:, None] - most).clamp(min=0))
-    index = skipped[..., None] + torch.arange(most, **like)
+    skipped = skipped.clamp(min=0).minimum((grid.samples[:, None] - most).clamp(min=0))
+    index = skipped[..., None] + torch.arange(most, dtype=dtype, device=device)
     # In this order, for the rounding to be that of mmcv.
-    count, size = (f[:, None, None] for f in (grid.count.clamp(min=1), grid.bin))
+    count, size = (f[:, None, None] for f in (grid.samples.clamp(min=1), grid.bin))
     at = start[..., None] + (index + 0.5) * size / count
-    exists = index < grid.count[:, None, None]
+    exists = index < grid.samples[:, None, None]
     inside = exists & (at >= -1) & (at <= length)
     at = at.where(inside, 0).clamp(0, length - 1)
     low = at.floor()
@@ -127,7 +130,7 @@ def axis_weights(
     last = samples.high.where(samples.inside, -1).amax(2)
     taps = max(int((last - first).max()) + 1, 1)
     first = first.clamp(max=length - taps)
-    share = samples.inside / grid.count.clamp(min=1)[:, None, None]
+    share = samples.inside / grid.samples.clamp(min=1)[:, None, None]
     weights = share.new_zeros(*first.shape, taps)
     for pixel, part in ((samples.low, 1 - samples.part), (samples.high, samples.part)):
         place = (pixel - first[..., None]).clamp_(0, taps - 1)

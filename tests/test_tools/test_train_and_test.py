@@ -342,3 +342,30 @@ def test_amp_scales_the_loss(trained, tmp_path, monkeypatch):
     assert type(wrapper) is amp_optimizer_wrapper.AmpOptimWrapper
     assert wrapper._scale_update_param is None  # dynamic
     assert wrapper.cast_dtype is None  # what autocast takes: float16
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+def test_amp_in_bfloat16(trained, tmp_path, monkeypatch, compiled):
+    tool, built = load('train'), []
+    monkeypatch.setattr(tool, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(tool, 'is_compiled', lambda: compiled)
+    monkeypatch.setattr(tool, 'build_runner', lambda cfg: built.append(cfg) or Mock())
+    flags = ['--amp', '--amp-dtype', 'bfloat16', '--work-dir', str(tmp_path), *SMALL]
+    if compiled:
+        with pytest.raises(SystemExit, match='no bfloat16 kernels.*mmcv-lite'):
+            tool.main([CONFIG, *flags])
+        return
+    tool.main([CONFIG, *flags])
+    cfg = built[0].optim_wrapper
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    weight = torch.nn.Parameter(torch.ones(1))
+    wrapper = OPTIM_WRAPPERS.build(
+        dict(
+            type=cfg.type,
+            dtype=cfg.dtype,
+            loss_scale=cfg.loss_scale,
+            optimizer=torch.optim.AdamW([weight]),
+        )
+    )
+    assert wrapper.cast_dtype is torch.bfloat16
+    assert wrapper._scale_update_param == 1.0
