@@ -5,8 +5,7 @@ import argparse
 import platform
 import sys
 from collections.abc import Callable
-from importlib import import_module, metadata
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib import metadata
 from typing import TypeVar
 
 try:
@@ -28,6 +27,10 @@ def distributions(module: str) -> str:
     """Name and version of each distribution that installed the module:
     OpenMMLab's mmcv, mmcv-lite, OneDL's, or two of them over one another."""
     names = metadata.packages_distributions().get(module, ())
+    if module == 'mmcv':  # into which ours puts mmcv/_ext.py
+        names = [
+            name for name in names if name not in ('mobilevig_det', 'mobilevig-det')
+        ]
     found = [f'{name} {metadata.version(name)}' for name in dict.fromkeys(names)]
     return ' and '.join(found) or 'not installed'
 
@@ -46,9 +49,9 @@ def device() -> str:
 
 def operators() -> str:
     """Whose operators ``mmcv.ops`` calls."""
-    file = getattr(import_module('mmcv._ext'), '__file__', None) or ''
-    compiled = file.endswith(tuple(EXTENSION_SUFFIXES))
-    return "mmcv's, compiled" if compiled else "mobilevig_det's, on PyTorch alone"
+    from mobilevig_det.ops.mmcv_ext import in_use
+
+    return in_use()
 
 
 def collected() -> dict[str, str]:
