@@ -13,7 +13,7 @@ from ..apis import load_config
 from ..ops import use_on_cpus
 from .turns import in_turns
 
-# Under --amp. mmcv's operators know float16, but not bfloat16.
+# Under --amp. Compiled mmcv knows float16, but not bfloat16.
 DETECTOR_AMP = torch.float16
 
 
