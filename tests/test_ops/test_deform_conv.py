@@ -296,7 +296,7 @@ def test_exported_as_plain_operations():
         dynamic_shapes=[{0: batch}, {0: batch}, None, None, {0: batch}],
     )
     names = {str(n.target) for n in program.graph.nodes if n.op == 'call_function'}
-    assert all(n.startswith('aten.') or n.startswith('<built-in') for n in names), names
+    assert all(n.startswith(('aten.', '<built-in')) for n in names), names
     other = make_case(groups=2, deform=2, dtype=torch.float32, batch=5, seed=1)
     torch.testing.assert_close(
         program.module()(*other[:4], other[9]), deform_conv2d(*other)
