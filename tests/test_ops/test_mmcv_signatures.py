@@ -1,0 +1,36 @@
+"""Our functions take what mmcv's binding takes, by place and by name."""
+
+import inspect
+import re
+
+import pytest
+from mmcv_reference import needs_compiled_mmcv
+
+from mobilevig_det.ops import deform_conv_mmcv, focal_loss, ms_deform_attn, soft_nms
+
+NAMES = {
+    'deform_conv_forward': deform_conv_mmcv,
+    'deform_conv_backward_input': deform_conv_mmcv,
+    'deform_conv_backward_parameters': deform_conv_mmcv,
+    'modulated_deform_conv_forward': deform_conv_mmcv,
+    'modulated_deform_conv_backward': deform_conv_mmcv,
+    'sigmoid_focal_loss_forward': focal_loss,
+    'sigmoid_focal_loss_backward': focal_loss,
+    'softmax_focal_loss_forward': focal_loss,
+    'softmax_focal_loss_backward': focal_loss,
+    'ms_deform_attn_forward': ms_deform_attn,
+    'ms_deform_attn_backward': ms_deform_attn,
+    'softnms': soft_nms,
+}
+
+
+@needs_compiled_mmcv
+@pytest.mark.parametrize('name', NAMES)
+def test_signature(name):
+    from mmcv import _ext
+
+    # Its first line is "name(argument: type, ...) -> type".
+    line = getattr(_ext, name).__doc__.splitlines()[0]
+    theirs = re.findall(r'(\w+): ', line)
+    assert theirs
+    assert list(inspect.signature(getattr(NAMES[name], name)).parameters) == theirs
