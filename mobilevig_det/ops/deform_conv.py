@@ -8,7 +8,8 @@ some output pixels at a time are read; one matrix product makes their output.
 The backward reads them again instead of keeping them.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,8 +73,14 @@ def deform_conv2d(
     Raises:
         UserError: If the shapes don't fit each other.
     """
-    pairs = (_pair(value) for value in (stride, padding, dilation))
-    geometry = Geometry(tuple(weight.shape[2:]), *pairs, groups, deform_groups)
+    geometry = Geometry(
+        _pair(tuple(weight.shape[2:])),
+        _pair(stride),
+        _pair(padding),
+        _pair(dilation),
+        groups,
+        deform_groups,
+    )
     check(x, offset, weight, bias, mask, geometry)
     x, weight = x.to(offset.dtype), weight.to(offset.dtype)
     if mask is not None:
@@ -97,8 +104,9 @@ class _DeformConv(torch.autograd.Function):
     def backward(ctx, grad):
         of_x, of_offset, of_weight, of_mask, _ = ctx.needs_input_grad
         of_samples = of_x or of_offset or of_mask
+        x, offset, weight, mask = ctx.saved_tensors
         grads = convolve_backward(
-            grad, *ctx.saved_tensors, ctx.geometry, of_samples, of_weight
+            grad, x, offset, weight, mask, ctx.geometry, of_samples, of_weight
         )
         return *grads, None
 
@@ -143,7 +151,7 @@ def convolve_backward(
     geometry: Geometry,
     of_samples: bool = True,
     of_weight: bool = True,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Any, ...]:
     """Gradients of x, offset, weight and mask; None if not asked for."""
     with torch.autocast(x.device.type, enabled=False):
         rows, taps = _table(x, geometry), _taps(offset, mask, geometry)
@@ -263,8 +271,9 @@ def _to_map(out: Tensor, x: Tensor, offset: Tensor) -> Tensor:
     return out if last else out.contiguous()
 
 
-def _pair(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _pair(value: int | Sequence[int]) -> Pair:
+    first, second = (value, value) if isinstance(value, int) else value
+    return first, second
 
 
 def check(

@@ -94,7 +94,8 @@ def _forward(
     out = value.new_empty(images.shape[0], value.shape[2] * value.shape[3])
     # What is made on the way is one number a corner, not one a channel.
     for part in parts(images.shape[0], 4 * taken[2][0:1].numel(), value.device):
-        points = _points(*(t[part] for t in taken), value.shape, shapes, start)
+        image, location, share = (t[part] for t in taken)
+        points = _points(image, location, share, value.shape, shapes, start)
         out[part] = sum_rows(rows, *points).view(out[part].shape)
     return out.view(*locations.shape[:2], out.shape[1])
 
@@ -116,9 +117,9 @@ def _backward(
     grad_rows, *grads = (torch.zeros_like(t) for t in (rows, *taken))
     size = 4 * taken[1][0:1].numel() * channels
     for part in parts(images.shape[0], size, value.device):
-        pieces = [t[part].detach().requires_grad_() for t in taken]
+        location, share = pieces = [t[part].detach().requires_grad_() for t in taken]
         with torch.enable_grad():
-            points = _points(images[part], *pieces, value.shape, shapes, start)
+            points = _points(images[part], location, share, value.shape, shapes, start)
             out = sum_rows(rows, *points)
         g = grad[part.start * heads : part.stop * heads]
         add_rows(grad_rows, points[0], points[1].detach(), g)

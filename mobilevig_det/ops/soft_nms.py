@@ -82,12 +82,12 @@ def _suppress(
     device, dtype = boxes.device, boxes.dtype
     # Each step looks at the result of the one before: on the CPU, by NumPy,
     # whose calls take a fraction of the time of PyTorch's.
-    boxes = boxes.cpu().to(wide(dtype)).numpy()
-    scores = scores.cpu().to(wide(dtype), copy=True).numpy()
+    corners = boxes.cpu().to(wide(dtype)).numpy()
+    left = scores.cpu().to(wide(dtype), copy=True).numpy()
     with np.errstate(all='ignore'):  # infinities
-        order = _decay(boxes, scores, iou_threshold, sigma, min_score, method, offset)
+        order = _decay(corners, left, iou_threshold, sigma, min_score, method, offset)
     return (
-        torch.from_numpy(scores[order]).to(device, dtype),
+        torch.from_numpy(left[order]).to(device, dtype),
         torch.from_numpy(order).to(device),
     )
 
@@ -107,7 +107,7 @@ def _decay(
     order = np.flatnonzero(~np.isnan(scores))
     done = 0
     while done < len(order):
-        best = done + scores[order[done:]].argmax()
+        best = done + int(scores[order[done:]].argmax())
         order[[done, best]] = order[[best, done]]
         best, rest = order[done], order[done + 1 :]
         done += 1

@@ -1,16 +1,16 @@
 """Deformable convolution: what compiled mmcv gave, and the definition."""
 
+from mobilevig_det.errors import UserError
+from mobilevig_det.ops import bilinear as pieces
+from mobilevig_det.ops import deform_conv as module
+from mobilevig_det.ops.deform_conv import deform_conv2d
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv_reference import largest_difference, load_cases
 from naive_bilinear import bilinear
-
-from mobilevig_det.errors import UserError
-from mobilevig_det.ops import bilinear as pieces
-from mobilevig_det.ops import deform_conv as module
-from mobilevig_det.ops.deform_conv import deform_conv2d
 
 REFERENCE = {
     f'{operator}/{name}': case

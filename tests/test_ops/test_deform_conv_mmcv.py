@@ -5,13 +5,13 @@ import importlib
 import inspect
 import types
 
+from mobilevig_det.errors import UserError
+from mobilevig_det.ops import deform_conv_mmcv as ours
+
 import pytest
 import torch
 from mmcv_reference import largest_difference, load_cases, needs_compiled_mmcv
 from torch import nn
-
-from mobilevig_det.errors import UserError
-from mobilevig_det.ops import deform_conv_mmcv as ours
 
 mmcv_ops = pytest.importorskip('mmcv.ops')
 V1 = importlib.import_module('mmcv.ops.deform_conv')

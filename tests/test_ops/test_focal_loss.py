@@ -4,15 +4,15 @@ import importlib
 import math
 import types
 
+from mobilevig_det.errors import UserError
+from mobilevig_det.ops import focal_loss as ours
+from mobilevig_det.ops.focal_loss import sigmoid_focal_loss, softmax_focal_loss
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv_reference import largest_difference
-
-from mobilevig_det.errors import UserError
-from mobilevig_det.ops import focal_loss as ours
-from mobilevig_det.ops.focal_loss import sigmoid_focal_loss, softmax_focal_loss
 
 LOSSES = [sigmoid_focal_loss, softmax_focal_loss]
 F64 = torch.float64

@@ -3,10 +3,10 @@
 import inspect
 import re
 
+from mobilevig_det.ops import deform_conv_mmcv, focal_loss, ms_deform_attn, soft_nms
+
 import pytest
 from mmcv_reference import needs_compiled_mmcv
-
-from mobilevig_det.ops import deform_conv_mmcv, focal_loss, ms_deform_attn, soft_nms
 
 NAMES = {
     'deform_conv_forward': deform_conv_mmcv,

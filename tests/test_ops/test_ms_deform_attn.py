@@ -4,17 +4,17 @@ import importlib
 import itertools
 import types
 
+from mobilevig_det.errors import UserError
+from mobilevig_det.ops import bilinear as pieces
+from mobilevig_det.ops import ms_deform_attn as module
+from mobilevig_det.ops.ms_deform_attn import ms_deform_attn
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv_reference import largest_difference
 from naive_bilinear import bilinear
-
-from mobilevig_det.errors import UserError
-from mobilevig_det.ops import bilinear as pieces
-from mobilevig_det.ops import ms_deform_attn as module
-from mobilevig_det.ops.ms_deform_attn import ms_deform_attn
 
 F64 = torch.float64
 

@@ -5,15 +5,15 @@ import itertools
 import math
 import types
 
+from mobilevig_det.errors import UserError
+from mobilevig_det.ops.soft_nms import METHODS, soft_nms, softnms
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv_reference import load_cases, needs_compiled_mmcv
-
-from mobilevig_det.errors import UserError
-from mobilevig_det.ops.soft_nms import METHODS, soft_nms, softnms
 
 BOXES = load_cases('mmcv_ops_dcn.npz', 'nms')
 REFERENCE = load_cases('mmcv_ops_dcn.npz', 'soft_nms')
