@@ -62,17 +62,3 @@ def naive_max_relative(x, stride):
                     out[:, :, h, w], here - x[:, :, h, (w - i) % width]
                 )
     return out
-
-
-def compiled_mmcv_ops():
-    """What mmcv 2.1.0's compiled operators gave: all of it where it is at hand,
-    else a part.
-
-    ``roi_align/{i}/``: ``args`` are [B, C, H, W, out_h, out_w, sampling_ratio,
-    aligned, is_max, spatial_scale]; ``gx`` is the gradient of x for g, that of y.
-    """
-    whole = DATA.parents[1] / '../shared/reference/mmcv_ops/reference.npz'
-    if whole.is_file():
-        return np.load(whole)
-    parts = [np.load(path) for path in sorted(DATA.glob('mmcv_ops*.npz'))]
-    return {key: value for part in parts for key, value in part.items()}

@@ -11,7 +11,7 @@ from mobilevig_det.ops import mmcv_ext, mmcv_stand_in, on_cuda, use_on_cpus
 import mmcv.ops
 import pytest
 import torch
-from reference import compiled_mmcv_ops
+from mmcv_reference import load_cases
 
 BOXES = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 30, 30]])
 SCORES = torch.tensor([0.5, 0.6, 0.4])
@@ -85,19 +85,17 @@ def test_without_compiled_nothing_changes(monkeypatch):
 
 @pytest.mark.skipif(mmcv_ext.is_compiled(), reason='mmcv has operators of its own')
 def test_batched_nms_of_mmcv():
-    data = compiled_mmcv_ops()
-    for number in (1, 2, 50, 700):
-        key = f'batched_nms/n{number}/'
-        boxes, scores = (
-            torch.from_numpy(data[f'nms/n{number}_off0_t0.7/{name}'])
-            for name in ('boxes', 'scores')
-        )
-        ids = torch.from_numpy(data[f'{key}ids'])
+    inputs = load_cases('mmcv_ops.npz', 'nms')
+    for name, case in load_cases('mmcv_ops.npz', 'batched_nms').items():
+        group = inputs[f'{name}_off0_t0.7']
         found, kept = mmcv.ops.batched_nms(
-            boxes, scores, ids, dict(type='nms', iou_threshold=0.5)
+            group['boxes'],
+            group['scores'],
+            case['ids'],
+            dict(type='nms', iou_threshold=0.5),
         )
-        assert kept.tolist() == data[f'{key}keep'].tolist()
-        assert torch.equal(found, torch.from_numpy(data[f'{key}dets']))
+        assert kept.tolist() == case['keep'].tolist()
+        assert torch.equal(found, case['dets'])
 
 
 class Torchvision:

@@ -10,23 +10,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import compiled_mmcv_ops
+from mmcv_reference import load_cases
 
 
 def test_keeps_what_compiled_keeps():
-    data = compiled_mmcv_ops()
-    names = [key[: -len('keep')] for key in data.keys() if key.startswith('nms/')
-             and key.endswith('keep')]  # fmt: skip
-    assert len(names) >= 26
-    for name in names:
-        offset, threshold = name[:-1].split('_off')[1].split('_t')
+    cases = load_cases('mmcv_ops.npz', 'nms')
+    assert len(cases) >= 25
+    for name, case in cases.items():
+        offset, threshold = name.split('_off')[1].split('_t')
         kept = nms(
-            torch.from_numpy(data[f'{name}boxes']),
-            torch.from_numpy(data[f'{name}scores']),
+            case['boxes'],
+            case['scores'],
             iou_threshold=float(threshold),
             offset=int(offset),
         )
-        assert kept.tolist() == data[f'{name}keep'].tolist()
+        assert kept.tolist() == case['keep'].tolist()
 
 
 @given(

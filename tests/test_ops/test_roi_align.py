@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import compiled_mmcv_ops
+from mmcv_reference import load_cases
 
 MODES = ('max', 'avg')
 
@@ -54,20 +54,17 @@ def close(a, b, bound=1e-5):
 
 
 def test_equals_compiled():
-    data = compiled_mmcv_ops()
-    number = sum(key.endswith('/args') and 'roi_align' in key for key in data.keys())
-    assert number >= 36
-    for i in range(number):
-        x, rois, y, g, gx = (
-            torch.from_numpy(data[f'roi_align/{i}/{key}'])
-            for key in ('x', 'rois', 'y', 'g', 'gx')
+    cases = load_cases('mmcv_ops.npz', 'roi_align')
+    assert len(cases) >= 36
+    for case in cases.values():
+        args = case['args'].tolist()
+        size, mode = (int(args[4]), int(args[5])), 'max' if args[8] else 'avg'
+        x = case['x'].requires_grad_()
+        out = roi_align(
+            x, case['rois'], size, args[9], int(args[6]), mode, bool(args[7])
         )
-        *_, height, width, ratio, aligned, is_max, scale = data[f'roi_align/{i}/args']
-        x.requires_grad_()
-        size, mode = (int(height), int(width)), 'max' if is_max else 'avg'
-        out = roi_align(x, rois, size, float(scale), int(ratio), mode, bool(aligned))
-        close(out.detach(), y)
-        close(torch.autograd.grad(out, x, g)[0], gx)
+        close(out.detach(), case['y'])
+        close(torch.autograd.grad(out, x, case['g'])[0], case['gx'])
 
 
 @st.composite
