@@ -90,7 +90,7 @@ class _DeformConv(torch.autograd.Function):
     def forward(ctx, x, offset, weight, mask, geometry):
         ctx.save_for_backward(x, offset, weight, mask)
         ctx.geometry = geometry
-        return convolve(x, offset, weight, mask, geometry)
+        return _convolve_in_parts(x, offset, weight, mask, geometry)
 
     @staticmethod
     @once_differentiable
@@ -101,6 +101,15 @@ class _DeformConv(torch.autograd.Function):
             grad, *ctx.saved_tensors, ctx.geometry, of_samples, of_weight
         )
         return *grads, None
+
+
+def convolve(
+    x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """The convolution of tensors that were checked, for what needs no gradient."""
+    if wants_plain():
+        return _plain(x, offset, weight, mask, geometry)
+    return _convolve_in_parts(x, offset, weight, mask, geometry)
 
 
 def _plain(
@@ -116,7 +125,7 @@ def _plain(
 
 
 @torch.no_grad()
-def convolve(
+def _convolve_in_parts(
     x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: Geometry
 ) -> Tensor:
     """Output of the convolution, some output pixels at a time."""
