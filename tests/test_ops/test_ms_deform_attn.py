@@ -13,9 +13,10 @@ from naive_bilinear import bilinear
 
 from mobilevig_det.errors import UserError
 from mobilevig_det.ops import bilinear as pieces
-from mobilevig_det.ops import ms_deform_attn as module
 from mobilevig_det.ops.ms_deform_attn import ms_deform_attn
 
+# By its path, for the package may have the function under this name.
+module = importlib.import_module('mobilevig_det.ops.ms_deform_attn')
 F64 = torch.float64
 
 
