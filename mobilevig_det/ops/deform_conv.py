@@ -9,7 +9,7 @@ The backward reads them again instead of keeping them.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ class _DeformConv(torch.autograd.Function):
     def forward(ctx, x, offset, weight, mask, geometry):
         ctx.save_for_backward(x, offset, weight, mask)
         ctx.geometry = geometry
-        return convolve(x, offset, weight, mask, geometry)
+        return _convolve_in_parts(x, offset, weight, mask, geometry)
 
     @staticmethod
     @once_differentiable
@@ -109,6 +109,15 @@ class _DeformConv(torch.autograd.Function):
             grad, x, offset, weight, mask, ctx.geometry, of_samples, of_weight
         )
         return *grads, None
+
+
+def convolve(
+    x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """The convolution of tensors that were checked, for what needs no gradient."""
+    if wants_plain():
+        return _plain(x, offset, weight, mask, geometry)
+    return _convolve_in_parts(x, offset, weight, mask, geometry)
 
 
 def _plain(
@@ -124,7 +133,7 @@ def _plain(
 
 
 @torch.no_grad()
-def convolve(
+def _convolve_in_parts(
     x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: Geometry
 ) -> Tensor:
     """Output of the convolution, some output pixels at a time."""
@@ -272,8 +281,8 @@ def _to_map(out: Tensor, x: Tensor, offset: Tensor) -> Tensor:
 
 
 def _pair(value: int | Sequence[int]) -> Pair:
-    first, second = (value, value) if isinstance(value, int) else value
-    return first, second
+    # How many there are is looked at in check(), which has the name.
+    return cast(Pair, (value,) * 2 if isinstance(value, int) else tuple(value))
 
 
 def check(

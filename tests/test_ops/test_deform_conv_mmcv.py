@@ -7,6 +7,7 @@ import types
 
 from mobilevig_det.errors import UserError
 from mobilevig_det.ops import deform_conv_mmcv as ours
+from mobilevig_det.ops.deform_conv import deform_conv2d
 
 import pytest
 import torch
@@ -109,6 +110,27 @@ def test_deform_conv_against_compiled_mmcv(im2col_step, size, monkeypatch):
         assert largest_difference(value, expected_value) < 1e-5
 
 
+@pytest.mark.parametrize('modulated', [True, False])
+def test_heights_and_widths_are_not_mixed_up(modulated, on_ours):
+    settings = (2, 1), (1, 0), (1, 2), 2, 1
+    x, offset = torch.randn(2, 4, 5, 8), torch.randn(2, 12, 3, 6)
+    mask, weight = torch.rand(2, 6, 3, 6), torch.randn(6, 2, 3, 2)
+    if modulated:
+        actual = grads(
+            lambda *t: mmcv_ops.modulated_deform_conv2d(*t, None, *settings),
+            *(x, offset, mask, weight),
+        )
+        expected = grads(
+            lambda x, o, m, w: deform_conv2d(x, o, w, None, *settings, m),
+            *(x, offset, mask, weight),
+        )
+    else:
+        inputs = x, offset, weight
+        actual = grads(lambda *t: mmcv_ops.deform_conv2d(*t, *settings), *inputs)
+        expected = grads(lambda *t: deform_conv2d(*t, None, *settings), *inputs)
+    torch.testing.assert_close(actual, expected)
+
+
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float16, torch.bfloat16])
 def test_dtypes(dtype, on_ours):
     conv = make_modules(mmcv_ops.ModulatedDeformConv2d).to(dtype)
@@ -152,3 +174,15 @@ def test_sizes_that_do_not_fit(on_ours):
     conv = make_modules(mmcv_ops.DeformConv2d)
     with pytest.raises(UserError, match='offset must have the shape'):
         conv(torch.zeros(2, 8, 5, 5), torch.zeros(2, 18, 4, 5))
+
+
+@pytest.mark.parametrize(
+    'kind', [mmcv_ops.DeformConv2dPack, mmcv_ops.ModulatedDeformConv2dPack]
+)
+def test_exported_as_plain_operations(kind, on_ours):
+    conv = make_modules(kind).eval()
+    x = torch.randn(2, 8, 5, 4)
+    program = torch.export.export(conv, (x,))
+    names = {str(n.target) for n in program.graph.nodes if n.op == 'call_function'}
+    assert all(n.startswith(('aten.', '<built-in')) for n in names), names
+    torch.testing.assert_close(program.module()(x), conv(x))

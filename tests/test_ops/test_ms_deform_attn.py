@@ -6,7 +6,6 @@ import types
 
 from mobilevig_det.errors import UserError
 from mobilevig_det.ops import bilinear as pieces
-from mobilevig_det.ops import ms_deform_attn as module
 from mobilevig_det.ops.ms_deform_attn import ms_deform_attn
 
 import pytest
@@ -16,6 +15,8 @@ from hypothesis import strategies as st
 from mmcv_reference import largest_difference
 from naive_bilinear import bilinear
 
+# By its path, for the package may have the function under this name.
+module = importlib.import_module('mobilevig_det.ops.ms_deform_attn')
 F64 = torch.float64
 
 
