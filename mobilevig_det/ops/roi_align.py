@@ -27,7 +27,7 @@ FORWARD_PIECE = 2**18
 BACKWARD_PIECE = 2**22
 # Channels that are worked on at a time, where the map's layout must be changed:
 # for little memory.
-CHANNELS = 128
+CHANNELS = 64
 # With fewer channels than that, rows of the map are summed instead: a row of
 # channels would be shorter than what looking it up costs.
 FEW_CHANNELS = 16
