@@ -5,8 +5,10 @@ import json
 import shlex
 import subprocess
 import sys
+from argparse import Namespace
 
 from mobilevig_det import MobileViG
+from mobilevig_det.benchmark import operators
 from mobilevig_det.benchmark.authors import Authors, definition
 from mobilevig_det.benchmark.backbones import build
 from mobilevig_det.benchmark.measuring import peak_memory
@@ -153,3 +155,32 @@ def test_printed_commands_parse():
         words = shlex.split(line, comments=True)
         assert words[:2] == ['python', 'tools/benchmark.py']
         tool.parse_args(words[2:])
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+def test_operators(monkeypatch, compiled):
+    """Beside the compiled ones, where there are such; the work itself runs."""
+    made = []
+
+    def in_turns(rows, makes, rounds, args):
+        made.extend(zip(rows, makes))
+        return rows
+
+    monkeypatch.setattr(operators, 'in_turns', in_turns)
+    monkeypatch.setattr(operators.mmcv_ext, 'is_compiled', lambda: compiled)
+    args = Namespace(sizes=['64x96'], rounds=1, device='cpu', batch_size=1, amp=False)
+    rows = list(operators.operator_rows(args))
+    names = ['compiled mmcv', 'ours'] if compiled else ['ours']
+    assert [row['name'] for row in rows] == names * 12
+    assert all(row['base'] == 'compiled mmcv' for row in rows)
+    if compiled:
+        return
+    for row, make in made:
+        if (
+            'demo' in row['size']
+            or '100 boxes' in row['size']
+            or 'R-CNN' in row['size']
+        ):
+            facts, run = make(args)
+            assert facts == {}
+            run()
