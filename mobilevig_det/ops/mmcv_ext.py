@@ -11,7 +11,14 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..errors import UserError
-from . import deform_conv_mmcv, focal_loss, ms_deform_attn, on_cuda, soft_nms
+from . import (
+    deform_conv_mmcv,
+    focal_loss,
+    masked_conv,
+    ms_deform_attn,
+    on_cuda,
+    soft_nms,
+)
 from . import nms as _nms
 from . import roi_align as _roi_align
 
@@ -57,6 +64,8 @@ OPERATORS: dict[str, Callable] = {
         deform_conv_mmcv.deform_conv_backward_parameters,
         deform_conv_mmcv.modulated_deform_conv_forward,
         deform_conv_mmcv.modulated_deform_conv_backward,
+        masked_conv.masked_im2col_forward,
+        masked_conv.masked_col2im_forward,
         ms_deform_attn.ms_deform_attn_forward,
         ms_deform_attn.ms_deform_attn_backward,
     )
