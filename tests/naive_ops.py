@@ -52,9 +52,8 @@ def _bilinear(y, x, height, width):
     return share
 
 
-def nms(boxes, scores, iou_threshold, offset):
-    """Indices of the boxes that stay, by falling score."""
-    order = sorted(range(len(boxes)), key=lambda i: -scores[i])
+def nms(boxes, order, iou_threshold, offset):
+    """Indices of the boxes that stay, of those in order."""
     kept = []
     for i in order:
         if not any(_iou(boxes[i], boxes[j], offset) > iou_threshold for j in kept):

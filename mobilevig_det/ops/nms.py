@@ -20,9 +20,9 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
     """Indices of the boxes that are kept, from the highest score to the lowest.
 
     A box goes if its IoU with a kept one of a higher score is over the
-    threshold; the first of two equal scores is the higher. A box with a
-    coordinate that is NaN stays, and suppresses nothing. Half types are
-    compared as float32.
+    threshold; of equal scores :meth:`Tensor.sort` says which is the higher. A
+    box with a coordinate that is NaN stays, and suppresses nothing. Half types
+    are compared as float32.
 
     Args:
         bboxes (Tensor): (x1, y1, x2, y2), of shape (N, 4).
@@ -41,7 +41,8 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
             'nms: bboxes must be of shape (N, 4) and scores of shape (N, ), but are '
             f'{tuple(bboxes.shape)} and {tuple(scores.shape)}.'
         )
-    order = scores.sort(descending=True, stable=True)[1]
+    # Of equal scores mmcv takes first what this sort, which isn't stable, does.
+    order = scores.sort(descending=True)[1]
     if len(order) < 2:
         return order
     dtype = torch.promote_types(bboxes.dtype, torch.float32)

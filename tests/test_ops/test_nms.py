@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmcv_reference import load_cases
+from mmcv_reference import compiled_operator, load_cases, needs_compiled_mmcv
 
 
 def test_keeps_what_compiled_keeps():
@@ -27,6 +27,13 @@ def test_keeps_what_compiled_keeps():
         assert kept.tolist() == case['keep'].tolist()
 
 
+def by_score(scores):
+    order = scores.sort(descending=True)[1].tolist()
+    falling = [scores[i] for i in order]
+    assert falling == sorted(falling, reverse=True)
+    return order
+
+
 @given(
     st.lists(st.tuples(*[st.integers(0, 8)] * 4, st.integers(0, 5)), max_size=30),
     st.sampled_from([-0.5, 0.0, 0.3, 0.5, 0.7, 1.0]),
@@ -37,7 +44,7 @@ def test_equals_definition(rows, threshold, offset):
     rows = np.array(rows, np.float64).reshape(-1, 5)
     boxes, scores = torch.from_numpy(rows[:, :4]), torch.from_numpy(rows[:, 4])
     boxes[:, 2:] += boxes[:, :2]
-    expected = naive_ops.nms(boxes.tolist(), scores.tolist(), threshold, offset)
+    expected = naive_ops.nms(boxes.tolist(), by_score(scores), threshold, offset)
     assert nms(boxes, scores, threshold, offset).tolist() == expected
 
 
@@ -54,9 +61,25 @@ def crowd(number, groups=1):
 def test_many(groups, offset):
     """More than a block, in groups apart from each other and without."""
     boxes, scores = crowd(900, groups)
-    expected = naive_ops.nms(boxes.double().tolist(), scores.tolist(), 0.5, offset)
+    expected = naive_ops.nms(boxes.double().tolist(), by_score(scores), 0.5, offset)
     assert 50 < len(expected) < 890
     assert nms(boxes, scores, 0.5, offset).tolist() == expected
+
+
+@needs_compiled_mmcv
+@pytest.mark.parametrize('groups', [1, 5, 40])
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('threshold', [0.0, 0.3, 0.7])
+def test_equals_compiled_mmcv(groups, offset, threshold):
+    for number in (1, 100, 900):
+        boxes, scores = crowd(number, groups)
+        arguments = dict(iou_threshold=threshold, offset=offset)
+        expected = compiled_operator('nms')(boxes, scores, **arguments)
+        assert torch.equal(nms(boxes, scores, **arguments), expected)
+        # On whole pixels, where many IoUs and scores are equal.
+        boxes, scores = boxes.round(), (scores * 10).round()
+        expected = compiled_operator('nms')(boxes, scores, **arguments)
+        assert torch.equal(nms(boxes, scores, **arguments), expected)
 
 
 def test_groups_that_touch_stay_together():

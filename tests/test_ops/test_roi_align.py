@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mmcv_reference import load_cases
+from mmcv_reference import compiled_operator, load_cases, needs_compiled_mmcv
 
 MODES = ('max', 'avg')
 
@@ -105,6 +105,37 @@ def test_equals_definition(case):
     for n, roi in enumerate(rois):
         grad[int(roi[0])] += np.einsum('cpq,cpqhw->chw', g[n], weights[n])
     close(torch.autograd.grad(out, x, g)[0], grad, 1e-9)
+
+
+@needs_compiled_mmcv
+@given(cases())
+def test_equals_compiled_mmcv(case):
+    generator = torch.Generator().manual_seed(case['seed'])
+    x = torch.randn(case['shape'], generator=generator, requires_grad=True)
+    # It asserts or crashes at negative sizes.
+    rois = torch.from_numpy(case['rois'])
+    rois = torch.cat(
+        [
+            rois[:, :1],
+            rois[:, 1:3].minimum(rois[:, 3:]),
+            rois[:, 1:3].maximum(rois[:, 3:]),
+        ],
+        1,
+    )
+    args = [case[key] for key in ('size', 'scale', 'ratio', 'mode', 'aligned')]
+    results = []
+    for whose in ('ours', 'compiled'):
+        with pytest.MonkeyPatch.context() as patch:
+            if whose == 'compiled':
+                for name in ('roi_align_forward', 'roi_align_backward'):
+                    patch.setitem(globals(), name, compiled_operator(name))
+            out = roi_align(x, rois, *args)
+            g = torch.linspace(-1, 1, out.numel()).view(out.shape)
+            grad = torch.autograd.grad(out, x, g)[0] if len(rois) else x.detach()
+            results.append((out.detach(), grad))
+    (out, grad), (expected, expected_grad) = results
+    close(out, expected)
+    close(grad, expected_grad)
 
 
 @pytest.mark.parametrize('mode', MODES)
