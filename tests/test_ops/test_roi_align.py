@@ -220,6 +220,20 @@ def test_rois_that_nothing_can_be_made_of(mode, aligned):
 
 
 @pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('shape', [(1, 1), (2, 5), (4, 3)])
+def test_samples_that_are_not_made(mode, shape):
+    """A bin with more samples than could lie on the map has only those made."""
+    x = torch.randn(1, 2, *shape, dtype=torch.float64)
+    rois = torch.tensor(
+        [[0.0, -15, -13, 21, 30], [0, -50.3, -1, 3, 2], [0, 0.2, -90, 1, 1.5]]
+    ).double()
+    for size in ((1, 1), (2, 3)):
+        args = size, 1.0, 0, mode, True
+        expected, _ = naive_ops.roi_align(x.numpy(), rois.numpy(), *args)
+        close(roi_align(x, rois, *args), expected, 1e-9)
+
+
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('channels', [3, 32])
 def test_rois_far_larger_than_the_map(mode, channels):
     """The mean over samples nearly all of which are outside, without making
