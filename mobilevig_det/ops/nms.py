@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .bilinear import wide
 from .custom_op import custom_op
 
 # Boxes whose overlaps with all others are computed at a time.
 BLOCK = 128
 
 
-@custom_op('nms')
+def _fake(bboxes, scores, iou_threshold, offset):
+    kept = torch.library.get_ctx().new_dynamic_size()
+    return bboxes.new_empty(kept, dtype=torch.int64)
+
+
+@custom_op('nms', fake=_fake)
 def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Indices of the boxes that are kept, from the highest score to the lowest.
 
@@ -45,20 +51,11 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
     order = scores.sort(descending=True)[1]
     if len(order) < 2:
         return order
-    dtype = torch.promote_types(bboxes.dtype, torch.float32)
-    boxes = bboxes.to(dtype)[order].t().contiguous()
+    boxes = bboxes.to(wide(bboxes.dtype))[order].t().contiguous()
     keep = order.new_ones(len(order), dtype=torch.bool)
     for group in _apart(boxes, offset) if iou_threshold >= 0 else [...]:
         keep[group] = _greedy(boxes[:, group], iou_threshold, offset)
     return order[keep]
-
-
-if hasattr(nms, 'register_fake'):
-
-    @nms.register_fake
-    def _(bboxes, scores, iou_threshold, offset):
-        kept = torch.library.get_ctx().new_dynamic_size()
-        return bboxes.new_empty(kept, dtype=torch.int64)
 
 
 def _apart(boxes: Tensor, offset: int) -> list:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .bilinear import wide
 from .custom_op import custom_op
 from .roi_align_max import maximum, maximum_backward
 from .roi_samples import RoIs, axis_weights, parse_rois, pieces, pixel_rows
@@ -188,7 +189,7 @@ def roi_align_forward(
         UserError: If a shape does not fit or a batch index does not exist.
     """
     size = aligned_height, aligned_width
-    dtype = torch.promote_types(input.dtype, torch.float32)
+    dtype = wide(input.dtype)
     parsed = parse_rois(
         rois, input.shape, size, spatial_scale, sampling_ratio, aligned, dtype
     )
@@ -214,7 +215,7 @@ def roi_align_backward(
     The order of the sums is fixed on CPUs for the average.
     """
     size = aligned_height, aligned_width
-    dtype = torch.promote_types(grad_input.dtype, torch.float32)
+    dtype = wide(grad_input.dtype)
     parsed = parse_rois(
         rois, grad_input.shape, size, spatial_scale, sampling_ratio, aligned, dtype
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .bilinear import wide
+from .custom_op import custom_op
 
 METHODS = ('naive', 'linear', 'gaussian')
 
@@ -69,6 +70,13 @@ def soft_nms(
     return torch.cat([boxes[keep], new_scores[:, None]], 1), keep
 
 
+def _fake(boxes, scores, iou_threshold, sigma, min_score, method, offset):
+    count = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty(count), boxes.new_empty(count, dtype=torch.long)
+
+
+# To compilers and exporters one opaque call: the loop depends on the data.
+@custom_op('soft_nms', fake=_fake)
 def _suppress(
     boxes: Tensor,
     scores: Tensor,
@@ -128,18 +136,6 @@ def _decay(
             rest[:count][~keep[:count]] = rest[count:][keep[count:]][::-1]
             order = order[: done + count]
     return order
-
-
-if hasattr(torch.library, 'custom_op'):  # torch >= 2.4
-    # To compilers and exporters one opaque call: the loop depends on the data.
-    _suppress = torch.library.custom_op(
-        'mobilevig_det::soft_nms', _suppress, mutates_args=()
-    )
-
-    @_suppress.register_fake
-    def _(boxes, scores, iou_threshold, sigma, min_score, method, offset):
-        count = torch.library.get_ctx().new_dynamic_size()
-        return boxes.new_empty(count), boxes.new_empty(count, dtype=torch.long)
 
 
 def _check(boxes: Tensor, scores: Tensor, sigma: float, method: int) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .custom_op import custom_op
+
 # Doublings in a graph exported with a dynamic size, where their number can't
 # follow the size: enough for maps of 1024 * K pixels a side.
 DYNAMIC_DOUBLINGS = 10
@@ -165,6 +167,21 @@ def _parts(x: Tensor, size: int) -> Iterator:
             yield slice(i, i + 1), slice(first, first + count)
 
 
+def _index_dtype(pixels: int) -> torch.dtype:
+    return torch.int16 if pixels <= torch.iinfo(torch.int16).max else torch.int32
+
+
+def _fake_search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty(
+        x.shape if keep else 0,
+        dtype=_index_dtype(x.shape[-2] * x.shape[-1]),
+        device=x.device,
+    )
+
+
+# To torch.compile it and its backward are each one opaque call, of whatever size:
+# unrolled into their dozens of steps they would take a minute to compile.
+@custom_op('max_relative', fake=_fake_search)
 def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     """The graph step and, if ``keep``, the position (h * W + w) of each
     pixel's smallest neighbour (else an empty tensor)."""
@@ -211,6 +228,7 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     return out, at
 
 
+@custom_op('max_relative_backward', fake=lambda grad, at: torch.empty_like(grad))
 def _spread(grad: Tensor, at: Tensor) -> Tensor:
     """Gradient of the input from that of the output."""
     # float32 sums: a pixel may be the smallest of very many.
@@ -221,33 +239,6 @@ def _spread(grad: Tensor, at: Tensor) -> Tensor:
         taken = torch.zeros_like(g).scatter_add_(2, at[part].flatten(2).long(), g)
         out[part] = (g - taken).view(at[part].shape)
     return out
-
-
-def _index_dtype(pixels: int) -> torch.dtype:
-    return torch.int16 if pixels <= torch.iinfo(torch.int16).max else torch.int32
-
-
-if hasattr(torch.library, 'custom_op'):  # torch >= 2.4
-    # To torch.compile each is one opaque call, of whatever size: unrolled
-    # into its dozens of steps it would take a minute to compile.
-    _search = torch.library.custom_op(
-        'mobilevig_det::max_relative', _search, mutates_args=()
-    )
-    _spread = torch.library.custom_op(
-        'mobilevig_det::max_relative_backward', _spread, mutates_args=()
-    )
-
-    @_search.register_fake
-    def _(x, stride, keep):
-        return torch.empty_like(x), torch.empty(
-            x.shape if keep else 0,
-            dtype=_index_dtype(x.shape[-2] * x.shape[-1]),
-            device=x.device,
-        )
-
-    @_spread.register_fake
-    def _(grad, at):
-        return torch.empty_like(grad)
 
 
 class _MaxRelative(torch.autograd.Function):
