@@ -86,7 +86,7 @@ def __getattr__(name: str) -> Callable:
             f'mmcv.ops needs the operator {name!r}, which is not among those that '
             f'mobilevig_det brings ({", ".join(OPERATORS)}), and this mmcv has none of '
             'its own. For all of them mmcv has to be compiled: docs/install.md, '
-            '"Compiled mmcv".'
+            '"With a compiled mmcv".'
         )
 
     return missing
