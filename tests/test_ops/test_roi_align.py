@@ -8,7 +8,7 @@ import naive_ops
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv_reference import compiled_operator, load_cases, needs_compiled_mmcv
 
@@ -88,6 +88,7 @@ def cases(draw):
     )
 
 
+@settings(deadline=None)
 @given(cases())
 def test_equals_definition(case):
     generator = torch.Generator().manual_seed(case['seed'])
@@ -108,6 +109,7 @@ def test_equals_definition(case):
 
 
 @needs_compiled_mmcv
+@settings(deadline=None)
 @given(cases())
 def test_equals_compiled_mmcv(case):
     generator = torch.Generator().manual_seed(case['seed'])
@@ -122,6 +124,9 @@ def test_equals_compiled_mmcv(case):
         ],
         1,
     )
+    if case['mode'] == 'max':
+        # Its backward takes a sample at -1, which counts, for none at all.
+        rois[:, 1:] += 0.0137
     args = [case[key] for key in ('size', 'scale', 'ratio', 'mode', 'aligned')]
     results = []
     for whose in ('ours', 'compiled'):
