@@ -70,7 +70,7 @@ new_env:
 	@sed 's/^torch==.*/$(if $(TORCH),torch==$(TORCH),&)/' \
 	  requirements/$(STACK).txt >$(VENV)/constraints.txt
 	@$(RUN) -m pip install --no-user --disable-pip-version-check \
-	  -c $(VENV)/constraints.txt -e '.[$(STACK),test]' \
+	  -c $(VENV)/constraints.txt -e '.[$(STACK),export,test]' \
 	  $(if $(filter onedl,$(STACK)),onedl-)mmsegmentation || { \
 	  echo 'make: pip could not install it all; its last lines above say why.' \
 	    'Then run the same command again.' >&2; exit 1; }

@@ -58,6 +58,16 @@ setup(
             'setuptools<81',  # for pkg_resources, which mmengine forgets
         ],
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'],
+        # To write and run files of other runtimes, and to compare them.
+        'export': [
+            'onnx',
+            'onnxscript',
+            'onnxruntime',
+            'openvino',
+            'nncf',
+            'executorch',
+            'coremltools',
+        ],
         'test': [
             'hypothesis',
             'import-linter',
@@ -68,8 +78,6 @@ setup(
             'ruff',
             'setuptools>=70.1',  # builds our wheel by itself, for a test
             'tensorboard',
-            'onnxruntime; python_version < "3.14"',
-            'onnxscript; python_version < "3.14"',
             'ftfy',
             'regex',  # which MMSegmentation forgets
         ],

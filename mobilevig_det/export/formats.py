@@ -1,0 +1,76 @@
+"""What can be exported to which format, and who writes it."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmdet.models import BaseDetector
+from torch import nn
+
+from ..errors import UserError
+
+
+class Format(NamedTuple):
+    """Where a format's files go, and which parts of a detector it takes."""
+
+    suffix: str
+    parts: tuple[str, ...]  # the first one is the default
+
+
+FORMATS = {
+    'onnx': Format('.onnx', ('detector', 'backbone')),
+    'openvino': Format('.xml', ('detector', 'backbone')),
+    'executorch': Format('.pte', ('backbone',)),
+    'coreml': Format('.mlpackage', ('backbone',)),
+}
+
+
+def check_part(name: str, part: str) -> None:
+    """Raise a UserError if a format can't hold that part."""
+    if part not in FORMATS[name].parts:
+        raise UserError(
+            f'--format {name} takes --part {" or ".join(FORMATS[name].parts)} only: '
+            'it has no RoIAlign and no NMS. --format onnx and openvino take a whole '
+            'detector.'
+        )
+
+
+def write(
+    name: str,
+    part: str,
+    detector: BaseDetector,
+    path: Path,
+    size: tuple[int, int] | None,
+    metadata: dict[str, Any],
+) -> None:
+    """Write a part of a fused detector in a format, to ``path``.
+
+    Raises:
+        UserError: If it can't be done; the message says why.
+    """
+    from .onnx_file import write_onnx_backbone, write_onnx_detector
+
+    if name in ('onnx', 'openvino'):
+        in_onnx = path.with_suffix('.onnx')
+        if part == 'detector':
+            write_onnx_detector(detector, in_onnx, metadata)
+        else:
+            write_onnx_backbone(_backbone(detector), in_onnx, size, metadata)
+        if name == 'openvino':
+            from .openvino import write_openvino
+
+            write_openvino(in_onnx, path, metadata)
+            in_onnx.unlink()
+    elif name == 'executorch':
+        from .executorch import write_executorch
+
+        write_executorch(_backbone(detector), path, size, metadata)
+    else:
+        from .coreml import write_coreml
+
+        write_coreml(_backbone(detector), path, size, metadata)
+
+
+def _backbone(detector: BaseDetector) -> nn.Module:
+    from .backbone import BackboneWithNeck
+
+    return BackboneWithNeck(detector).eval()

@@ -1,0 +1,127 @@
+"""What an exported file says of itself: all that a program needs to run it."""
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.models import BaseDetector, DetDataPreprocessor
+from mmengine.config import Config
+
+from ..errors import UserError
+
+KEY = 'mobilevig_det'
+FORMAT = 1
+
+
+def make_metadata(
+    cfg: Config,
+    model: BaseDetector,
+    classes: tuple[str, ...],
+    part: str,
+    fixed_size: tuple[int, int] | None = None,
+    int8: bool = False,
+) -> dict[str, Any]:
+    """The JSON object of docs/export.md, "Metadata".
+
+    Args:
+        cfg (Config): The detector's.
+        model (BaseDetector): The detector.
+        classes (tuple[str, ...]): Their names, by label.
+        part (str): ``'detector'`` or ``'backbone'``.
+        fixed_size (tuple[int, int] | None): Height and width, if the file
+            takes one only.
+        int8 (bool): Whether it computes in int8.
+
+    Raises:
+        UserError: If images are prepared in a way that it has no words for.
+    """
+    preprocessor = model.data_preprocessor
+    if type(preprocessor) is not DetDataPreprocessor:
+        raise UserError(
+            f'The images are prepared by {type(preprocessor).__name__}; only '
+            'DetDataPreprocessor can be written into an exported file.'
+        )
+    test_cfg = final_test_cfg(model) if part == 'detector' else {}
+    return {
+        'format': FORMAT,
+        'part': part,
+        'family': type(model).__name__,
+        'config': Path(cfg.filename or 'config').stem,
+        'classes': list(classes),
+        'mean': _by_channel(preprocessor, 'mean', 0.0),
+        'std': _by_channel(preprocessor, 'std', 1.0),
+        'bgr_to_rgb': bool(preprocessor._channel_conversion),
+        **_pipeline(cfg),
+        'pad_size_divisor': int(preprocessor.pad_size_divisor),
+        'pad_value': preprocessor.pad_value,
+        'masks': _masks(model) if part == 'detector' else None,
+        'score_thr': test_cfg.get('score_thr'),
+        'max_per_img': test_cfg.get('max_per_img'),
+        'fixed_size': None if fixed_size is None else list(fixed_size),
+        'int8': int8,
+        'versions': {
+            'mobilevig_det': _version('mobilevig_det'),
+            'torch': torch.__version__,
+            'onnx': _version('onnx'),
+        },
+    }
+
+
+def to_json(metadata: dict[str, Any]) -> str:
+    return json.dumps(metadata, ensure_ascii=False)
+
+
+def final_test_cfg(model: BaseDetector) -> dict:
+    """The ``test_cfg`` that decides which detections come out."""
+    return model.roi_head.test_cfg if hasattr(model, 'roi_head') else model.test_cfg
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _by_channel(
+    preprocessor: DetDataPreprocessor, name: str, default: float
+) -> list[float]:
+    buffer = getattr(preprocessor, name, None)
+    if buffer is None:
+        return [default] * 3
+    return buffer.flatten().expand(3).tolist()
+
+
+def _masks(model: BaseDetector) -> dict | None:
+    roi_head = getattr(model, 'roi_head', None)
+    if roi_head is not None and roi_head.with_mask:
+        return {'kind': 'box', 'threshold': roi_head.test_cfg.mask_thr_binary}
+    if hasattr(getattr(model, 'bbox_head', None), 'mask_head'):
+        stride = int(model.bbox_head.prior_generator.strides[0][0])
+        threshold = model.test_cfg.mask_thr_binary
+        return {'kind': 'image', 'stride': stride, 'threshold': threshold}
+    return None
+
+
+def _pipeline(cfg: Config) -> dict:
+    """How the test pipeline resizes and pads."""
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    resize = pad = None
+    for step in dataset.get('pipeline', ()):
+        kind = step['type'] if isinstance(step['type'], str) else step['type'].__name__
+        if kind == 'Resize' and step.get('scale') is not None:
+            scale = step['scale']
+            resize = {
+                'scale': [scale] * 2 if isinstance(scale, int) else list(scale),
+                'keep_ratio': bool(step.get('keep_ratio', False)),
+            }
+        elif kind == 'Pad' and step.get('size') is not None:
+            value = step.get('pad_val', 0)
+            value = value.get('img', 0) if isinstance(value, dict) else value
+            width, height = step['size']
+            pad = {'size': [height, width], 'value': value}
+    return {'resize': resize, 'pad': pad}

@@ -1,0 +1,82 @@
+"""ONNX files: a whole detector, or a backbone with its neck."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmdet.models import BaseDetector
+from torch import nn
+
+from ..errors import UserError
+from .covered import check_covered
+from .dense import to_onnx
+from .metadata import KEY, to_json
+from .packages import needed
+
+if TYPE_CHECKING:
+    import onnx
+
+# What a backbone of any size is traced with.
+EXAMPLE = (160, 224)
+
+
+def write_onnx_detector(model: BaseDetector, path: str | Path, metadata: dict) -> None:
+    """Write a whole detector, of any image size.
+
+    Args:
+        model (BaseDetector): Fused and in eval mode.
+        path (str | Path): Of the file.
+        metadata (dict): From :func:`..metadata.make_metadata`.
+
+    Raises:
+        UserError: If it isn't of a family that is covered.
+    """
+    from . import two_stage
+
+    check_covered(model)
+    needed('onnx', 'onnxscript')
+    save_onnx(two_stage.build(model), path, metadata)
+
+
+def write_onnx_backbone(
+    model: nn.Module,
+    path: str | Path,
+    size: tuple[int, int] | None,
+    metadata: dict[str, Any],
+) -> None:
+    """Write a backbone with its neck: ``image`` to ``map0``, ``map1``, ….
+
+    Args:
+        model (nn.Module): From images (1, 3, H, W) to a tuple of maps.
+        path (str | Path): Of the file.
+        size (tuple[int, int] | None): Height and width, if it shall take one only.
+        metadata (dict): From :func:`..metadata.make_metadata`.
+    """
+    needed('onnx', 'onnxscript')
+    example = torch.rand(1, 3, *(size or EXAMPLE))
+    with torch.no_grad():
+        names = [f'map{i}' for i in range(len(model(example)))]
+    dynamic = [] if size else [2, 3]
+    exported = to_onnx(model, example, 'backbone', dynamic, 'image', names)
+    save_onnx(exported, path, metadata)
+
+
+def save_onnx(
+    model: 'onnx.ModelProto', path: str | Path, metadata: dict[str, Any]
+) -> None:
+    """Write one file, with the metadata, and weights inside.
+
+    Raises:
+        UserError: If there is an operator that isn't ONNX's own.
+    """
+    import onnx
+
+    others = {node.domain for node in model.graph.node} - {'', 'ai.onnx'}
+    if others or model.functions:
+        raise UserError(
+            'The model has operators that are not of ONNX itself, which only some '
+            f'runtimes have: {", ".join(sorted(others))}.'
+        )
+    onnx.helper.set_model_props(model, {KEY: to_json(metadata)})
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, str(path))

@@ -1,0 +1,1 @@
+"""What MMDetection does around its layers, in ONNX: priors, decoding, NMS, RoIs."""

@@ -1,0 +1,86 @@
+#!/usr/bin/env python
+"""Export a detector to ONNX, OpenVINO, ExecuTorch or Core ML, and compare the
+file with PyTorch before it counts as written."""
+
+import argparse
+from pathlib import Path
+
+from mobilevig_det.apis.cli import (
+    add_cfg_options,
+    command,
+    find_checkpoint,
+    load_config,
+)  # first, names misfits
+from mobilevig_det.apis.inference import Inferencer
+from mobilevig_det.errors import UserError
+from mobilevig_det.export import FORMATS, check_part, make_metadata, new_file, write
+from mobilevig_det.ops import use_on_cpus
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Export a detector, and prove that the file detects what '
+        'the model does'
+    )
+    parser.add_argument(
+        'config', help='config file: a path, or the name of one of ours'
+    )
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--format', choices=FORMATS, required=True)
+    parser.add_argument(
+        '--part',
+        choices=['detector', 'backbone'],
+        help='the whole detector (default for onnx and openvino), or its '
+        'backbone with its neck (for every format)',
+    )
+    parser.add_argument(
+        '--size',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='the one image size that a backbone shall take; phones need one',
+    )
+    parser.add_argument(
+        '--int8', action='store_true', help='compute in int8 (openvino, onnx)'
+    )
+    parser.add_argument(
+        '--out', help='file to write (default: work_dirs/export/CONFIG.SUFFIX)'
+    )
+    add_cfg_options(parser)
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    file_format = FORMATS[args.format]
+    part = args.part or file_format.parts[0]
+    check_part(args.format, part)
+    size = tuple(args.size) if args.size else None
+    if size and part == 'detector':
+        raise UserError(
+            '--size is for --part backbone: a detector takes images of any size.'
+        )
+    cfg = load_config(args.config, args.cfg_options)
+    find_checkpoint(args.checkpoint)
+    out = Path(
+        args.out or f'work_dirs/export/{Path(args.config).stem}{file_format.suffix}'
+    )
+    if out.suffix != file_format.suffix:
+        raise UserError(
+            f'--out must end in {file_format.suffix} for --format {args.format}, '
+            f'not {out.name!r}.'
+        )
+
+    cfg.visualizer.vis_backends = []
+    inferencer = Inferencer(cfg, args.checkpoint, device='cpu', show_progress=False)
+    use_on_cpus()
+    model = inferencer.model
+    metadata = make_metadata(cfg, model, inferencer.classes, part, size, args.int8)
+    with new_file(out) as path:
+        write(args.format, part, model, path, size, metadata)
+    print(f'Written: {out}')
+
+
+if __name__ == '__main__':
+    main()
