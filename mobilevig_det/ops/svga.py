@@ -37,7 +37,7 @@ def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
     form is what exporters and tracers see.
     """
     size = x.shape[dim]
-    if isinstance(size, torch.SymInt) or torch.onnx.is_in_onnx_export():
+    if _is_dynamic(size):
         position = torch.arange(size, device=x.device)
         count = position[-1] // stride + 1
         length = torch.ones_like(count)
@@ -50,6 +50,8 @@ def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
         return x
     size = int(size)  # A constant of the graph that torch.jit.trace makes.
     members = -(-size // stride)
+    if members == 1:  # An empty piece would keep a phone's runtime from it.
+        return x
     reach = (members - 1) * stride
     # Wrap round once, in front, instead of rolling the map at every step.
     x = torch.cat([x.narrow(dim, size - reach, reach), x], dim)
@@ -57,6 +59,15 @@ def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
         rest = int(x.shape[dim]) - shift
         x = torch.minimum(x.narrow(dim, 0, rest), x.narrow(dim, shift, rest))
     return x
+
+
+def _is_dynamic(size: int | torch.SymInt | Tensor) -> bool:
+    """Whether an exporter's graph is to serve other sizes than this one."""
+    if isinstance(size, torch.SymInt):
+        return True
+    # The older ONNX exporter, by torch.jit.trace, doesn't say which sizes are
+    # fixed. That of torch.export does: where a size is an int, it is.
+    return torch.onnx.is_in_onnx_export() and torch.jit.is_tracing()
 
 
 def _shifts(members: int, stride: int) -> Iterator[int]:
