@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Time the graph step, the backbones beside their rivals, detectors, operators.
+"""Time the graph step, the backbones beside their rivals, detectors, operators,
+exported models.
 
 With no arguments: the graph step against its definition, then every size of
 MobileViG beside the authors' algorithm and what one would pick instead
@@ -20,6 +21,7 @@ from mobilevig_det.benchmark import (
     inference_rows,
     machine,
     operator_rows,
+    runtime_rows,
     save,
     training_rows,
     write,
@@ -29,7 +31,7 @@ from mobilevig_det.errors import UserError
 import torch
 
 ARCHS = ('ti', 's', 'm', 'b')
-PARTS = ('graph', 'inference', 'training', 'operators')
+PARTS = ('graph', 'inference', 'training', 'operators', 'runtimes')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,8 +42,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--parts',
         nargs='*',
         choices=PARTS,
-        default=PARTS[:-1],
-        help="operators: mmcv's, beside the compiled ones where mmcv has them",
+        default=PARTS[:3],
+        help="operators: mmcv's, beside the compiled ones where mmcv has them; "
+        'runtimes: exported models beside PyTorch',
     )
     parser.add_argument(
         '--detector',
@@ -109,6 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         inference=inference_rows,
         training=training_rows,
         operators=operator_rows,
+        runtimes=runtime_rows,
     )
     for rows in [measures[part] for part in PARTS if part in args.parts] + [
         detector_rows

@@ -7,6 +7,7 @@ from .machine import machine
 from .operators import operator_rows
 from .results import save, write
 from .rivals import RIVALS
+from .runtimes import runtime_rows
 
 __all__ = [
     'GRAPH_SHAPES',
@@ -16,6 +17,7 @@ __all__ = [
     'inference_rows',
     'machine',
     'operator_rows',
+    'runtime_rows',
     'save',
     'training_rows',
     'write',
