@@ -22,12 +22,16 @@ def write_openvino(
         path (str | Path): Of the .xml file.
         metadata (dict): From :func:`..metadata.make_metadata`.
     """
-    needed('openvino')
+    needed('openvino', 'onnx')
+    import onnx
     import openvino
 
     if isinstance(onnx_model, (str, Path)):
-        onnx_model = str(onnx_model)
+        onnx_model = onnx.load(str(onnx_model))
     model = openvino.convert_model(onnx_model)
+    # An output keeps the names of what was simplified away behind it.
+    for port, output in zip(model.outputs, onnx_model.graph.output):
+        port.set_names({output.name})
     model.set_rt_info(to_json(metadata), [KEY])
     # By default it rounds weights to float16.
     openvino.save_model(model, str(path), compress_to_fp16=False)
