@@ -65,7 +65,9 @@ def build(cfg: Config):
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(LAST) and parameter.ndim > 1:
+            if name.endswith('rpn_cls.weight'):
+                parameter.mul_(10)  # more would make many scores equal to 1
+            elif name.endswith(LAST) and parameter.ndim > 1:
                 parameter.mul_(30)
             elif name.endswith('retina_cls.bias'):
                 parameter.fill_(-3)
@@ -107,7 +109,7 @@ class Exporter:
 LAST = tuple(
     f'{name}.weight'
     for name in (
-        'rpn_cls', 'fc_cls', 'fc_reg', 'conv_logits', 'retina_cls', 'retina_reg',
+        'fc_cls', 'fc_reg', 'conv_logits', 'retina_cls', 'retina_reg',
         *(f'rtm_{what}.{i}' for what in ('cls', 'reg', 'kernel') for i in range(3)),
     )
 )  # fmt: skip

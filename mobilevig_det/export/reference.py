@@ -15,6 +15,9 @@ from .examples import Example
 
 # How far a score or an overlap may be from a threshold to fall on either side.
 NEAR = 1e-3
+# Of a runtime's sums, relative to the largest; how often it is tried.
+ROUNDING = 1e-6
+JITTERS = 4
 
 
 class Detections(NamedTuple):
@@ -49,12 +52,20 @@ class Reference:
         return self._detect(self._head.test_cfg, with_masks)
 
     def neighbours(self) -> Iterator[Detections]:
-        """The same, with the first head's thresholds moved by NEAR."""
+        """The same, with the first head's thresholds moved by NEAR and less:
+        the further they move, the more else changes with them."""
         cfg = self._head.test_cfg
-        for change in (-NEAR, NEAR):
-            moved = copy.deepcopy(cfg)
-            moved.nms.iou_threshold += change
-            yield self._detect(moved, False)
+        for change in (NEAR, NEAR / 10, NEAR / 100, NEAR / 1000):
+            for sign in (-1, 1):
+                moved = copy.deepcopy(cfg)
+                moved.nms.iou_threshold += sign * change
+                yield self._detect(moved, False)
+        # Of nearly equal scores, which are many near 1, either may go first.
+        exact = self._outs
+        for seed in range(JITTERS):
+            self._outs = (_jittered(exact[0], seed), *exact[1:])
+            yield self._detect(cfg, False)
+        self._outs = exact
         if cfg.get('nms_pre', -1) > 0:
             levels = [score.sigmoid().flatten() for score in self._outs[0]]
             cuts = [_cuts(x, cfg.nms_pre) for x in levels]
@@ -106,6 +117,16 @@ class Reference:
         if roi_head.mask_head.class_agnostic:
             return preds[:, 0]
         return preds[range(len(preds)), found.labels]
+
+
+def _jittered(scores: list[Tensor], seed: int) -> list[Tensor]:
+    """Logits with the rounding of another runtime."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        score
+        + ROUNDING * score.abs().max() * torch.randn(score.shape, generator=generator)
+        for score in scores
+    ]
 
 
 def _cuts(scores: Tensor, number: int) -> tuple[int, int]:

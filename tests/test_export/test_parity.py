@@ -165,7 +165,7 @@ def test_proof_finds_mistakes(mistake, exporters, tmp_path, monkeypatch):
     exporter = exporters['Faster R-CNN']
     # Boxes of neighbouring levels overlap, but less than the published 0.7.
     cfg = exporter.model.rpn_head.test_cfg
-    monkeypatch.setitem(cfg.nms, 'iou_threshold', 0.1)
+    monkeypatch.setitem(cfg.nms, 'iou_threshold', 0.3)
     module, name, wrong, suffix = MISTAKES[mistake]
     prove_detector(exporter.write(tmp_path), exporter.model, exporter.cfg)
     monkeypatch.setattr(module, name, wrong)
