@@ -4,18 +4,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmdet.models import BaseDetector
+from mmdet.models import BaseDetector, FasterRCNN, MaskRCNN, RetinaNet, RTMDet
 from torch import nn
 
 from ..errors import UserError
 from .covered import check_covered
 from .dense import to_onnx
 from .metadata import KEY, to_json
+from .one_stage import build_retinanet, build_rtmdet_ins
 from .packages import needed
+from .two_stage import build_two_stage
 
 if TYPE_CHECKING:
     import onnx
 
+BUILDERS = {
+    MaskRCNN: build_two_stage,
+    FasterRCNN: build_two_stage,
+    RetinaNet: build_retinanet,
+    RTMDet: build_rtmdet_ins,
+}
 # What a backbone of any size is traced with.
 EXAMPLE = (160, 224)
 
@@ -31,11 +39,9 @@ def write_onnx_detector(model: BaseDetector, path: str | Path, metadata: dict) -
     Raises:
         UserError: If it isn't of a family that is covered.
     """
-    from . import two_stage
-
     check_covered(model)
     needed('onnx', 'onnxscript')
-    save_onnx(two_stage.build(model), path, metadata)
+    save_onnx(BUILDERS[type(model)](model), path, metadata)
 
 
 def write_onnx_backbone(

@@ -27,7 +27,7 @@ IMAGE = (1, 3, 160, 224)
 ROIS = 3
 
 
-def build(detector: BaseDetector) -> 'onnx.ModelProto':
+def build_two_stage(detector: BaseDetector) -> 'onnx.ModelProto':
     """The detector of docs/export.md, "The file".
 
     Args:

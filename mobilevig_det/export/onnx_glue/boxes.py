@@ -17,7 +17,7 @@ def _grid(g: Graph, feature: Value, x_to, y_to, strides, offset: float, base) ->
     for axis, stride in ((3, strides[0]), (2, strides[1])):
         side = g.Squeeze(g.Shape(feature, start=axis, end=axis + 1))
         steps = g.Cast(g.Range(0, side, 1), to=FLOAT)
-        sides.append((steps + offset) * float(stride))
+        sides.append((steps + float(offset)) * float(stride))
     x = g.Reshape(sides[0], [1, -1, 1, 1]) * np.asarray([[[x_to]]], np.float32)
     y = g.Reshape(sides[1], [-1, 1, 1, 1]) * np.asarray([[[y_to]]], np.float32)
     return g.Reshape((x + y) + np.asarray([[base]], np.float32), [-1, 4])
