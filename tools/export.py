@@ -13,7 +13,14 @@ from mobilevig_det.apis.cli import (
 )  # first, names misfits
 from mobilevig_det.apis.inference import Inferencer
 from mobilevig_det.errors import UserError
-from mobilevig_det.export import FORMATS, check_part, make_metadata, new_file, write
+from mobilevig_det.export import (
+    FORMATS,
+    check_part,
+    make_metadata,
+    new_file,
+    prove,
+    write,
+)
 from mobilevig_det.ops import use_on_cpus
 
 
@@ -79,6 +86,8 @@ def main(argv: list[str] | None = None) -> None:
     metadata = make_metadata(cfg, model, inferencer.classes, part, size, args.int8)
     with new_file(out) as path:
         write(args.format, part, model, path, size, metadata)
+        if args.format != 'coreml':  # which only runs on a Mac
+            prove(part, model, path, size, cfg)
     print(f'Written: {out}')
 
 

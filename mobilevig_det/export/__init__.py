@@ -1,7 +1,7 @@
 """Detectors outside of PyTorch: ONNX, OpenVINO and phones, each file compared
 with the model that it was made of."""
 
-from .formats import FORMATS, check_part, write
+from .formats import FORMATS, check_part, prove, write
 from .metadata import make_metadata
 from .output import new_file
 from .runtimes import Session, load
@@ -13,5 +13,6 @@ __all__ = [
     'load',
     'make_metadata',
     'new_file',
+    'prove',
     'write',
 ]

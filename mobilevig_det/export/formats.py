@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmdet.models import BaseDetector
+from mmengine.config import Config
 from torch import nn
 
 from ..errors import UserError
@@ -54,7 +55,7 @@ def write(
         if part == 'detector':
             write_onnx_detector(detector, in_onnx, metadata)
         else:
-            write_onnx_backbone(_backbone(detector), in_onnx, size, metadata)
+            write_onnx_backbone(backbone_of(detector), in_onnx, size, metadata)
         if name == 'openvino':
             from .openvino import write_openvino
 
@@ -63,14 +64,34 @@ def write(
     elif name == 'executorch':
         from .executorch import write_executorch
 
-        write_executorch(_backbone(detector), path, size, metadata)
+        write_executorch(backbone_of(detector), path, size, metadata)
     else:
         from .coreml import write_coreml
 
-        write_coreml(_backbone(detector), path, size, metadata)
+        write_coreml(backbone_of(detector), path, size, metadata)
 
 
-def _backbone(detector: BaseDetector) -> nn.Module:
+def prove(
+    part: str,
+    detector: BaseDetector,
+    path: Path,
+    size: tuple[int, int] | None,
+    cfg: Config,
+) -> None:
+    """Compare what :func:`write` wrote with the model.
+
+    Raises:
+        UserError: If they differ.
+    """
+    from .proof import prove_backbone, prove_detector
+
+    if part == 'detector':
+        prove_detector(path, detector, cfg)
+    else:
+        prove_backbone(path, backbone_of(detector), detector, cfg, size)
+
+
+def backbone_of(detector: BaseDetector) -> nn.Module:
     from .backbone import BackboneWithNeck
 
     return BackboneWithNeck(detector).eval()

@@ -123,5 +123,6 @@ def _pipeline(cfg: Config) -> dict:
             value = step.get('pad_val', 0)
             value = value.get('img', 0) if isinstance(value, dict) else value
             width, height = step['size']
+            value = list(value) if isinstance(value, (list, tuple)) else [value] * 3
             pad = {'size': [height, width], 'value': value}
     return {'resize': resize, 'pad': pad}

@@ -57,7 +57,7 @@ class OpenVINOSession:
         if threads is not None:
             options['INFERENCE_NUM_THREADS'] = threads
         self._model = core.compile_model(model, 'CPU', options)
-        self._outputs = [output.get_any_name() for output in self._model.outputs]
+        self._outputs = [output.get_any_name() for output in model.outputs]
         has_one = model.has_rt_info([KEY])
         text = model.get_rt_info([KEY]).astype(str) if has_one else None
         self.metadata = _parsed(text, path)

@@ -127,8 +127,12 @@ class Graph:
         from onnx import helper
 
         infos = []
-        for name, (value, dtype, shape) in outputs.items():
-            self._nodes.append(helper.make_node('Identity', [value.name], [name]))
+        # Renamed, not copied: OpenVINO would know a copy by both names.
+        names = {value.name: name for name, (value, _, _) in outputs.items()}
+        for node in self._nodes:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+        for name, (_, dtype, shape) in outputs.items():
             kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
             infos.append(helper.make_tensor_value_info(name, kind, shape))
         graph = helper.make_graph(

@@ -1,0 +1,181 @@
+"""tools/export.py: files that are whole and proven, or not there."""
+
+import json
+import re
+
+from mobilevig_det.errors import UserError
+from mobilevig_det.export import load, new_file, onnx_file
+from mobilevig_det.export.covered import check_covered
+from mobilevig_det.export.metadata import make_metadata
+
+import onnx
+import pytest
+import torch
+from exported import build, config
+from tool import run
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """config.py and epoch_1.pth of a tiny Faster R-CNN."""
+    folder = tmp_path_factory.mktemp('trained')
+    cfg = config('Faster R-CNN')
+    cfg.dump(folder / 'config.py')
+    meta = dict(dataset_meta=dict(classes=('circle', 'square', 'triangle')))
+    torch.save(
+        dict(state_dict=build(cfg).state_dict(), meta=meta), folder / 'epoch_1.pth'
+    )
+    return folder
+
+
+def export(folder, *flags):
+    return run('export', folder / 'config.py', folder / 'epoch_1.pth', *flags)
+
+
+def test_writes_one_file_with_its_metadata(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert export(trained, '--format', 'onnx') == 0
+    path = tmp_path / 'work_dirs' / 'export' / 'config.onnx'
+    assert [p.name for p in path.parent.iterdir()] == ['config.onnx']
+    assert re.search(r'^\| 64 x 320 ', capsys.readouterr().out, re.M)
+    metadata = load(path).metadata
+    assert metadata | {'versions': None} == {
+        'format': 1,
+        'part': 'detector',
+        'family': 'FasterRCNN',
+        'config': 'config',
+        'classes': ['circle', 'square', 'triangle'],
+        'mean': pytest.approx([123.675, 116.28, 103.53]),
+        'std': pytest.approx([58.395, 57.12, 57.375]),
+        'bgr_to_rgb': True,
+        'resize': {'scale': [128, 128], 'keep_ratio': True},
+        'pad': None,
+        'pad_size_divisor': 32,
+        'pad_value': 0,
+        'masks': None,
+        'score_thr': 0.05,
+        'max_per_img': 50,
+        'fixed_size': None,
+        'int8': False,
+        'versions': None,
+    }
+    assert set(metadata['versions']) == {'mobilevig_det', 'torch', 'onnx'}
+    (entry,) = onnx.load(path).metadata_props
+    assert entry.key == 'mobilevig_det' and json.loads(entry.value) == metadata
+
+
+def test_a_wrong_file_is_not_kept(trained, tmp_path, monkeypatch):
+    def save_wrong(model, *args):
+        weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        array = onnx.numpy_helper.to_array(weight) * 1.01
+        weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+        save(model, *args)
+
+    save = onnx_file.save_onnx
+    monkeypatch.setattr(onnx_file, 'save_onnx', save_wrong)
+    out = tmp_path / 'm.onnx'
+    out.write_text('before')
+    message = export(trained, '--format', 'onnx', '--out', out)
+    assert 'something else than the model' in message
+    assert [p.name for p in tmp_path.iterdir()] == ['m.onnx']
+    assert out.read_text() == 'before'
+
+
+@pytest.mark.parametrize(
+    'flags,words',
+    [
+        (['--format', 'coreml', '--part', 'detector'], '--part backbone only'),
+        (['--format', 'executorch', '--part', 'detector'], 'no RoIAlign and no NMS'),
+        (['--format', 'onnx', '--size', '64', '64'], 'images of any size'),
+        (['--format', 'onnx', '--out', 'm.xml'], 'must end in .onnx'),
+        (['--format', 'onnx', '--out', '/dev/null/m.onnx'], 'cannot be written'),
+        (
+            ['--format', 'onnx', '--cfg-options', 'model.backbone.graph_stride=0'],
+            'graph_stride',
+        ),
+    ],
+)
+def test_bad_flags(trained, flags, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words in str(export(trained, *flags))
+    assert not list(tmp_path.rglob('*.*'))
+
+
+def test_checkpoint_of_another_arch(trained, tmp_path):
+    message = export(
+        trained,
+        *('--format', 'onnx', '--out', tmp_path / 'm.onnx'),
+        *('--cfg-options', 'model.roi_head.bbox_head.fc_out_channels=8'),
+    )
+    assert 'does not fit' in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_package(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__('sys').modules, 'onnx', None)
+    message = export(trained, '--format', 'onnx', '--out', tmp_path / 'm.onnx')
+    assert 'pip install "mobilevig_det[export]"' in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk(tmp_path):
+    with pytest.raises(UserError, match='disk .* is full'):
+        with new_file(tmp_path / 'm.onnx') as path:
+            path.write_text('half')
+            with open('/dev/full', 'w') as full:
+                full.write('x' * 100_000)
+    assert not list(tmp_path.iterdir())
+
+
+REFUSED = {
+    'test_cfg.rcnn.nms.type': 'soft_nms',
+    'test_cfg.rpn.nms.class_agnostic': True,
+    'test_cfg.rpn.nms.offset': 1,
+    'test_cfg.rcnn.nms.score_threshold': 0.1,
+    'test_cfg.rcnn.max_per_img': -1,
+    'rpn_head.bbox_coder.clip_border': False,
+    'rpn_head.loss_cls.use_sigmoid': False,
+    'rpn_head.bbox_coder.add_ctr_clamp': True,
+    'roi_head.bbox_roi_extractor.roi_layer.pool_mode': 'max',
+}
+
+
+@pytest.mark.parametrize('key', REFUSED)
+def test_refused_settings(key):
+    cfg = config('Faster R-CNN')
+    cfg.merge_from_dict({f'model.{key}': REFUSED[key]})
+    model = build(cfg)
+    with pytest.raises(UserError, match=key.rsplit('.', 1)[-1]):
+        check_covered(model)
+
+
+def test_another_head_is_refused():
+    model = build(config('RetinaNet'))
+    model.bbox_head.__class__ = type('MyHead', (type(model.bbox_head),), {})
+    with pytest.raises(UserError, match='MyHead.*RetinaHead only'):
+        check_covered(model)
+
+
+def test_other_families_are_named():
+    cfg = config('RetinaNet')
+    cfg.model.type = 'ATSS'
+    with pytest.raises(UserError, match='ATSS.*Mask R-CNN, Faster R-CNN, RetinaNet'):
+        check_covered(build(cfg))
+
+
+def test_operators_of_mmcv_are_refused():
+    cfg = config('Faster R-CNN')
+    model = build(cfg)
+    from mmcv.ops import DeformConv2d
+
+    model.neck.extra = DeformConv2d(4, 4, 3)
+    with pytest.raises(UserError, match='neck.extra.*DeformConv2d'):
+        check_covered(model)
+
+
+def test_padding_of_the_pipeline_is_written():
+    """RTMDet's own pipeline pads with a grey, before normalisation."""
+    cfg = config('RTMDet-Ins')
+    metadata = make_metadata(cfg, build(cfg), ('a',), 'detector')
+    assert metadata['pad'] == {'size': [640, 640], 'value': [114, 114, 114]}
+    assert metadata['masks'] == {'kind': 'image', 'stride': 8, 'threshold': 0.5}
