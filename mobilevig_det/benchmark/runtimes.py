@@ -172,10 +172,9 @@ def make_prediction(
     )
     facts = {}
     if path is not None:
-        from ..export import ExportedDetector, load
+        from ..export.exported_detector import ExportedDetector
 
-        threads = args.threads or torch.get_num_threads()
-        model = ExportedDetector(load(path, threads), cfg)
+        model = ExportedDetector(str(path), cfg.model.data_preprocessor)
     else:
         counter = FlopCounterMode(display=False)
         with counter:
