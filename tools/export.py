@@ -16,6 +16,7 @@ from mobilevig_det.errors import UserError
 from mobilevig_det.export import (
     FORMATS,
     check_part,
+    check_size,
     make_metadata,
     new_file,
     prove,
