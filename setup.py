@@ -60,13 +60,16 @@ setup(
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'],
         # To write and run files of other runtimes, and to compare them.
         'export': [
-            'onnx',
-            'onnxscript',
-            'onnxruntime',
-            'openvino',
-            'nncf',
-            'executorch',
-            'coremltools',
+            f'{name}; python_version < "3.14"'
+            for name in (
+                'onnx',
+                'onnxscript',
+                'onnxruntime',
+                'openvino',
+                'nncf',
+                'executorch',
+                'coremltools',
+            )
         ],
         'test': [
             'hypothesis',

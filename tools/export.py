@@ -16,6 +16,7 @@ from mobilevig_det.errors import UserError
 from mobilevig_det.export import (
     FORMATS,
     check_part,
+    check_size,
     make_metadata,
     new_file,
     prove,
@@ -46,9 +47,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         metavar=('H', 'W'),
         help='the one image size that a backbone shall take; phones need one',
-    )
-    parser.add_argument(
-        '--int8', action='store_true', help='compute in int8 (openvino, onnx)'
     )
     parser.add_argument(
         '--out', help='file to write (default: work_dirs/export/CONFIG.SUFFIX)'
@@ -83,7 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     inferencer = Inferencer(cfg, args.checkpoint, device='cpu', show_progress=False)
     use_on_cpus()
     model = inferencer.model
-    metadata = make_metadata(cfg, model, inferencer.classes, part, size, args.int8)
+    if size:
+        check_size(model, size)
+    metadata = make_metadata(cfg, model, inferencer.classes, part, size)
     with new_file(out) as path:
         write(args.format, part, model, path, size, metadata)
         if args.format != 'coreml':  # which only runs on a Mac

@@ -1,7 +1,7 @@
 """Detectors outside of PyTorch: ONNX, OpenVINO and phones, each file compared
 with the model that it was made of."""
 
-from .formats import FORMATS, check_part, prove, write
+from .formats import FORMATS, check_part, check_size, prove, write
 from .metadata import make_metadata
 from .output import new_file
 from .runtimes import Session, load
@@ -10,6 +10,7 @@ __all__ = [
     'FORMATS',
     'Session',
     'check_part',
+    'check_size',
     'load',
     'make_metadata',
     'new_file',

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from mmdet.models import BaseDetector
 from mmengine.config import Config
 from torch import nn
@@ -33,6 +34,21 @@ def check_part(name: str, part: str) -> None:
             'it has no RoIAlign and no NMS. --format onnx and openvino take a whole '
             'detector.'
         )
+
+
+def check_size(detector: BaseDetector, size: tuple[int, int]) -> None:
+    """Raise a UserError if the backbone and neck can't take images of a size."""
+    height, width = size
+    try:
+        if min(size) < 1:
+            raise RuntimeError('a side must have pixels')
+        with torch.no_grad():
+            detector.extract_feat(torch.zeros(1, 3, height, width))
+    except (RuntimeError, UserError) as error:
+        raise UserError(
+            f'--size {height} {width}: the model takes no images of that size '
+            f'({str(error).strip()}). Multiples of 32 fit every model.'
+        ) from error
 
 
 def write(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmdet.models import BaseDetector, DetDataPreprocessor
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from ..errors import UserError
 
@@ -43,7 +43,7 @@ def make_metadata(
             f'The images are prepared by {type(preprocessor).__name__}; only '
             'DetDataPreprocessor can be written into an exported file.'
         )
-    test_cfg = final_test_cfg(model) if part == 'detector' else {}
+    test_cfg = final_test_cfg(model) if part == 'detector' else ConfigDict()
     return {
         'format': FORMAT,
         'part': part,
@@ -73,7 +73,7 @@ def to_json(metadata: dict[str, Any]) -> str:
     return json.dumps(metadata, ensure_ascii=False)
 
 
-def final_test_cfg(model: BaseDetector) -> dict:
+def final_test_cfg(model: BaseDetector) -> ConfigDict:
     """The ``test_cfg`` that decides which detections come out."""
     return model.roi_head.test_cfg if hasattr(model, 'roi_head') else model.test_cfg
 

@@ -103,8 +103,12 @@ class Reference:
             masks = head._mask_predict_by_feat_single(
                 mask_feat[0], found.kernels, found.priors
             ).sigmoid()
-        arrays = (found.bboxes, found.labels, found.scores, masks)
-        return Detections(*(None if x is None else x.numpy() for x in arrays))
+        return Detections(
+            found.bboxes.numpy(),
+            found.labels.numpy(),
+            found.scores.numpy(),
+            None if masks is None else masks.numpy(),
+        )
 
     def _box_masks(self, found) -> Tensor:
         """Before they are pasted."""

@@ -87,6 +87,10 @@ def test_a_wrong_file_is_not_kept(trained, tmp_path, monkeypatch):
         (['--format', 'coreml', '--part', 'detector'], '--part backbone only'),
         (['--format', 'executorch', '--part', 'detector'], 'no RoIAlign and no NMS'),
         (['--format', 'onnx', '--size', '64', '64'], 'images of any size'),
+        (
+            ['--format', 'onnx', '--part', 'backbone', '--size', '16', '64'],
+            'no images of that size',
+        ),
         (['--format', 'onnx', '--out', 'm.xml'], 'must end in .onnx'),
         (['--format', 'onnx', '--out', '/dev/null/m.onnx'], 'cannot be written'),
         (

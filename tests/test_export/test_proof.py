@@ -1,0 +1,116 @@
+"""What counts as the same, and what as borderline."""
+
+from mobilevig_det.errors import UserError
+from mobilevig_det.export.matching import match, unexplained, worst_mask
+from mobilevig_det.export.onnx_file import write_onnx_backbone
+from mobilevig_det.export.openvino import write_openvino
+from mobilevig_det.export.proof import prove_backbone
+from mobilevig_det.export.reference import Detections
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+
+CFG = ConfigDict(score_thr=0.05, max_per_img=3, nms=dict(iou_threshold=0.5))
+
+
+def detections(*rows):
+    """Of (x1, y1, x2, y2, label, score)."""
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    return Detections(table[:, :4], table[:, 4].astype(np.int64), table[:, 5])
+
+
+BASE = (0, 0, 10, 10, 0, 0.9)
+
+
+@pytest.mark.parametrize(
+    'other,paired',
+    [
+        ((0, 0, 10, 10.04, 0, 0.9), True),
+        ((0, 0, 10, 10.06, 0, 0.9), False),
+        ((0, 0, 10, 10, 1, 0.9), False),
+        ((0, 0, 10, 10, 0, 0.90009), True),
+        ((0, 0, 10, 10, 0, 0.9002), False),
+    ],
+)
+def test_pairs(other, paired):
+    found = match(detections(other), detections(BASE))
+    assert found.pairs == ([(0, 0)] if paired else [])
+
+
+def test_each_has_one_partner_whatever_the_order():
+    near = (0, 0, 10, 10.02, 0, 0.9)
+    found = match(detections(BASE, near), detections(near, BASE))
+    assert sorted(found.pairs) == [(0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    'extra,excused',
+    [
+        ((20, 0, 30, 10, 0, 0.0505), True),  # the score threshold
+        ((20, 0, 30, 10, 0, 0.06), False),
+        ((0, 0, 10, 20, 0, 0.8), True),  # an overlap of 0.5 with a better one
+        ((0, 0, 10, 20, 1, 0.8), False),  # of another class
+        ((0, 0, 10, 18, 0, 0.8), False),
+    ],
+)
+def test_borderline(extra, excused):
+    file, model = detections(BASE, extra), detections(BASE)
+    wrong = unexplained(match(file, model), file, model, CFG, [])
+    assert bool(wrong) != excused
+
+
+def test_borderline_at_the_largest_number():
+    rows = [(20 * i, 0, 20 * i + 9, 9, 0, 0.5 - 0.0001 * i) for i in range(4)]
+    file, model = detections(*rows[:3]), detections(rows[0], rows[1], rows[3])
+    assert not unexplained(match(file, model), file, model, CFG, [])
+    roomy = ConfigDict(CFG, max_per_img=9)
+    assert len(unexplained(match(file, model), file, model, roomy, [])) == 2
+
+
+def test_neighbours_excuse_what_they_change():
+    extra = (20, 0, 30, 10, 0, 0.5)
+    file, model = detections(BASE, extra), detections(BASE)
+    found = match(file, model)
+    assert unexplained(found, file, model, CFG, [model])
+    assert not unexplained(found, file, model, CFG, [model, file])
+
+
+def test_masks():
+    model = np.full((1, 10, 10), 0.1)
+    model[0, :5] = 0.9
+    file = model.copy()
+    assert worst_mask([(0, 0)], file, model, 0.5) == 1
+    file[0, 0, 0] = 0.4
+    assert worst_mask([(0, 0)], file, model, 0.5) == pytest.approx(49 / 50)
+    model[0, 0, 0] = 0.5004
+    assert worst_mask([(0, 0)], file, model, 0.5) == 1
+
+
+class Maps(torch.nn.Module):
+    def __init__(self, detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image):
+        return self.detector.extract_feat(image)
+
+
+@pytest.mark.parametrize('size', [None, (64, 96)])
+def test_backbone(exporters, size, tmp_path):
+    exporter = exporters['RetinaNet']
+    backbone = Maps(exporter.model)
+    path = tmp_path / 'maps.onnx'
+    write_onnx_backbone(backbone, path, size, {})
+    write_openvino(path, path.with_suffix('.xml'), {})
+    for suffix in ('.onnx', '.xml'):
+        args = exporter.model, exporter.cfg, size
+        rows = prove_backbone(path.with_suffix(suffix), backbone, *args)
+        assert all(len(row) == 6 for row in rows)
+    with torch.no_grad():
+        exporter.model.neck.fpn_convs[0].conv.bias += 0.01
+    with pytest.raises(UserError, match='map0 differs'):
+        prove_backbone(path, backbone, *args)
+    with torch.no_grad():
+        exporter.model.neck.fpn_convs[0].conv.bias -= 0.01
