@@ -19,10 +19,7 @@ def in_xnnpack_forms(program: ExportedProgram) -> ExportedProgram:
     """
     aten = torch.ops.aten
     return program.run_decompositions(
-        {
-            aten.upsample_nearest2d.vec: _doubled,
-            aten.max_pool2d.default: _every_second,
-        }
+        {aten.upsample_nearest2d.vec: _doubled, aten.max_pool2d.default: _every_second}
     )
 
 
