@@ -1,9 +1,9 @@
 """Core ML packages: what their programs hold; nothing here can run them."""
 
-import tiny_backbone
 from mobilevig_det.errors import UserError
 
 import pytest
+import tiny_backbone
 from torch import nn
 
 NOT_HERE = 'coremltools is not installed: pip install "mobilevig_det[export]"'

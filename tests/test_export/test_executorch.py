@@ -1,12 +1,12 @@
 """ExecuTorch files: run in their runtime, and delegated whole."""
 
-import tiny_backbone
 from mobilevig_det.errors import UserError
 from mobilevig_det.export import load
 from mobilevig_det.export import xnnpack_forms as forms
 
 import numpy as np
 import pytest
+import tiny_backbone
 import torch
 import torch.nn.functional as F
 
