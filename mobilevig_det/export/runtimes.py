@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import UserError
+from .executorch_session import ExecuTorchSession
 from .metadata import KEY
 from .packages import needed
 
@@ -73,6 +74,7 @@ class OpenVINOSession:
 SESSIONS: dict[str, Callable[[Path, int | None], Session]] = {
     '.onnx': OnnxSession,
     '.xml': OpenVINOSession,
+    '.pte': ExecuTorchSession,
 }
 
 

@@ -1,0 +1,137 @@
+"""Core ML packages: converted and checked here, run on Apple's machines only."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .fixed_size import check_fixed_size, exported
+from .metadata import KEY, to_json
+from .packages import needed
+
+# float16 programs; the Neural Engine runs them.
+MINIMUM_IOS = 16
+
+
+class _Normalised(nn.Module):
+    """A model of RGB images of 0 to 255. Core ML's image input has one scale
+    for all three channels, ours differ."""
+
+    def __init__(self, model: nn.Module, mean: list[float], std: list[float]):
+        super().__init__()
+        self.model = model
+        scale = 1 / torch.tensor(std).view(1, 3, 1, 1)
+        self.register_buffer('scale', scale)
+        self.register_buffer('bias', -torch.tensor(mean).view(1, 3, 1, 1) * scale)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self.model(image * self.scale + self.bias)
+
+
+def write_coreml(
+    model: nn.Module,
+    path: str | Path,
+    size: tuple[int, int] | None,
+    metadata: dict[str, Any],
+) -> Counter[str]:
+    """Write an .mlpackage that takes an image, and check the program in it.
+
+    Only Apple's machines can run it. What is checked is the file's own
+    program: its operators and its normalisation.
+
+    Args:
+        model (nn.Module): From normalised images (1, 3, H, W) to maps.
+        path (str | Path): Of the package, a folder.
+        size (tuple[int, int]): Height and width of the images.
+        metadata (dict): From :func:`..metadata.make_metadata`.
+
+    Returns:
+        Counter[str]: How many operations of each type, without constants.
+
+    Raises:
+        UserError: If the program isn't what it should be, or there is no size.
+    """
+    needed('coremltools')
+    import coremltools as ct
+
+    height, width = check_fixed_size(size, 'coreml')
+    mean, std = metadata['mean'], metadata['std']
+    program = exported(_Normalised(model, mean, std).eval(), (height, width))
+    with torch.no_grad():
+        number = len(model(torch.zeros(1, 3, height, width)))
+    layout = ct.colorlayout.RGB if metadata['bgr_to_rgb'] else ct.colorlayout.BGR
+    package = ct.convert(
+        program.run_decompositions({}),
+        inputs=[
+            ct.ImageType('image', shape=(1, 3, height, width), color_layout=layout)
+        ],
+        outputs=[ct.TensorType(f'map{i}') for i in range(number)],
+        minimum_deployment_target=getattr(ct.target, f'iOS{MINIMUM_IOS}'),
+        convert_to='mlprogram',
+        skip_model_load=True,
+    )
+    package.user_defined_metadata[KEY] = to_json(metadata)
+    package.save(str(path))
+    operations = read_program(path)
+    _check_operators(operations, model)
+    _check_normalisation(operations, mean, std)
+    return Counter(operation.op_type for operation in operations)
+
+
+def read_program(path: str | Path) -> list:
+    """The operations of a package's program, but for constants."""
+    import coremltools as ct
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    package = ct.models.MLModel(str(path), skip_model_load=True)
+    spec = package.get_spec()
+    program = load(
+        spec,
+        specification_version=spec.specificationVersion,
+        file_weights_dir=package.weights_dir,
+    )
+    operations = program.functions['main'].operations
+    return [operation for operation in operations if operation.op_type != 'const']
+
+
+def _check_operators(operations: list, model: nn.Module) -> None:
+    found = Counter(operation.op_type for operation in operations)
+    gathers = [name for name in found if 'gather' in name]
+    if gathers:
+        raise UserError(
+            f'The Core ML program has {", ".join(gathers)}, which the Neural '
+            'Engine lacks: this is a bug of mobilevig_det or of coremltools.'
+        )
+    expected = sum(isinstance(module, nn.GELU) for module in model.modules())
+    if found['gelu'] != expected:
+        raise UserError(
+            f'The Core ML program has {found["gelu"]} GELUs of one operation '
+            f'each, not {expected}: this version of coremltools spells them out.'
+        )
+
+
+def _check_normalisation(operations: list, mean: list[float], std: list[float]) -> None:
+    """Compute what the program makes of black and of white."""
+    first = next(op for op in operations if op.op_type != 'cast')
+    if first.op_type != 'batch_norm':
+        raise UserError(
+            'The Core ML program does not begin with the normalisation, but with '
+            f'{first.op_type}.'
+        )
+    value = {
+        name: np.asarray(first.inputs[name].val, dtype=np.float64)
+        for name in ('gamma', 'beta', 'mean', 'variance', 'epsilon')
+    }
+    deviation = np.sqrt(value['variance'] + value['epsilon'])
+    for pixel in (0.0, 255.0):
+        made = (pixel - value['mean']) / deviation * value['gamma'] + value['beta']
+        expected = (pixel - np.array(mean)) / np.array(std)
+        if not np.allclose(made, expected, atol=1e-2):
+            raise UserError(
+                f'The Core ML program makes {made} of pixels of {pixel:.0f}, not '
+                f'{expected}.'
+            )
