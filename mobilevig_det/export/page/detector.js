@@ -4,6 +4,10 @@
 export function resize(data, width, height, newWidth, newHeight) {
   if (width === newWidth && height === newHeight) return data;
   const [x, xWeights] = samples(width, newWidth);
+  for (let i = 0; i < newWidth; i++) {
+    if (x[i] < 0 || x[i] >= width - 1) xWeights[i] = 0;
+    x[i] = Math.max(x[i], 0);
+  }
   const [y, yWeights] = samples(height, newHeight);
   const result = new Uint8Array(newWidth * newHeight * 3);
   const row = (at) => {
@@ -19,7 +23,8 @@ export function resize(data, width, height, newWidth, newHeight) {
     return sums;
   };
   for (let j = 0; j < newHeight; j++) {
-    const above = row(y[j]);
+    // At the edges both are the same row, weighted (and rounded) all the same.
+    const above = row(Math.max(y[j], 0));
     const below = row(Math.min(y[j] + 1, height - 1));
     const weight = yWeights[j];
     for (let i = 0; i < above.length; i++) {
@@ -38,8 +43,8 @@ function samples(size, newSize) {
   for (let i = 0; i < newSize; i++) {
     const at = Math.fround((i + 0.5) * (size / newSize) - 0.5);
     const floor = Math.floor(at);
-    if (floor >= 0 && floor < size - 1) weights[i] = Math.round(Math.fround(at - floor) * 2048);
-    before[i] = Math.min(Math.max(floor, 0), size - 1);
+    weights[i] = Math.round(Math.fround(at - floor) * 2048);
+    before[i] = Math.min(floor, size - 1);
   }
   return [before, weights];
 }
