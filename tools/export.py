@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Export a detector to ONNX, OpenVINO, ExecuTorch or Core ML, and compare the
-file with PyTorch before it counts as written."""
+"""Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or a page for browsers,
+and compare the file with PyTorch before it counts as written."""
 
 import argparse
 from pathlib import Path
@@ -22,6 +22,7 @@ from mobilevig_det.export import (
     prove,
     write,
 )
+from mobilevig_det.export.web import find_runtime
 from mobilevig_det.ops import use_on_cpus
 
 
@@ -49,7 +50,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='the one image size that a backbone shall take; phones need one',
     )
     parser.add_argument(
-        '--out', help='file to write (default: work_dirs/export/CONFIG.SUFFIX)'
+        '--out',
+        help='file to write, for web a folder (default: work_dirs/export/CONFIG.SUFFIX)',
     )
     add_cfg_options(parser)
     return parser.parse_args(argv)
@@ -71,12 +73,14 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(
         args.out or f'work_dirs/export/{Path(args.config).stem}{file_format.suffix}'
     )
-    if out.suffix != file_format.suffix:
+    if not out.name.endswith(file_format.suffix) and args.format != 'web':
         raise UserError(
             f'--out must end in {file_format.suffix} for --format {args.format}, '
             f'not {out.name!r}.'
         )
 
+    if args.format == 'web':
+        find_runtime()  # before the work, not after it
     cfg.visualizer.vis_backends = []
     inferencer = Inferencer(cfg, args.checkpoint, device='cpu', show_progress=False)
     use_on_cpus()

@@ -55,13 +55,15 @@ def _backbone_rows(
 ) -> Iterator[dict]:
     ours = partial(build, MobileViG, arch)
     make = partial(make_inference, size=size, build=ours)
-    makes = {
+    makes: dict[str, Callable] = {
         MATRIX_PRODUCT: make_matrix_product,
         'PyTorch': make,
         f'PyTorch, {FUSED}': partial(make, fuse=True),
     }
     progress(f'runtimes {size}: MobileViG-{arch}, exporting')
-    for path in _export_backbone(ours().eval().fuse(), size, folder / arch):
+    model = ours().eval()
+    model.fuse()
+    for path in _export_backbone(model, size, folder / arch):
         makes[NAMES[path.suffix]] = partial(make_session, path=path, size=size)
     yield from _rows(args, f'MobileViG-{arch}', size, 'PyTorch', makes)
 
@@ -72,7 +74,7 @@ def _detector_rows(
     progress(f'runtimes {size}: {config}, exporting')
     paths = _export_detector(*make_mask_rcnn(config, checkpoint), folder / config)
     make = partial(make_prediction, config=config, checkpoint=checkpoint, size=size)
-    makes = {
+    makes: dict[str, Callable] = {
         MATRIX_PRODUCT: make_matrix_product,
         EAGER: make,
         f'{EAGER}, {FUSED}': partial(make, fuse=True),

@@ -21,6 +21,9 @@ class _Normalised(nn.Module):
     """A model of RGB images of 0 to 255. Core ML's image input has one scale
     for all three channels, ours differ."""
 
+    scale: Tensor
+    bias: Tensor
+
     def __init__(self, model: nn.Module, mean: list[float], std: list[float]):
         super().__init__()
         self.model = model

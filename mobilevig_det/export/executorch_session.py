@@ -36,7 +36,8 @@ class ExecuTorchSession:
             portable_lib._unsafe_reset_threadpool(threads)
         self._method = Runtime.get().load_program(path).load_method('forward')
 
-    def __call__(self, *, image: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+        image = arrays['image']
         height_width = tuple(self.metadata['fixed_size'])
         if image.shape != (1, 3, *height_width):
             raise UserError(

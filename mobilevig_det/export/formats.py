@@ -12,9 +12,9 @@ from ..errors import UserError
 
 
 class Format(NamedTuple):
-    """Where a format's files go, and which parts of a detector it takes."""
+    """How a format's files end, and which parts of a detector it takes."""
 
-    suffix: str
+    suffix: str  # of a folder, for the page
     parts: tuple[str, ...]  # the first one is the default
 
 
@@ -23,6 +23,7 @@ FORMATS = {
     'openvino': Format('.xml', ('detector', 'backbone')),
     'executorch': Format('.pte', ('backbone',)),
     'coreml': Format('.mlpackage', ('backbone',)),
+    'web': Format('_web', ('detector',)),
 }
 
 
@@ -30,9 +31,9 @@ def check_part(name: str, part: str) -> None:
     """Raise a UserError if a format can't hold that part."""
     if part not in FORMATS[name].parts:
         raise UserError(
-            f'--format {name} takes --part {" or ".join(FORMATS[name].parts)} only: '
-            'it has no RoIAlign and no NMS. --format onnx and openvino take a whole '
-            'detector.'
+            f'--format {name} takes --part {FORMATS[name].parts[0]} only. --format '
+            'onnx and openvino take either: a whole detector, or a backbone with '
+            'its neck.'
         )
 
 
@@ -66,7 +67,7 @@ def write(
     """
     from .onnx_file import write_onnx_backbone, write_onnx_detector
 
-    if name in ('onnx', 'openvino'):
+    if name in ('onnx', 'openvino', 'web'):
         in_onnx = path.with_suffix('.onnx')
         if part == 'detector':
             write_onnx_detector(detector, in_onnx, metadata)
@@ -77,6 +78,11 @@ def write(
 
             write_openvino(in_onnx, path, metadata)
             in_onnx.unlink()
+        elif name == 'web':
+            from .web import write_web
+
+            write_web(in_onnx, path, metadata)
+            in_onnx.unlink()
     elif name == 'executorch':
         from .executorch import write_executorch
 
@@ -84,7 +90,13 @@ def write(
     else:
         from .coreml import write_coreml
 
-        write_coreml(backbone_of(detector), path, size, metadata)
+        counts = write_coreml(backbone_of(detector), path, size, metadata)
+        print(
+            f'A program of {counts.total()} operations: '
+            f'{", ".join(f"{n} {kind}" for kind, n in counts.most_common())}.\n'
+            'Its operators and its normalisation were checked. It was not run, which '
+            'only a Mac or an iPhone can do (docs/export.md, "Phones").'
+        )
 
 
 def prove(
@@ -102,7 +114,8 @@ def prove(
     from .proof import prove_backbone, prove_detector
 
     if part == 'detector':
-        prove_detector(path, detector, cfg)
+        file = path / 'model.onnx' if path.is_dir() else path  # of the page
+        prove_detector(file, detector, cfg)
     else:
         prove_backbone(path, backbone_of(detector), detector, cfg, size)
 

@@ -50,6 +50,7 @@ def make_metadata(
         'family': type(model).__name__,
         'config': Path(cfg.filename or 'config').stem,
         'classes': list(classes),
+        'palette': _palette(model),
         'mean': _by_channel(preprocessor, 'mean', 0.0),
         'std': _by_channel(preprocessor, 'std', 1.0),
         'bgr_to_rgb': bool(preprocessor._channel_conversion),
@@ -92,6 +93,12 @@ def _by_channel(
     if buffer is None:
         return [default] * 3
     return buffer.flatten().expand(3).tolist()
+
+
+def _palette(model: BaseDetector) -> list | None:
+    """Colours of the classes, (r, g, b), if the checkpoint has them."""
+    palette = (getattr(model, 'dataset_meta', None) or {}).get('palette')
+    return None if isinstance(palette, str | None) else [list(c) for c in palette]
 
 
 def _masks(model: BaseDetector) -> dict | None:

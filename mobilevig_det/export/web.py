@@ -14,6 +14,7 @@ RUNTIME = (
     'ort-wasm-simd-threaded.mjs',
     'ort-wasm-simd-threaded.wasm',
 )
+ORT_WEB = Path('node_modules', 'onnxruntime-web')
 INSTALL = 'npm install onnxruntime-web@1.30'
 
 
@@ -21,7 +22,7 @@ def write_web(
     onnx_path: str | Path,
     folder: str | Path,
     metadata: dict[str, Any],
-    ort_web: str | Path = 'node_modules/onnxruntime-web',
+    ort_web: str | Path = ORT_WEB,
 ) -> None:
     """Write index.html with all that it needs; none of it is loaded from afar.
 
@@ -47,7 +48,7 @@ def write_web(
     (folder / 'model.json').write_text(text, encoding='utf-8')
 
 
-def find_runtime(ort_web: str | Path) -> Path:
+def find_runtime(ort_web: str | Path = ORT_WEB) -> Path:
     """The folder of the runtime's files, or a UserError."""
     folder = Path(ort_web, 'dist')
     missing = [name for name in RUNTIME if not (folder / name).is_file()]
