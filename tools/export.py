@@ -51,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--out',
-        help='file to write, for web a folder (default: work_dirs/export/CONFIG.SUFFIX)',
+        help='file to write, for web a folder (default: one in work_dirs/export)',
     )
     add_cfg_options(parser)
     return parser.parse_args(argv)

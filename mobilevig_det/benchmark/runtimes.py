@@ -14,7 +14,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..apis import load_config
@@ -61,8 +61,7 @@ def _backbone_rows(
         f'PyTorch, {FUSED}': partial(make, fuse=True),
     }
     progress(f'runtimes {size}: MobileViG-{arch}, exporting')
-    model = ours().eval()
-    model.fuse()
+    model = MobileViG(arch, layer_scale_init_value=0.5).eval().fuse()
     for path in _export_backbone(model, size, folder / arch):
         makes[NAMES[path.suffix]] = partial(make_session, path=path, size=size)
     yield from _rows(args, f'MobileViG-{arch}', size, 'PyTorch', makes)
@@ -99,7 +98,7 @@ def _rows(
     yield from done
 
 
-def _export_backbone(model: MobileViG, size: str, folder: Path) -> list[Path]:
+def _export_backbone(model: nn.Module, size: str, folder: Path) -> list[Path]:
     """Files of one size for all runtimes."""
     from ..export.executorch import write_executorch
     from ..export.onnx_file import write_onnx_backbone
