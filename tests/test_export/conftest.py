@@ -1,4 +1,6 @@
 import pytest
+import tiny_detector
+import tool
 from exported import FAMILIES, Exporter
 
 
@@ -17,3 +19,14 @@ def exporters():
 @pytest.fixture(params=FAMILIES)
 def exporter(request, exporters):
     return exporters[request.param]
+
+
+@pytest.fixture(scope='session')
+def exported_tiny(tmp_path_factory):
+    """A folder with a tiny Mask R-CNN: config.py, epoch_1.pth, model.onnx."""
+    folder = tmp_path_factory.mktemp('exported_tiny')
+    tiny_detector.make(folder)
+    model = folder / 'config.py', folder / 'epoch_1.pth'
+    out = folder / 'model.onnx'
+    assert tool.run('export', *model, '--format', 'onnx', '--out', out) == 0
+    return folder

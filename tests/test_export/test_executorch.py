@@ -46,8 +46,8 @@ def test_equals_pytorch(write, size, neck, stride, tmp_path):
 
 
 def test_names_what_stays_outside(write, tmp_path):
-    # An FPN that doesn't double.
-    with pytest.raises(UserError, match=r'3 x aten::upsample_nearest2d.*multiples'):
+    # An FPN that doubles once of three times.
+    with pytest.raises(UserError, match=r'2 x aten::upsample_nearest2d.*multiples'):
         write(tiny_backbone.make(), tmp_path / 'model.pte', (75, 90), {})
     with pytest.raises(UserError, match='--size H W'):
         write(tiny_backbone.make(), tmp_path / 'model.pte', None, {})

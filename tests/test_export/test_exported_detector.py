@@ -4,29 +4,19 @@ import pickle
 
 import numpy as np
 import pytest
-import tiny_detector
 import tool
 from pycocotools import mask as mask_utils
 
 CONFIG = 'mobilevig_ti_fpn_shapes'
 
 
-@pytest.fixture(scope='module')
-def model_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('model')
-    tiny_detector.make(folder)
-    common = folder / 'config.py', folder / 'epoch_1.pth', '--format', 'onnx'
-    assert tool.run('export', *common, '--out', folder / 'model.onnx') == 0
-    return folder
-
-
-def test_the_same_detections(model_dir, shapes_root, tmp_path, monkeypatch):
+def test_the_same_detections(exported_tiny, shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     results = []
     for name in 'epoch_1.pth', 'model.onnx':
         out = tmp_path / f'{name}.pkl'
         options = '--work-dir', tmp_path, '--out', out, *tool.SMALL
-        assert tool.run('test', CONFIG, model_dir / name, *options) == 0
+        assert tool.run('test', CONFIG, exported_tiny / name, *options) == 0
         results.append(pickle.loads(out.read_bytes()))
     for a, b in zip(*([x['pred_instances'] for x in found] for found in results)):
         assert len(a['scores']) == len(b['scores']) > 0
