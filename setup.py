@@ -58,6 +58,9 @@ setup(
             'setuptools<81',  # for pkg_resources, which mmengine forgets
         ],
         'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'],
+        # To train classifiers on ImageNet: transforms, and the teacher. On OneDL's
+        # packages onedl-mmpretrain can stand for mmpretrain.
+        'imagenet': ['mmpretrain>=1.2', 'timm>=1.0', 'torchvision'],
         'test': [
             'hypothesis',
             'import-linter',
