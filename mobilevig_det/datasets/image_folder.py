@@ -38,7 +38,7 @@ def list_images(folder: str, classes: Sequence[str]) -> list[dict]:
     Raises:
         UserError: If a class has none.
     """
-    found = []
+    found: list[dict] = []
     for label, name in enumerate(classes):
         before = len(found)
         for root, folders, files in os.walk(os.path.join(folder, name)):
