@@ -9,7 +9,7 @@ from .classifier import ImageClassifier
 
 def load_classifier(
     model: ImageClassifier, checkpoint: str, averaged: bool = False
-) -> None:
+) -> tuple[str, ...] | None:
     """Load every weight of a classifier, backbone and head, strictly.
 
     The published top-1 is of the raw weights, so that they are the default.
@@ -21,12 +21,16 @@ def load_classifier(
         averaged (bool): Whether to take the averaged weights instead. Defaults
             to False.
 
+    Returns:
+        tuple[str, ...] | None: Names of the classes, if the file has them.
+
     Raises:
         UserError: If the file is not to be had, has no averaged weights where
             they were asked for, or does not fit the model.
     """
     path = find_file(checkpoint)
-    weights = both_weights(read_checkpoint(path))
+    content = read_checkpoint(path)
+    weights = both_weights(content)
     chosen = weights.averaged if averaged else weights.raw
     if chosen is None:
         raise UserError(
@@ -46,3 +50,6 @@ def load_classifier(
         ) from error
     except UserError as error:
         raise UserError(f'{path}: {error}') from None
+    meta = content.get('meta')
+    dataset = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    return tuple(dataset['classes']) if dataset and 'classes' in dataset else None
