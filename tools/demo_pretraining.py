@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--data-dir', default='data', help='for the generated images')
     parser.add_argument('--class-images', type=int, default=3000, help='to pretrain on')
     parser.add_argument('--images', type=int, default=600, help='to detect in')
-    parser.add_argument('--epochs', type=int, default=8, help='of pretraining')
+    parser.add_argument('--epochs', type=int, default=12, help='of pretraining')
     parser.add_argument('--detector-epochs', type=int, default=5)
     parser.add_argument('--out', help='picture (default: WORK_DIR/pretraining.png)')
     return parser.parse_args(argv)

@@ -7,7 +7,7 @@ _base_ = '../_base_/classification_runtime.py'
 # variable SHAPE_CLASSES_ROOT changes it.
 data_root = '{{$SHAPE_CLASSES_ROOT:data/shape_classes/}}'.rstrip('/') + '/'
 num_classes = 10
-max_epochs = 8
+max_epochs = 12
 
 # As in the detector of the demo, which can start from this one's checkpoint: a
 # layer scale of 1, because nothing is pretrained.

@@ -114,6 +114,6 @@ def _check_teacher(cfg: Config) -> None:
     if '://' not in place and not osp.isfile(place):
         raise UserError(
             f"There is no teacher's file {place!r} (looked at {osp.abspath(place)}): "
-            'set MOBILEVIG_TEACHER, or model.teacher.checkpoint, to the file, or to '
+            'set TEACHER_FILE, or model.teacher.checkpoint, to the file, or to '
             'its address.'
         )

@@ -110,6 +110,11 @@ def test_weight_decay_is_timms(timm, cfg):
 
 
 def test_the_rest(cfg):
+    assert cfg.model.teacher == dict(
+        model='regnety_160',
+        checkpoint='https://dl.fbaipublicfiles.com/deit/regnety_160-a5fe301d.pth',
+    )
+    assert cfg.model.alpha == 0.5
     (ema,) = cfg.custom_hooks
     assert 1 - ema.momentum == pytest.approx(0.99996, abs=1e-12)
     assert ema.update_buffers
