@@ -31,7 +31,7 @@ class WarmupCosineLR(_ParamScheduler):
         warmup_lr (float): Rate at the start. Defaults to 1e-6.
         min_lr (float): Rate at the end. Defaults to 1e-5.
         late (int): Epochs that the schedule lags behind. Defaults to 1.
-        others: As in MMEngine.
+        others: ``end``, ``last_step``, … of MMEngine's schedulers.
 
     Raises:
         UserError: If the warm-up is not shorter than the whole.
@@ -45,8 +45,7 @@ class WarmupCosineLR(_ParamScheduler):
         warmup_lr: float = 1e-6,
         min_lr: float = 1e-5,
         late: int = 1,
-        last_step: int = -1,
-        verbose: bool = False,
+        **kwargs,
     ) -> None:
         if not 0 <= warmup_epochs < epochs:
             raise UserError(
@@ -57,9 +56,7 @@ class WarmupCosineLR(_ParamScheduler):
         self.warmup_lr = warmup_lr
         self.min_lr = min_lr
         self.late = late
-        super().__init__(
-            optimizer, 'lr', last_step=last_step, by_epoch=True, verbose=verbose
-        )
+        super().__init__(optimizer, 'lr', by_epoch=True, **kwargs)
 
     def _get_value(self) -> list[float]:
         return [self.rate(base, self.last_step) for base in self.base_values]

@@ -157,3 +157,33 @@ def test_refusals_of_the_recipe(root, tmp_path, monkeypatch):
     ten.append('train_dataloader.sampler.type=DefaultSampler')
     import_with_stand_in('timm')
     assert "no teacher's file" in refusal('train', 'mobilevig_ti_300e', *ten)
+
+
+def test_the_recipe_trains(root, tmp_path, monkeypatch):
+    """Two steps of the whole recipe, with a small teacher."""
+    timm = import_with_stand_in('timm')
+    import_with_stand_in('mmpretrain.datasets')
+    teacher = timm.create_model('regnety_002', num_classes=10)
+    torch.save(dict(model=teacher.state_dict()), tmp_path / 'teacher.pth')
+    monkeypatch.setenv('IMAGENET_ROOT', str(root))
+    monkeypatch.setenv('TEACHER_FILE', str(tmp_path / 'teacher.pth'))
+    options = [
+        '--cfg-options',
+        *(option for option in SMALL[1:] if 'momentum' not in option),
+        'model.teacher.model=regnety_002',
+        'model.head.num_classes=10',
+        'model.data_preprocessor.mixing.num_classes=10',
+        'train_dataloader.dataset.num_classes=10',
+        'val_dataloader.dataset.num_classes=10',
+        'train_dataloader.batch_size=8',
+        'train_cfg.max_epochs=1',
+    ]
+    work_dir = tmp_path / 'run'
+    args = ['mobilevig_ti_300e', '--work-dir', work_dir, '--auto-scale-lr']
+    assert run('train', *args, *options) == 0
+    checkpoint = torch.load(work_dir / 'epoch_1.pth', weights_only=True)
+    groups = checkpoint['optimizer']['param_groups']
+    assert {group['initial_lr'] for group in groups} == {2e-3 * 8 / 1024}
+    for part in ('state_dict', 'ema_state_dict'):
+        assert not any('teacher' in key for key in checkpoint[part])
+    assert checkpoint['meta']['iter'] == 2
