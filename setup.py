@@ -72,6 +72,9 @@ setup(
                 'coremltools',
             )
         ],
+        # To train classifiers on ImageNet: transforms, and the teacher. On OneDL's
+        # packages onedl-mmpretrain can stand for mmpretrain.
+        'imagenet': ['mmpretrain>=1.2', 'timm>=1.0', 'torchvision'],
         'test': [
             'hypothesis',
             'import-linter',

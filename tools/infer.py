@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Detect objects in images, folders of them, and videos."""
+"""Detect objects in images, folders of them, and videos; or classify images."""
 
 import argparse
 import glob
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
+from mobilevig_det.apis.classification_run import ClassificationRun, write_guesses
+from mobilevig_det.apis.classifiers import is_classifier
 from mobilevig_det.apis.cli import (
     add_cfg_options,
     command,
@@ -33,7 +35,8 @@ DEMO = Path('work_dirs', 'demo')
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Detect objects in images, folders of them, and videos. '
+        description='Detect objects in images, folders of them, and videos; with '
+        "a classifier's config, tell the five best classes of each image. "
         'The exit code is 0 if all of them could be used.'
     )
     parser.add_argument(
@@ -135,6 +138,27 @@ def print_summary(results: CocoResults, score_thr: float) -> None:
     )
 
 
+def classify(
+    cfg: Config,
+    checkpoint: str,
+    args: argparse.Namespace,
+    images: list[str],
+    videos: list[str],
+    skipped: Skipped,
+) -> None:
+    for path in videos:
+        skipped(path, 'a classifier looks at images only')
+    run = ClassificationRun(cfg, checkpoint, args.device)
+    out = osp.join(args.out_dir, 'predictions.json')
+    os.makedirs(args.out_dir, exist_ok=True)
+    with tqdm(total=len(images), unit='image') as progress:
+        found = run.images(images, skipped, progress)
+    write_guesses(found, out)
+    for path, guesses in found.items():
+        print(f'{path}: ' + ', '.join(f'{g.name} {g.score:.3f}' for g in guesses))
+    print(f'Model: {checkpoint}\nClasses: {out}')
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
@@ -144,6 +168,11 @@ def main(argv: list[str] | None = None) -> None:
     if not images and not videos:
         sys.exit('infer.py: there is nothing to look at.')
     config, checkpoint = find_model(args.config, args.checkpoint)
+    cfg = load_config(config, args.cfg_options)
+    if is_classifier(cfg):
+        classify(cfg, checkpoint, args, images, videos, skipped)
+        end(skipped)
+        return
     drawings = {}
     if not args.no_save_vis:
         folder = osp.join(args.out_dir, 'vis')
@@ -151,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
         os.makedirs(folder, exist_ok=True)
     os.makedirs(args.out_dir, exist_ok=True)
 
-    cfg = prepare(load_config(config, args.cfg_options), args.score_thr)
+    cfg = prepare(cfg, args.score_thr)
     try:
         inferencer = Inferencer(
             cfg, checkpoint, device=args.device, show_progress=False
@@ -180,6 +209,10 @@ def main(argv: list[str] | None = None) -> None:
     print(f'Model: {checkpoint}\nDetections: {out}')
     if drawings:
         print(f'Pictures: {folder}/')
+    end(skipped)
+
+
+def end(skipped: Skipped) -> None:
     if skipped.count:
         sys.exit(f'infer.py: {skipped.count} skipped, see above.')
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Test a detector: MMDetection's tools/test.py, flag for flag."""
+"""Test a detector: MMDetection's tools/test.py, flag for flag. Or a classifier."""
 
 import argparse
 from copy import deepcopy
 
+from mobilevig_det.apis.classifiers import check_classifier, is_classifier
 from mobilevig_det.apis.cli import (
     add_runner_arguments,
     build_runner,
@@ -12,6 +13,7 @@ from mobilevig_det.apis.cli import (
     prepare_config,
 )
 from mobilevig_det.backbones import fuse_backbones  # first, names misfits
+from mobilevig_det.classification import load_classifier
 from mobilevig_det.errors import UserError
 from mobilevig_det.export.exported_detector import SUFFIXES, use_exported
 
@@ -19,6 +21,7 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
@@ -26,7 +29,9 @@ from mmengine.runner import Runner
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Test (and eval) a detector')
+    parser = argparse.ArgumentParser(
+        description='Test (and eval) a detector or classifier'
+    )
     parser.add_argument(
         'config', help='config file: a path, or the name of one of ours'
     )
@@ -54,6 +59,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help="fold the backbone's norms into its convolutions: faster, and "
         'the same results to rounding',
+    )
+    parser.add_argument(
+        '--ema',
+        action='store_true',
+        help="score a classifier's averaged weights; without it the raw ones, of "
+        'which the published top-1 is',
     )
     args = parser.parse_args(argv)
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
@@ -120,6 +131,35 @@ def load_strictly(runner: Runner, checkpoint: str) -> None:
         ) from error
 
 
+def test_classifier(cfg: Config, args: argparse.Namespace) -> None:
+    """Top-1 and top-5 of a classifier's raw weights, or of the averaged ones."""
+    for name in ('show', 'show_dir', 'tta'):
+        if getattr(args, name):
+            raise UserError(f'--{name.replace("_", "-")} is for detectors.')
+    cfg.custom_hooks = []  # EMAHook would exchange the weights again
+    runner = build_runner(cfg)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    load_classifier(model, args.checkpoint, args.ema)
+    if args.fuse:
+        fuse(model)
+    if args.out is not None:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    results = runner.test()
+    which = 'averaged' if args.ema else 'raw'
+    print_log(
+        f'{args.checkpoint}, {which} weights: '
+        + ', '.join(
+            f'{key.rpartition("/")[-1]} {value:.2f} %' for key, value in results.items()
+        ),
+        logger='current',
+    )
+
+
+def fuse(model) -> None:
+    if not fuse_backbones(model.eval()):
+        raise UserError('--fuse is for models with a MobileViG backbone.')
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
@@ -131,6 +171,15 @@ def main(argv: list[str] | None = None) -> None:
     else:
         find_checkpoint(args.checkpoint)
     cfg.load_from = None  # loaded below, strictly
+    if is_classifier(cfg):
+        check_classifier(cfg, ['test'])
+        test_classifier(cfg, args)
+        return
+    if args.ema:
+        raise UserError(
+            '--ema is for classifiers: a detector is scored with the averaged '
+            'weights where its file has any.'
+        )
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.tta:
@@ -150,8 +199,8 @@ def main(argv: list[str] | None = None) -> None:
             model.roi_head.mask_head = None
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    if args.fuse and not fuse_backbones(runner.model.eval()):
-        raise UserError('--fuse is for models with a MobileViG backbone.')
+    if args.fuse:
+        fuse(runner.model)
     runner.test()
 
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Train a detector: MMDetection's tools/train.py, flag for flag."""
+"""Train a detector: MMDetection's tools/train.py, flag for flag. Or a classifier."""
 
 import argparse
 from importlib.util import find_spec
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
+from mobilevig_det.apis.classifiers import check_classifier, is_classifier
 from mobilevig_det.apis.cli import (
     add_runner_arguments,
     build_runner,
@@ -27,7 +28,7 @@ from mmengine.utils import digit_version
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a detector')
+    parser = argparse.ArgumentParser(description='Train a detector or classifier')
     parser.add_argument(
         'config', help='config file: a path, or the name of one of ours'
     )
@@ -135,6 +136,10 @@ def main(argv: list[str] | None = None) -> None:
     if cfg.get('load_from'):
         find_checkpoint(cfg.load_from)
 
+    if is_classifier(cfg):
+        check_classifier(cfg, ['train', 'val'])
+        build_runner(cfg).train()
+        return
     check_before_training(cfg)
     with pointing_to_check_data(cfg):
         build_runner(cfg).train()

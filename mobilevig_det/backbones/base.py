@@ -10,7 +10,11 @@ from torch import Tensor
 
 from ..checkpoints import through_scheme
 from ..checkpoints.diagnosis import check_weights
-from ..checkpoints.key_mapping import CLASSIFIER_PREFIXES, is_authors_layout
+from ..checkpoints.key_mapping import (
+    CLASSIFIER_PREFIXES,
+    backbone_of_classifier,
+    is_authors_layout,
+)
 from ..errors import UserError
 from ..ops.svga import is_traced
 from .arguments import (
@@ -194,6 +198,7 @@ class BaseBackbone(BaseModule):
             for key in list(state_dict)
             if key.startswith(prefix)
         }
+        weights = backbone_of_classifier(weights)
         if is_authors_layout(weights):
             weights = {
                 key: value

@@ -65,6 +65,15 @@ def is_authors_layout(keys: Iterable[str]) -> bool:
     return any(key.startswith(('local_backbone.', 'stem.stem.')) for key in keys)
 
 
+def backbone_of_classifier(state_dict: dict[str, T]) -> dict[str, T]:
+    """The backbone's weights, without ``backbone.``, of a classifier that was
+    trained here; all others as they are."""
+    if 'head.dist_head.weight' not in state_dict:
+        return state_dict
+    prefix = 'backbone.'
+    return {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+
+
 def _modules(keys: Iterable[str]) -> dict[str, str]:
     """Names of the modules that the authors' keys belong to, to ours."""
     keys = list(keys)

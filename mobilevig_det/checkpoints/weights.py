@@ -70,16 +70,25 @@ def load_from_mobilevig(filename: str, map_location: str | None = None) -> dict:
         UserError: If the file is not to be found, not to be downloaded, or
             not a checkpoint.
     """
-    place = filename[len(SCHEME) :] if filename.startswith(SCHEME) else filename
-    if not filename.startswith(SCHEME) or '/' in place or '\\' in place:
-        path = (
-            _download(place)
-            if place.startswith(('http://', 'https://'))
-            else Path(place)
-        )
-    else:
-        path = _find(place)
+    path = find_file(filename)
     return averaged(read_checkpoint(path, map_location), str(path))
+
+
+def find_file(filename: str) -> Path:
+    """Path of a checkpoint on this machine, downloaded if need be.
+
+    Args:
+        filename (str): As for :func:`load_from_mobilevig`.
+
+    Raises:
+        UserError: If the name is unknown, or the download fails.
+    """
+    place = filename[len(SCHEME) :] if filename.startswith(SCHEME) else filename
+    if filename.startswith(SCHEME) and '/' not in place and '\\' not in place:
+        return _find(place)
+    if place.startswith(('http://', 'https://')):
+        return _download(place)
+    return Path(place)
 
 
 def through_scheme(init_cfg: InitCfg) -> InitCfg:

@@ -44,17 +44,29 @@ def check_data_paths(cfg: Config, splits: list[str]) -> None:
             paths += (dataset.get('data_prefix') or {}).values()
             for path in [root, *(_joined(root, path) for path in paths)]:
                 if path and '://' not in path and not osp.exists(path):
-                    raise UserError(_missing(path, root, split))
+                    images = str(dataset.get('type')).endswith('ImageFolder')
+                    raise UserError(_missing(path, root, split, images))
 
 
-def _missing(path: str, root: str, split: str) -> str:
-    what = 'folder' if path == root or path.endswith('/') else 'file'
+def _missing(path: str, root: str, split: str, images: bool) -> str:
+    what = 'folder' if images or path == root or path.endswith('/') else 'file'
     return (
         f'The {split} data is not there: no {what} {path!r} (looked at '
-        f'{osp.abspath(path)}).\n'
-        'Set COCO_ROOT to the folder that holds annotations/, train2017/ '
-        'and val2017/, for example COCO_ROOT=/data/coco; the configs of '
-        'the shapes data read SHAPES_ROOT.\n'
-        'No COCO at hand? `make demo` needs none: it generates its own '
-        'data.'
+        f'{osp.abspath(path)}).\n' + (CLASSIFICATION if images else DETECTION)
     )
+
+
+DETECTION = (
+    'Set COCO_ROOT to the folder that holds annotations/, train2017/ '
+    'and val2017/, for example COCO_ROOT=/data/coco; the configs of '
+    'the shapes data read SHAPES_ROOT.\n'
+    'No COCO at hand? `make demo` needs none: it generates its own '
+    'data.'
+)
+CLASSIFICATION = (
+    'Set IMAGENET_ROOT to the folder that holds train/ and val/, each with a '
+    'folder a class, for example IMAGENET_ROOT=/data/imagenet.\n'
+    'No ImageNet at hand? mobilevig_ti_shapes needs none: '
+    '`python tools/make_shapes.py --task classification` makes its data '
+    '(SHAPE_CLASSES_ROOT, if elsewhere).'
+)

@@ -1,0 +1,3 @@
+# MobileViG-B on ImageNet-1K: M's recipe, which is that of every size.
+_base_ = './mobilevig_m_300e.py'
+model = dict(backbone=dict(arch='b'), head=dict(in_channels=464, hidden_channels=768))

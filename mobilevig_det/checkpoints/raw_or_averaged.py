@@ -1,0 +1,53 @@
+"""The two sets of weights that an ImageNet checkpoint has.
+
+==================  ======================  ==========================
+file                raw weights             averaged weights
+==================  ======================  ==========================
+the authors'        ``state_dict``          ``state_dict_ema``
+MMEngine's EMAHook  ``ema_state_dict``      ``state_dict``
+others              ``state_dict``          none
+==================  ======================  ==========================
+
+EMAHook exchanges the two when it saves, so that whoever loads ``state_dict``
+gets the averaged ones.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+Weights = Mapping[str, Tensor]
+
+
+class BothWeights(NamedTuple):
+    """Weights by name; averaged ones are None where the file has none."""
+
+    raw: Weights
+    averaged: Weights | None
+
+
+def both_weights(checkpoint: Mapping) -> BothWeights:
+    """Take the raw and the averaged weights out of a checkpoint.
+
+    Args:
+        checkpoint (Mapping): What the file holds, or bare weights.
+    """
+    main = checkpoint.get('state_dict')
+    if main is None:
+        return BothWeights(_without_wrapper(checkpoint), None)
+    if checkpoint.get('ema_state_dict'):
+        raw = {k: v for k, v in checkpoint['ema_state_dict'].items() if k != 'steps'}
+        return BothWeights(_without_wrapper(raw), _without_wrapper(main))
+    averaged = checkpoint.get('state_dict_ema')
+    return BothWeights(
+        _without_wrapper(main), _without_wrapper(averaged) if averaged else None
+    )
+
+
+def _without_wrapper(weights: Weights) -> Weights:
+    """Without the ``module.`` of a model inside another."""
+    prefix = 'module.'
+    if not weights or not all(key.startswith(prefix) for key in weights):
+        return weights
+    return {key[len(prefix) :]: value for key, value in weights.items()}
