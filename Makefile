@@ -28,6 +28,11 @@ test: env
 	$(RUN) -m mypy
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST)
 
+# What tests compare ImageNet's recipe with. Without torchvision, which can't be
+# imported beside a CPU build of torch.
+IMAGENET := $(if $(filter onedl,$(STACK)),onedl-)mmpretrain timm einops mat4py \
+  model-index ordered-set importlib-metadata zipp
+
 # What an environment is made from. One that was made from something else, or
 # was cut off half-way, is made anew.
 export MADE_FROM := $(strip $(PYTHON) $(TORCH) $(CURDIR) $(shell \
@@ -66,12 +71,13 @@ new_env:
 	  "make PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 	@echo 'Installing torch, MMEngine, mmcv, MMDetection and mobilevig_det into'
-	@echo '$(VENV): some minutes, 3 GiB (10 GiB where torch comes with CUDA).'
+	@echo '$(VENV): some minutes, 4 GiB (11 GiB where torch comes with CUDA).'
 	@sed 's/^torch==.*/$(if $(TORCH),torch==$(TORCH),&)/' \
 	  requirements/$(STACK).txt >$(VENV)/constraints.txt
 	@$(RUN) -m pip install --no-user --disable-pip-version-check \
 	  -c $(VENV)/constraints.txt -e '.[$(STACK),export,test]' \
-	  $(if $(filter onedl,$(STACK)),onedl-)mmsegmentation || { \
+	  $(if $(filter onedl,$(STACK)),onedl-)mmsegmentation && \
+	$(RUN) -m pip install --no-user -q --no-deps $(IMAGENET) || { \
 	  echo 'make: pip could not install it all; its last lines above say why.' \
 	    'Then run the same command again.' >&2; exit 1; }
 	@# Without OpenGL's library the wheel with windows can't load.
