@@ -103,9 +103,11 @@ def averaged(checkpoint: dict, name: str) -> dict:
     """The checkpoint, with the averaged weights as its ``state_dict``.
 
     Training scripts in the manner of timm, the authors' among them, write
-    the raw weights as ``state_dict`` and the averaged ones, which have the
-    published accuracy, as ``state_dict_ema``. Of these scripts' files without
-    averaged weights the log says so; other files stay as they are.
+    the raw weights as ``state_dict`` and the averaged ones as
+    ``state_dict_ema``. The authors' COCO runs started from the averaged ones,
+    though their published top-1 is of the raw ones, the only ones that their
+    script evaluates. Of these scripts' files without averaged weights the log
+    says so; other files stay as they are.
 
     Args:
         checkpoint (dict): What the file holds; or bare weights.
