@@ -13,6 +13,7 @@ from mobilevig_det.apis.cli import (
 )
 from mobilevig_det.backbones import fuse_backbones  # first, names misfits
 from mobilevig_det.errors import UserError
+from mobilevig_det.export.exported_detector import SUFFIXES, use_exported
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
@@ -20,6 +21,7 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 
@@ -28,7 +30,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'config', help='config file: a path, or the name of one of ours'
     )
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'checkpoint', help='checkpoint file, or an exported detector (.onnx, .xml)'
+    )
     add_runner_arguments(parser)
     parser.add_argument('--out', help='dump predictions to a pickle file (.pkl)')
     parser.add_argument(
@@ -91,6 +95,18 @@ def use_tta(cfg: Config) -> None:
             evaluator.metric = 'bbox'
 
 
+def refuse_for_exported(args: argparse.Namespace) -> None:
+    """What can only be done to a model of PyTorch."""
+    refused = {'--fuse': args.fuse, '--tta': args.tta}
+    refused['--launcher'] = args.launcher != 'none'
+    for flag, given in refused.items():
+        if given:
+            raise UserError(
+                f'{flag} is for checkpoints; {args.checkpoint} is an exported model, '
+                'which is fused and runs in one process as it is.'
+            )
+
+
 def load_strictly(runner: Runner, checkpoint: str) -> None:
     """Load the checkpoint, and refuse one that would leave random weights in
     the model (MMEngine itself only warns)."""
@@ -109,15 +125,23 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     setup_cache_size_limit_of_dynamo()
     cfg = prepare_config(args, ['test'])
-    find_checkpoint(args.checkpoint)
+    exported = args.checkpoint.endswith(SUFFIXES)
+    if exported:
+        refuse_for_exported(args)
+    else:
+        find_checkpoint(args.checkpoint)
     cfg.load_from = None  # loaded below, strictly
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     if args.tta:
         use_tta(cfg)
 
+    if exported:
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+        use_exported(cfg, args.checkpoint)
     runner = build_runner(cfg)
-    load_strictly(runner, args.checkpoint)
+    if not exported:
+        load_strictly(runner, args.checkpoint)
     if args.tta:
         model = runner.model
         while is_model_wrapper(model) or hasattr(model, 'module'):

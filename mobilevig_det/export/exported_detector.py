@@ -1,0 +1,129 @@
+"""An exported detector in MMDetection's place, so that its evaluator sees it."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmdet.models import FCNMaskHead
+from mmdet.registry import DATASETS, MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+
+from ..errors import UserError
+from .runtimes import load
+
+SUFFIXES = ('.onnx', '.xml', '.pte', '.mlpackage')
+
+
+@MODELS.register_module()
+class ExportedDetector(BaseModel):
+    """A whole detector in its runtime: tensors in, ``DetDataSample`` out.
+
+    Args:
+        path (str): The .onnx or .xml file.
+        data_preprocessor (dict): The config's.
+
+    Raises:
+        UserError: If the file isn't a detector, or wants other tensors than the
+            config's ``data_preprocessor`` makes.
+    """
+
+    def __init__(self, path: str, data_preprocessor: dict):
+        super().__init__(data_preprocessor)
+        self.session = load(path)
+        self.metadata = self.session.metadata
+        if self.metadata['part'] != 'detector':
+            raise UserError(_no_detector(path))
+        self._check_normalisation()
+
+    def _check_normalisation(self) -> None:
+        for name, default in (('mean', 0.0), ('std', 1.0)):
+            buffer = getattr(self.data_preprocessor, name, torch.tensor([default]))
+            found = buffer.flatten().expand(3).tolist()
+            if not np.allclose(found, self.metadata[name], rtol=1e-5):
+                raise UserError(
+                    f'The exported model was made with {name} {self.metadata[name]}, '
+                    f'the config has {found}: use the config that it was made of.'
+                )
+
+    def forward(self, inputs, data_samples=None, mode='tensor') -> list[DetDataSample]:
+        """Only ``mode='predict'``: what a detector's ``predict`` returns."""
+        if mode != 'predict':
+            raise UserError('An exported detector only predicts.')
+        for image, sample in zip(inputs, data_samples):
+            found = self.session(
+                image=image[None].cpu().numpy(),
+                size=np.array(sample.img_shape[:2], np.int64),
+            )
+            tensors = {key: torch.tensor(value) for key, value in found.items()}
+            factor = torch.tensor(sample.scale_factor, dtype=torch.float32).repeat(2)
+            instances = InstanceData(
+                bboxes=tensors['boxes'] / factor,
+                scores=tensors['scores'],
+                labels=tensors['labels'],
+            )
+            if self.metadata['masks']:
+                instances.masks = self._masks(tensors, sample)
+            sample.pred_instances = instances
+        return data_samples
+
+    def _masks(self, found: dict, sample: DetDataSample) -> torch.Tensor:
+        """bool, (N, H, W), at the original size, by MMDetection's own steps."""
+        masks, spec = found['masks'], self.metadata['masks']
+        height, width = sample.ori_shape[:2]
+        if len(masks) == 0:
+            return torch.zeros(0, height, width, dtype=torch.bool)
+        if spec['kind'] == 'box':
+            head = FCNMaskHead(num_convs=0, num_classes=1, class_agnostic=True)
+            return head._predict_by_feat_single(
+                masks[:, None].numpy(),
+                found['boxes'].clone(),
+                found['labels'],
+                sample.metainfo,
+                ConfigDict(mask_thr_binary=spec['threshold']),
+                rescale=True,
+                activate_map=True,
+            )
+        # As RTMDetInsHead: its logits twice, x's factor for the height.
+        logits = masks.double().clamp(1e-30, 1 - 3e-8).logit().float()[None]
+        logits = F.interpolate(logits, scale_factor=spec['stride'], mode='bilinear')
+        size = [
+            math.ceil(side * (1 / factor))
+            for side, factor in zip(logits.shape[2:], sample.scale_factor)
+        ]
+        logits = F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
+        return logits[0, :, :height, :width].sigmoid() > spec['threshold']
+
+
+def use_exported(cfg: Config, path: str) -> None:
+    """Have a config test an exported model.
+
+    Raises:
+        UserError: If it isn't a whole detector, or one of other classes.
+    """
+    if Path(path).suffix not in ('.onnx', '.xml'):
+        raise UserError(_no_detector(path))
+    dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
+    expected = list(dataset.metainfo['classes'])
+    found = load(path).metadata['classes']
+    if found != expected:
+        raise UserError(
+            f'{path} has the classes {", ".join(found)}; the config has '
+            f'{", ".join(expected)}: use the config that it was made of.'
+        )
+    cfg.model = dict(
+        type='ExportedDetector',
+        path=path,
+        data_preprocessor=cfg.model.data_preprocessor,
+    )
+
+
+def _no_detector(path: str) -> str:
+    return (
+        f'{path} is a backbone, which has no boxes to evaluate: export the whole '
+        'detector, with --part detector and --format onnx or openvino.'
+    )
