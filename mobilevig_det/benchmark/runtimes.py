@@ -1,5 +1,6 @@
 """Exported models in their runtimes, beside PyTorch."""
 
+import subprocess
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,6 +29,7 @@ from .turns import in_turns, progress
 NAMES = {'.onnx': 'ONNX Runtime', '.xml': 'OpenVINO', '.pte': 'ExecuTorch'}
 EAGER, FUSED = 'MMDetection', 'fused'
 DEMO = Path('work_dirs', 'demo')
+EXPORTED = Path('work_dirs', 'export')
 
 
 def runtime_rows(args: Namespace) -> Iterator[dict]:
@@ -64,6 +66,8 @@ def _backbone_rows(
     model = MobileViG(arch, layer_scale_init_value=0.5).eval().fuse()
     for path in _export_backbone(model, size, folder / arch):
         makes[NAMES[path.suffix]] = partial(make_session, path=path, size=size)
+    onnx_path = folder / arch / f'{size}.onnx'
+    makes['wasm, one thread'] = partial(make_wasm, path=onnx_path, size=size)
     yield from _rows(args, f'MobileViG-{arch}', size, 'PyTorch', makes)
 
 
@@ -80,6 +84,9 @@ def _detector_rows(
     }
     for path in paths:
         makes[NAMES[path.suffix]] = partial(make, path=path)
+        int8 = EXPORTED / f'{config}_int8{path.suffix}'
+        if int8.is_file():
+            makes[f'{NAMES[path.suffix]}, int8'] = partial(make, path=int8)
     yield from _rows(args, config, size, EAGER, makes)
 
 
@@ -95,6 +102,8 @@ def _rows(
     work = {key: done[1][key] for key in ('gmacs', 'params') if key in done[1]}
     for row in done[2:]:
         row.update(work)
+        if row['name'].split(',')[0] not in (EAGER, 'PyTorch'):
+            row.pop('peak_bytes', None)  # theirs isn't PyTorch's to see
     yield from done
 
 
@@ -154,6 +163,24 @@ def make_session(args: Namespace, path: Path, size: str):
     torch.manual_seed(0)
     image = torch.rand(1, 3, *map(int, size.split('x'))).numpy()
     return {}, lambda: session(image=image)
+
+
+def make_wasm(args: Namespace, path: Path, size: str):
+    """ONNX Runtime in WebAssembly, in Node."""
+    from ..export.ort_web import find_ort_web
+
+    script = Path(__file__).with_name('wasm.mjs')
+    command = ['node', script, find_ort_web() / 'dist', path, *size.split('x')]
+    node = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+
+    def run():
+        print('go', file=node.stdin)
+        if not node.stdout.readline():
+            raise RuntimeError('node ended')
+
+    return {}, run
 
 
 def make_prediction(

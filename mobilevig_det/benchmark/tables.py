@@ -45,8 +45,10 @@ def table(result: dict) -> list[tuple[str, ...]]:
         base = timed.get((*start[:2], row.get('base')))
         ratio = ''
         if base is not None and base is not row:
-            memory = base['peak_bytes'] / max(row['peak_bytes'], 1)
-            ratio = f'{median(base) / median(row):.2f} ({memory:.2f})'
+            ratio = f'{median(base) / median(row):.2f}'
+            if 'peak_bytes' in row and 'peak_bytes' in base:
+                memory = base['peak_bytes'] / max(row['peak_bytes'], 1)
+                ratio += f' ({memory:.2f})'
         gmacs, batch = row.get('gmacs'), result['batch_size']
         limit = timed.get((*start[:2], MATRIX_PRODUCT))
         if limit is row:
@@ -65,7 +67,7 @@ def table(result: dict) -> list[tuple[str, ...]]:
                 '' if 'elements' in row else f'{batch / median(row):.2f}',
                 f'{row["params"] / 1e6:.2f}' if gmacs else '',
                 f'{gmacs:.2f}' if gmacs else '',
-                f'{row["peak_bytes"] / 1e6:.1f}',
+                f'{row["peak_bytes"] / 1e6:.1f}' if 'peak_bytes' in row else '',
                 f'{median(row) / ideal:.2f}' if ideal else '',
                 ratio,
             )
@@ -92,8 +94,8 @@ def markdown(result: dict) -> str:
             *(f'| {" | ".join(row)} |' for row in rows),
             '',
             'x ceiling: time over what the rate of the matrix product allows. '
-            "x base: times faster than the definition, the authors' algorithm or "
-            "compiled mmcv (in brackets its peak memory over this one's). Peak: "
+            "x base: times faster than the definition, the authors' algorithm, "
+            "compiled mmcv or PyTorch (in brackets its peak memory over this one's). Peak: "
             'tensors made by the run, without weights and input.',
             *notes,
             '',
