@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Export a detector to ONNX, OpenVINO, ExecuTorch or Core ML, and compare the
-file with PyTorch before it counts as written."""
+"""Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or a page for the browser,
+and compare the file with PyTorch before it counts as written."""
 
 import argparse
 from pathlib import Path
@@ -15,8 +15,10 @@ from mobilevig_det.apis.inference import Inferencer
 from mobilevig_det.errors import UserError
 from mobilevig_det.export import (
     FORMATS,
+    check_folder,
     check_part,
     check_size,
+    find_ort_web,
     make_metadata,
     new_file,
     prove,
@@ -38,8 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--part',
         choices=['detector', 'backbone'],
-        help='the whole detector (default for onnx and openvino), or its '
-        'backbone with its neck (for every format)',
+        help='the whole detector (default for onnx, openvino and web), or its '
+        'backbone with its neck (for every format but web)',
     )
     parser.add_argument(
         '--size',
@@ -49,7 +51,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='the one image size that a backbone shall take; phones need one',
     )
     parser.add_argument(
-        '--out', help='file to write (default: work_dirs/export/CONFIG.SUFFIX)'
+        '--out',
+        help='file to write (default: work_dirs/export/CONFIG.SUFFIX); for web, a '
+        'folder (work_dirs/export/CONFIG_web)',
+    )
+    parser.add_argument(
+        '--ort-web',
+        metavar='FOLDER',
+        help='for web: the npm package onnxruntime-web, unpacked (by default npm '
+        'fetches it, once)',
     )
     add_cfg_options(parser)
     return parser.parse_args(argv)
@@ -71,7 +81,11 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(
         args.out or f'work_dirs/export/{Path(args.config).stem}{file_format.suffix}'
     )
-    if out.suffix != file_format.suffix:
+    ort_web = None
+    if args.format == 'web':
+        check_folder(out)
+        ort_web = find_ort_web(args.ort_web)
+    elif out.suffix != file_format.suffix:
         raise UserError(
             f'--out must end in {file_format.suffix} for --format {args.format}, '
             f'not {out.name!r}.'
@@ -85,10 +99,12 @@ def main(argv: list[str] | None = None) -> None:
         check_size(model, size)
     metadata = make_metadata(cfg, model, inferencer.classes, part, size)
     with new_file(out) as path:
-        write(args.format, part, model, path, size, metadata)
+        written = write(args.format, part, model, path, size, metadata, ort_web)
         if args.format != 'coreml':  # which only runs on a Mac
-            prove(part, model, path, size, cfg)
+            prove(part, model, written, size, cfg)
     print(f'Written: {out}')
+    if args.format == 'web':
+        print(f'Open the address that this prints: python {out / "serve.py"}')
 
 
 if __name__ == '__main__':

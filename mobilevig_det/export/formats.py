@@ -23,11 +23,14 @@ FORMATS = {
     'openvino': Format('.xml', ('detector', 'backbone')),
     'executorch': Format('.pte', ('backbone',)),
     'coreml': Format('.mlpackage', ('backbone',)),
+    'web': Format('_web', ('detector',)),
 }
 
 
 def check_part(name: str, part: str) -> None:
     """Raise a UserError if a format can't hold that part."""
+    if name == 'web' and part != 'detector':
+        raise UserError('--format web is a page that detects: --part detector only.')
     if part not in FORMATS[name].parts:
         raise UserError(
             f'--format {name} takes --part {" or ".join(FORMATS[name].parts)} only: '
@@ -58,8 +61,14 @@ def write(
     path: Path,
     size: tuple[int, int] | None,
     metadata: dict[str, Any],
-) -> None:
+    ort_web: Path | None = None,
+) -> Path:
     """Write a part of a fused detector in a format, to ``path``.
+
+    ``ort_web`` is what :func:`.ort_web.find_ort_web` found, for the format web.
+
+    Returns:
+        Path: The file to load, and to :func:`prove`; mostly ``path``.
 
     Raises:
         UserError: If it can't be done; the message says why.
@@ -77,6 +86,11 @@ def write(
 
             write_openvino(in_onnx, path, metadata)
             in_onnx.unlink()
+    elif name == 'web':
+        from .web_folder import write_web
+
+        assert ort_web is not None
+        path = write_web(detector, path, metadata, ort_web)
     elif name == 'executorch':
         from .executorch import write_executorch
 
@@ -85,6 +99,7 @@ def write(
         from .coreml import write_coreml
 
         write_coreml(backbone_of(detector), path, size, metadata)
+    return path
 
 
 def prove(
