@@ -8,6 +8,7 @@ const WIDTH = 640; // small pictures are shown at least so large
 
 // picture: ImageData, whose pixels are changed.
 export function draw(canvas, picture, found, classes) {
+  found = [...found].reverse(); // the surest on top
   for (const { mask, label } of found) if (mask) tint(picture, mask, color(label));
   const original = new OffscreenCanvas(picture.width, picture.height);
   original.getContext('2d').putImageData(picture, 0, 0);
@@ -20,11 +21,15 @@ export function draw(canvas, picture, found, classes) {
   context.lineWidth = letters / 7;
   context.font = `${letters}px sans-serif`;
   context.textBaseline = 'top';
-  for (const { box, label, score } of found) {
+  for (const { box, label } of found) {
     const [x1, y1, x2, y2] = box.map((at) => at * zoom);
-    const text = `${classes[label]} ${score.toFixed(2)}`;
-    context.strokeStyle = context.fillStyle = `rgb(${color(label)})`;
+    context.strokeStyle = `rgb(${color(label)})`;
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+  }
+  for (const { box, label, score } of found) {
+    const [x1, y1] = box.map((at) => at * zoom);
+    const text = `${classes[label]} ${score.toFixed(2)}`;
+    context.fillStyle = `rgb(${color(label)})`;
     context.fillRect(x1, y1, context.measureText(text).width + 6, letters + 4);
     context.fillStyle = 'white';
     context.fillText(text, x1 + 3, y1 + 3);

@@ -107,6 +107,8 @@ async function runCamera() {
 
 let latest; // what a new score is for
 const use = (file) => { latest = file ?? latest; if (latest) detectFile(latest); };
+// So that the same file can be chosen again.
+element('file').onclick = (event) => { event.target.value = ''; };
 element('file').onchange = (event) => use(event.target.files[0]);
 element('score').onchange = () => { if (!video.srcObject) use(); };
 element('camera').onclick = () => (video.srcObject ? stopCamera() : runCamera());
