@@ -31,7 +31,7 @@ async function load() {
   return detector;
 }
 
-// Null, and a message that stays, where the model can't be had.
+// Null, where the model can't be had.
 const loaded = load().then(
   (detector) => {
     const { config, classes } = detector.metadata;
@@ -55,7 +55,6 @@ function detect(...args) {
 
 async function detectNow(source, width, height) {
   const detector = await loaded;
-  if (!detector) return;
   [sheet.width, sheet.height] = [width, height];
   context.drawImage(source, 0, 0);
   const picture = context.getImageData(0, 0, width, height);
@@ -69,6 +68,7 @@ async function detectNow(source, width, height) {
 }
 
 async function detectFile(file) {
+  if (!(await loaded)) return; // the message stays
   stopCamera();
   let picture;
   try {
@@ -91,11 +91,12 @@ function stopCamera() {
 }
 
 async function runCamera() {
+  if (!(await loaded)) return;
   try {
     if (!navigator.mediaDevices) throw new Error('it needs http://localhost or https');
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
     await video.play();
-    while (video.srcObject && (await loaded)) {
+    while (video.srcObject) {
       await detect(video, video.videoWidth, video.videoHeight);
       await new Promise(requestAnimationFrame);
     }

@@ -35,7 +35,7 @@ def main():
     try:
         server = ThreadingHTTPServer(('127.0.0.1', port), handler)
     except (OSError, OverflowError) as error:
-        sys.exit(f'serve.py: port {port} cannot be used ({error}): take another --port.')
+        sys.exit(f'serve.py: port {port} cannot be used: {error}')
     print(f'http://localhost:{server.server_port}/  (Ctrl+C ends it)', flush=True)
     try:
         server.serve_forever()
