@@ -43,6 +43,7 @@ setup(
             '.mim/tools/*.*',
         ],
         'mobilevig_det.evaluation': ['data/*'],
+        'mobilevig_det.export': ['web/*'],
     },
     python_requires='>=3.10',
     # Without versions, so that pip replaces nothing a user has; what fits

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or a page for browsers,
+"""Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or a page for the browser,
 and compare the file with PyTorch before it counts as written."""
 
 import argparse
@@ -17,15 +17,16 @@ from mobilevig_det.apis.inference import Inferencer
 from mobilevig_det.errors import UserError
 from mobilevig_det.export import (
     FORMATS,
+    check_folder,
     check_part,
     check_size,
+    find_ort_web,
     make_metadata,
     new_file,
     prove,
     write,
 )
 from mobilevig_det.export.int8 import check_int8, write_int8
-from mobilevig_det.export.web import find_runtime
 from mobilevig_det.ops import use_on_cpus
 
 
@@ -42,8 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--part',
         choices=['detector', 'backbone'],
-        help='the whole detector (default for onnx and openvino), or its '
-        'backbone with its neck (for every format)',
+        help='the whole detector (default for onnx, openvino and web), or its '
+        'backbone with its neck (for every format but web)',
     )
     parser.add_argument(
         '--size',
@@ -60,7 +61,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--out',
-        help='file to write, for web a folder (default: one in work_dirs/export)',
+        help='file to write; for web a folder (default: one in work_dirs/export)',
+    )
+    parser.add_argument(
+        '--ort-web',
+        metavar='FOLDER',
+        help='for web: the npm package onnxruntime-web, unpacked (by default npm '
+        'fetches it, once)',
     )
     add_cfg_options(parser)
     return parser.parse_args(argv)
@@ -83,14 +90,16 @@ def main(argv: list[str] | None = None) -> None:
         check_int8(args.format, part, cfg)
     name = Path(args.config).stem + ('_int8' if args.int8 else '')
     out = Path(args.out or f'work_dirs/export/{name}{file_format.suffix}')
-    if not out.name.endswith(file_format.suffix) and args.format != 'web':
+    ort_web = None
+    if args.format == 'web':
+        check_folder(out)
+        ort_web = find_ort_web(args.ort_web)
+    elif out.suffix != file_format.suffix:
         raise UserError(
             f'--out must end in {file_format.suffix} for --format {args.format}, '
             f'not {out.name!r}.'
         )
 
-    if args.format == 'web':
-        find_runtime()  # before the work, not after it
     cfg.visualizer.vis_backends = []
     inferencer = Inferencer(cfg, args.checkpoint, device='cpu', show_progress=False)
     use_on_cpus()
@@ -104,12 +113,14 @@ def main(argv: list[str] | None = None) -> None:
             if args.int8:  # the float32 file is proven, but not kept
                 folder = tempfile.TemporaryDirectory(dir=path.parent)
                 float32 = Path(stack.enter_context(folder), path.name)
-            write(args.format, part, model, float32, size, metadata)
+            written = write(args.format, part, model, float32, size, metadata, ort_web)
             if args.format != 'coreml':  # which only runs on a Mac
-                prove(part, model, float32, size, cfg)
+                prove(part, model, written, size, cfg)
             if args.int8:
                 write_int8(float32, path, metadata, model, cfg)
     print(f'Written: {out}')
+    if args.format == 'web':
+        print(f'Open the address that this prints: python {out / "serve.py"}')
 
 
 if __name__ == '__main__':

@@ -29,6 +29,8 @@ FORMATS = {
 
 def check_part(name: str, part: str) -> None:
     """Raise a UserError if a format can't hold that part."""
+    if name == 'web' and part != 'detector':
+        raise UserError('--format web is a page that detects: --part detector only.')
     if part not in FORMATS[name].parts:
         raise UserError(
             f'--format {name} takes --part {FORMATS[name].parts[0]} only. --format '
@@ -59,8 +61,14 @@ def write(
     path: Path,
     size: tuple[int, int] | None,
     metadata: dict[str, Any],
-) -> None:
+    ort_web: Path | None = None,
+) -> Path:
     """Write a part of a fused detector in a format, to ``path``.
+
+    ``ort_web`` is what :func:`.ort_web.find_ort_web` found, for the format web.
+
+    Returns:
+        Path: The file to load, and to :func:`prove`; mostly ``path``.
 
     Raises:
         UserError: If it can't be done; the message says why.
@@ -78,11 +86,11 @@ def write(
 
             write_openvino(in_onnx, path, metadata)
             in_onnx.unlink()
-        elif name == 'web':
-            from .web import write_web
+    elif name == 'web':
+        from .web_folder import write_web
 
-            write_web(in_onnx, path, metadata)
-            in_onnx.unlink()
+        assert ort_web is not None
+        path = write_web(detector, path, metadata, ort_web)
     elif name == 'executorch':
         from .executorch import write_executorch
 
@@ -97,6 +105,7 @@ def write(
             'Its operators and its normalisation were checked. It was not run, which '
             'only a Mac or an iPhone can do (docs/export.md, "Phones").'
         )
+    return path
 
 
 def prove(
@@ -114,8 +123,7 @@ def prove(
     from .proof import prove_backbone, prove_detector
 
     if part == 'detector':
-        file = path / 'model.onnx' if path.is_dir() else path  # of the page
-        prove_detector(file, detector, cfg)
+        prove_detector(path, detector, cfg)
     else:
         prove_backbone(path, backbone_of(detector), detector, cfg, size)
 
