@@ -3,8 +3,7 @@
 file with PyTorch before it counts as written."""
 
 import argparse
-import contextlib
-import tempfile
+import shutil
 from pathlib import Path
 
 from mobilevig_det.apis.cli import (
@@ -97,16 +96,14 @@ def main(argv: list[str] | None = None) -> None:
         check_size(model, size)
     metadata = make_metadata(cfg, model, inferencer.classes, part, size)
     with new_file(out) as path:
-        with contextlib.ExitStack() as stack:
-            float32 = path
-            if args.int8:  # the float32 file is proven, but not kept
-                folder = tempfile.TemporaryDirectory(dir=path.parent)
-                float32 = Path(stack.enter_context(folder), path.name)
-            write(args.format, part, model, float32, size, metadata)
-            if args.format != 'coreml':  # which only runs on a Mac
-                prove(part, model, float32, size, cfg)
-            if args.int8:
-                write_int8(float32, path, metadata, model, cfg)
+        float32 = path.parent / 'float32' / path.name if args.int8 else path
+        float32.parent.mkdir(exist_ok=True)
+        write(args.format, part, model, float32, size, metadata)
+        if args.format != 'coreml':  # which only runs on a Mac
+            prove(part, model, float32, size, cfg)
+        if args.int8:
+            write_int8(float32, path, metadata, model, cfg)
+            shutil.rmtree(float32.parent)  # proven, but not what was asked for
     print(f'Written: {out}')
 
 

@@ -34,7 +34,7 @@ class CalibrationInputs:
         self._dataset = DATASETS.build(
             dict(
                 next(leaf_datasets(cfg.train_dataloader.dataset)),
-                pipeline=next(leaf_datasets(cfg.test_dataloader.dataset)).pipeline,
+                pipeline=next(leaf_datasets(cfg.test_dataloader.dataset))['pipeline'],
                 test_mode=True,
             )
         )
