@@ -136,7 +136,7 @@ def shapes_cfg(shapes_root, monkeypatch):
 class Oracle:
     """Detects what is annotated, image by image."""
 
-    metadata = dict(part='detector', mean=MEAN, std=STD, masks=None)
+    metadata = dict(part='detector', int8=True, mean=MEAN, std=STD, masks=None)
 
     def __init__(self, root):
         path = root / 'annotations' / 'instances_val.json'
