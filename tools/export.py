@@ -3,8 +3,7 @@
 and compare the file with PyTorch before it counts as written."""
 
 import argparse
-import contextlib
-import tempfile
+import shutil
 from pathlib import Path
 
 from mobilevig_det.apis.cli import (
@@ -108,16 +107,14 @@ def main(argv: list[str] | None = None) -> None:
         check_size(model, size)
     metadata = make_metadata(cfg, model, inferencer.classes, part, size)
     with new_file(out) as path:
-        with contextlib.ExitStack() as stack:
-            float32 = path
-            if args.int8:  # the float32 file is proven, but not kept
-                folder = tempfile.TemporaryDirectory(dir=path.parent)
-                float32 = Path(stack.enter_context(folder), path.name)
-            written = write(args.format, part, model, float32, size, metadata, ort_web)
-            if args.format != 'coreml':  # which only runs on a Mac
-                prove(part, model, written, size, cfg)
-            if args.int8:
-                write_int8(float32, path, metadata, model, cfg)
+        float32 = path.parent / 'float32' / path.name if args.int8 else path
+        float32.parent.mkdir(exist_ok=True)
+        written = write(args.format, part, model, float32, size, metadata, ort_web)
+        if args.format != 'coreml':  # which only runs on a Mac
+            prove(part, model, written, size, cfg)
+        if args.int8:
+            write_int8(float32, path, metadata, model, cfg)
+            shutil.rmtree(float32.parent)  # proven, but not what was asked for
     print(f'Written: {out}')
     if args.format == 'web':
         print(f'Open the address that this prints: python {out / "serve.py"}')

@@ -170,14 +170,15 @@ def make_wasm(args: Namespace, path: Path, size: str):
     from ..export.ort_web import find_ort_web
 
     script = Path(__file__).with_name('wasm.mjs')
-    command = ['node', script, find_ort_web() / 'dist', path, *size.split('x')]
+    runtime = find_ort_web() / 'dist'
+    command = ['node', str(script), str(runtime), str(path), *size.split('x')]
     node = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     )
 
     def run():
         print('go', file=node.stdin)
-        if not node.stdout.readline():
+        if not (node.stdout and node.stdout.readline()):
             raise RuntimeError('node ended')
 
     return {}, run

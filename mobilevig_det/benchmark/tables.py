@@ -95,8 +95,8 @@ def markdown(result: dict) -> str:
             '',
             'x ceiling: time over what the rate of the matrix product allows. '
             "x base: times faster than the definition, the authors' algorithm, "
-            "compiled mmcv or PyTorch (in brackets its peak memory over this one's). Peak: "
-            'tensors made by the run, without weights and input.',
+            "compiled mmcv or PyTorch (in brackets its peak memory over this one's). "
+            'Peak: tensors made by the run, without weights and input.',
             *notes,
             '',
         ]

@@ -62,7 +62,8 @@ def evaluate(path: str | Path, cfg: Config, number: int = NUMBER) -> dict[str, f
         raise UserError(
             f"--int8: the config's val_evaluator gives no AP, but {', '.join(found)}."
         )
-    print(f'{Path(path).name}: evaluated on {len(seen)} validation images.')
+    kind = 'int8' if model.metadata['int8'] else 'float32'
+    print(f'{Path(path).name} in {kind}: {len(seen)} validation images.')
     return aps
 
 

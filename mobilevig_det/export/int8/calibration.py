@@ -31,11 +31,10 @@ class CalibrationInputs:
 
     def __init__(self, cfg: Config, detector: BaseDetector, number: int = NUMBER):
         self._preprocess = detector.data_preprocessor
-        pipeline = next(leaf_datasets(cfg.test_dataloader.dataset))['pipeline']
         self._dataset = DATASETS.build(
             dict(
                 next(leaf_datasets(cfg.train_dataloader.dataset)),
-                pipeline=pipeline,
+                pipeline=next(leaf_datasets(cfg.test_dataloader.dataset))['pipeline'],
                 test_mode=True,
             )
         )

@@ -25,7 +25,7 @@ def quantize_openvino(
     """Write an .xml and a .bin file whose layers compute in int8.
 
     Weights have seven bits, so that sums of two products fit into the 16 bits
-    that CPUs without VNNI have for them.
+    that CPUs without VNNI have for them; NNCF leaves eight to depthwise ones.
 
     Args:
         source (str | Path): The float32 .xml file.
