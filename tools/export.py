@@ -83,6 +83,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             '--size is for --part backbone: a detector takes images of any size.'
         )
+    if args.ort_web and args.format != 'web':
+        raise UserError('--ort-web is for --format web.')
     cfg = load_config(args.config, args.cfg_options)
     find_checkpoint(args.checkpoint)
     if args.int8:
