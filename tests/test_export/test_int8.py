@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import mobilevig_det.export
 from mobilevig_det.apis.cli import load_config
@@ -260,4 +261,12 @@ def test_only_a_file_that_lost_little_is_kept(
 def test_bad_flags(trained, flags, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert words in str(export(trained, '--format', 'onnx', *flags))
+    assert not list(tmp_path.rglob('*.*'))
+
+
+def test_missing_package(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, 'nncf', None)
+    message = export(trained, '--format', 'openvino')
+    assert 'needs the package nncf' in str(message)
     assert not list(tmp_path.rglob('*.*'))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..metadata import KEY, to_json
-from ..packages import needed
 from .calibration import CalibrationInputs
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ def quantize_onnx(
         metadata (dict): Of the new one.
         inputs (CalibrationInputs): Images to measure activations on.
     """
-    needed('onnx', 'onnxruntime')
     import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,

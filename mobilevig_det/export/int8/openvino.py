@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..metadata import KEY, to_json
-from ..packages import needed
 from .calibration import CalibrationInputs
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ def quantize_openvino(
         metadata (dict): Of the new one.
         inputs (CalibrationInputs): Images to measure activations on.
     """
-    needed('openvino', 'nncf')
     import nncf
     import openvino
 

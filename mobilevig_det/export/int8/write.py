@@ -8,11 +8,13 @@ from mmengine.config import Config
 
 from ...datasets import check_data_paths
 from ...errors import UserError
+from ..packages import needed
 from .accuracy import check_accuracy, evaluate
 from .calibration import CalibrationInputs
 from .onnx import quantize_onnx
 from .openvino import quantize_openvino
 
+PACKAGES = {'onnx': ('onnx', 'onnxruntime'), 'openvino': ('openvino', 'nncf')}
 QUANTIZERS = {'.onnx': quantize_onnx, '.xml': quantize_openvino}
 
 
@@ -20,10 +22,10 @@ def check_int8(name: str, part: str, cfg: Config) -> None:
     """Check, before anything is done, that ``--int8`` can be.
 
     Raises:
-        UserError: If a format's file of that part can't be in int8, or the
-            config's data isn't there.
+        UserError: If a format's file of that part can't be in int8, or data or a
+            package isn't there.
     """
-    if name not in ('onnx', 'openvino') or part != 'detector':
+    if name not in PACKAGES or part != 'detector':
         raise UserError(
             '--int8 is for --format onnx or openvino and --part detector: only of a '
             'whole detector can it be said what AP it costs.'
@@ -35,6 +37,7 @@ def check_int8(name: str, part: str, cfg: Config) -> None:
                 f'validation set for the AP; the config has no {key}.'
             )
     check_data_paths(cfg, ['train', 'val'])
+    needed(*PACKAGES[name])
 
 
 def write_int8(
@@ -56,8 +59,7 @@ def write_int8(
         cfg (Config): Its config, of whose data :func:`check_int8` knows.
 
     Raises:
-        UserError: If too much AP is lost, nothing is detected, or a package is
-            missing.
+        UserError: If too much AP is lost, or nothing is detected.
     """
     inputs = CalibrationInputs(cfg, detector)
     inputs.keep_detected(source)
