@@ -8,6 +8,7 @@ imported before. What the methods of the model must do is timm's, see its
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from mmengine.model import initialize
 from torch import Tensor, nn
 
@@ -71,6 +72,10 @@ class TimmMobileViG(nn.Module):
         drop_rate (float): Dropout before the classifiers. Defaults to 0.
         drop_path_rate (float): Stochastic depth of the last block. Defaults to 0,
             as everywhere in timm; the authors trained with 0.1.
+        device (torch.device, optional): Where to put it. Defaults to None: the
+            default device.
+        dtype (torch.dtype, optional): Type of its weights. Defaults to None: the
+            default type.
 
     Raises:
         UserError: For an argument out of its range.
@@ -84,6 +89,8 @@ class TimmMobileViG(nn.Module):
         global_pool: str = 'avg',
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.backbone = MobileViG(arch, drop_path_rate=drop_path_rate)
@@ -99,6 +106,7 @@ class TimmMobileViG(nn.Module):
         self.head_hidden_size = HIDDEN_CHANNELS[arch]
         self.head = Head(channels[-1], self.head_hidden_size, 1, drop_rate)
         initialize(self, KAIMING)
+        self.to(device=device, dtype=dtype)
         self.reset_classifier(num_classes, global_pool)
         self.distilled_training = False
         # Hooks want modules that are called: blocks, not stages.

@@ -180,6 +180,28 @@ def test_weights_go_both_ways(timm, classifier):
     classifier.load_state_dict(model.state_dict(), strict=True)
 
 
+def test_detectors_file(timm, tmp_path, classifier):
+    """Features of a detector's backbone, in either layout."""
+    ours = classifier.backbone.state_dict()
+    theirs = {
+        key: value
+        for key, value in golden_state_dict('ti').items()
+        if not key.startswith(('prediction.', 'head.', 'dist_head.'))
+    }
+    for weights in (ours, theirs):
+        weights = {f'backbone.{key}': value for key, value in weights.items()}
+        weights['neck.conv.weight'] = torch.zeros(3)
+        torch.save(dict(state_dict=weights), tmp_path / 'detector.pth')
+        model = timm.create_model(
+            'mobilevig_ti',
+            features_only=True,
+            pretrained=True,
+            pretrained_cfg_overlay=dict(file=str(tmp_path / 'detector.pth')),
+        )
+        loaded = model.model.backbone.state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in ours.items())
+
+
 def test_other_classes_and_channels(timm, authors_file):
     """timm's way to fine-tune: classifiers anew, the first convolution adapted."""
     model = timm.create_model(
@@ -249,6 +271,8 @@ def test_intermediates(timm):
         (third,) = model.forward_intermediates(images, [-2], intermediates_only=True)
         assert torch.equal(third, maps[2])
         assert len(model.forward_intermediates(images, 3)[1]) == 3
+        early, _ = model.forward_intermediates(images, [0, 1], stop_early=True)
+        assert torch.equal(early, maps[1])
         assert model.prune_intermediate_layers([2]) == [2]
         assert torch.equal(model(images), maps[2])
         model.reset_classifier(4, 'avg')
@@ -291,6 +315,24 @@ def test_rates(timm):
     assert model.head.prediction[-1].p == 0.3
     rates = [m.drop_prob for m in model.modules() if hasattr(m, 'drop_prob')]
     assert max(rates) == pytest.approx(0.2)
+
+
+def test_type_and_device(timm):
+    model = timm.create_model('mobilevig_ti', dtype=torch.bfloat16, device='cpu')
+    model.reset_classifier(3)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_starts_as_ours_does(timm):
+    """Kaiming normal, biases 0, also of a classifier that came later."""
+    model = timm.create_model('mobilevig_ti')
+    model.reset_classifier(100)
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.weight.numel() > 10000:
+            fan_in = layer.weight[0].numel()
+            std = float(layer.weight.detach().std())
+            assert std == pytest.approx((2 / fan_in) ** 0.5, rel=0.05), name
+            assert not layer.bias.any(), name
 
 
 def test_unknown_pool(timm):
