@@ -273,6 +273,8 @@ def test_intermediates(timm):
         assert len(model.forward_intermediates(images, 3)[1]) == 3
         early, _ = model.forward_intermediates(images, [0, 1], stop_early=True)
         assert torch.equal(early, maps[1])
+        late, _ = model.forward_intermediates(images, [0, 1])
+        assert torch.equal(late, last)
         assert model.prune_intermediate_layers([2]) == [2]
         assert torch.equal(model(images), maps[2])
         model.reset_classifier(4, 'avg')
