@@ -1,6 +1,7 @@
 """MobileViG for MMDetection."""
 
 import sys
+from contextlib import suppress
 
 from .versions import StackError, check_stack
 
@@ -24,6 +25,12 @@ from .backbones import MobileViG  # noqa: E402
 from .checkpoints import allow_checkpoint_types  # noqa: E402
 
 allow_checkpoint_types()
+
+if sys.modules.get('timm'):
+    from .errors import UserError
+
+    with suppress(UserError):  # An old timm: who imports the module is told.
+        from . import timm_models  # noqa: F401  registers
 
 __version__ = '0.2.0'
 

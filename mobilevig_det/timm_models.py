@@ -1,0 +1,350 @@
+"""``timm.create_model('mobilevig_m')``: backbone and classifier in timm's registry.
+
+Importing this module registers them: ``import mobilevig_det`` does where timm was
+imported before. What the methods of the model must do is timm's, see its
+``efficientformer_v2.py``, which has two classifiers too.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from mmengine.model import initialize
+from torch import Tensor, nn
+
+from .backbones import MobileViG
+from .backbones.base import KAIMING
+from .backbones.layers import ConvNormAct
+from .checkpoints import find_file
+from .checkpoints.key_mapping import (
+    CLASSIFIER_PREFIXES,
+    from_authors,
+    is_authors_layout,
+)
+from .checkpoints.raw_or_averaged import both_weights
+from .classification.head import DistilledHead
+from .errors import UserError
+
+try:
+    from timm.models import (
+        build_model_with_cfg,
+        generate_default_cfgs,
+        register_model,
+        resolve_pretrained_cfg,
+    )
+    from timm.models._features import FeatureGetterNet, feature_take_indices
+except ImportError as error:
+    raise UserError(
+        f'MobileViG in timm needs timm 1.0 or newer, which cannot be imported '
+        f'({error}): pip install "mobilevig_det[imagenet]"'
+    ) from error
+
+# Width of the classifier's 1x1 convolution.
+HIDDEN_CHANNELS = dict(ti=512, s=512, m=768, b=768)
+POOLS = ('avg', '')
+
+
+class Head(DistilledHead):
+    """The classifier, whose parts timm's users take away and replace."""
+
+    def hidden(self, x: Tensor, pool: bool) -> Tensor:
+        """What both classifiers see, of the last map (B, C, H, W): (B, hidden, 1,
+        1), or without the pooling (B, hidden, H, W)."""
+        return self.prediction(x) if pool else self.prediction[1:](x)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        # Past DistilledHead's: timm leaves classifiers of other classes out.
+        super(DistilledHead, self)._load_from_state_dict(*args, **kwargs)
+
+
+class TimmMobileViG(nn.Module):
+    """MobileViG with its classifier, as timm has models.
+
+    Loads the authors' ImageNet files, and has the names of
+    :class:`.ImageClassifier`, so that each loads the other's weights.
+
+    Args:
+        arch (str): 'ti', 's', 'm' or 'b'.
+        num_classes (int): Classes; 0 for none. Defaults to 1000.
+        in_chans (int): Channels of the images. Defaults to 3.
+        global_pool (str): 'avg', or '' for maps instead of vectors. Defaults to
+            'avg'.
+        drop_rate (float): Dropout before the classifiers. Defaults to 0.
+        drop_path_rate (float): Stochastic depth of the last block. Defaults to 0,
+            as everywhere in timm; the authors trained with 0.1.
+        device (torch.device, optional): Where to put it. Defaults to None: the
+            default device.
+        dtype (torch.dtype, optional): Type of its weights. Defaults to None: the
+            default type.
+
+    Raises:
+        UserError: For an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = MobileViG(arch, drop_path_rate=drop_path_rate)
+        setting = MobileViG.arch_settings[arch]
+        channels = setting['channels']
+        self.in_chans = in_chans
+        if in_chans != 3:
+            first = cast(ConvNormAct, self.backbone.get_submodule('stem.0'))
+            first.conv = nn.Conv2d(
+                in_chans, first.conv.out_channels, 3, stride=2, padding=1
+            )
+        self.num_features = channels[-1]
+        self.head_hidden_size = HIDDEN_CHANNELS[arch]
+        self.head = Head(channels[-1], self.head_hidden_size, 1, drop_rate)
+        initialize(self, KAIMING)
+        self.to(device=device, dtype=dtype)
+        self.reset_classifier(num_classes, global_pool)
+        self.distilled_training = False
+        # Hooks want modules that are called: blocks, not stages.
+        self.feature_info = [
+            dict(
+                num_chs=width,
+                reduction=2 ** (i + 2),
+                module=f'backbone.stages.{i}.{blocks - 1}',
+            )
+            for i, (width, blocks) in enumerate(zip(channels, setting['blocks']))
+        ]
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits, (B, num_classes), of images (B, in_chans, H, W); see
+        :meth:`forward_head`."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map, (B, num_features, ceil(H / 32), ceil(W / 32))."""
+        return self.backbone(x)[-1]
+
+    def forward_head(
+        self, x: Tensor, pre_logits: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits of the last map: the mean of both classifiers, or in training
+        with ``set_distilled_training`` both. Without pooling they are maps.
+
+        Args:
+            x (Tensor): (B, num_features, H, W).
+            pre_logits (bool): Return what the classifiers see instead, (B,
+                head_hidden_size).
+        """
+        pool = self.global_pool == 'avg'
+        x = self.head.hidden(x, pool)
+        if pre_logits:
+            return x.flatten(1) if pool else x
+        first, second = self.head.head(x), self.head.dist_head(x)
+        if pool:
+            first, second = first.flatten(1), second.flatten(1)
+        if self.distilled_training and self.training:
+            return first, second
+        return (first + second) / 2
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The last map and those of the stages, in ascending order.
+
+        Args:
+            x (Tensor): Images, (B, in_chans, H, W).
+            indices (int | list[int], optional): The last n stages, or which
+                ones. Defaults to None: all.
+            norm (bool): Without effect: there is no norm behind a stage.
+            stop_early (bool): Give the last of ``indices`` as the last map.
+            output_fmt (str): 'NCHW'.
+            intermediates_only (bool): Return the list alone.
+        """
+        if output_fmt != 'NCHW':
+            raise UserError(f"output_fmt must be 'NCHW', but is {output_fmt!r}.")
+        taken, last = feature_take_indices(len(self.backbone.stages), indices)
+        maps = self.backbone(x)
+        chosen = [feature for i, feature in enumerate(maps) if i in taken]
+        if intermediates_only:
+            return chosen
+        return maps[last if stop_early else -1], chosen
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop the stages behind the last of ``indices``, and the classifier.
+
+        Returns:
+            list[int]: The indices, counted from 0.
+        """
+        stages = len(self.backbone.stages)
+        taken, last = feature_take_indices(stages, indices)
+        if last < stages - 1:
+            self.backbone.stages = self.backbone.stages[: last + 1]
+            self.backbone.downsamples = self.backbone.downsamples[:last]
+            self.backbone.out_indices = tuple(range(last + 1))
+        if prune_head or last < stages - 1:
+            self.num_features = self.feature_info[last]['num_chs']
+            self.head_hidden_size = self.num_features
+            self.head.prediction = nn.Sequential(nn.AdaptiveAvgPool2d(1))
+            self.reset_classifier(0, '')
+        return taken
+
+    def get_classifier(self) -> tuple[nn.Module, nn.Module]:
+        """Both classifiers."""
+        return self.head.head, self.head.dist_head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None):
+        """Replace the classifiers by new ones, or with 0 classes by none.
+
+        Args:
+            num_classes (int): Classes.
+            global_pool (str, optional): 'avg' or ''. Defaults to None: as it is.
+        """
+        if global_pool is not None:
+            if global_pool not in POOLS:
+                raise UserError(
+                    f"global_pool must be 'avg' or '', but is {global_pool!r}."
+                )
+            self.global_pool = global_pool
+        self.num_classes = self.head.num_classes = num_classes
+        like = next(self.backbone.parameters())
+        for name in ('head', 'dist_head'):
+            new: nn.Module = nn.Identity()
+            if num_classes > 0:
+                new = nn.Conv2d(self.head_hidden_size, num_classes, 1)
+                initialize(new, KAIMING)
+            setattr(self.head, name, new.to(like).train(self.training))
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """Return both classifiers' logits in training."""
+        self.distilled_training = enable
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward: less memory, more time."""
+        self.backbone.with_cp = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Layers by depth, for layer-wise rates: blocks, or stages. What leads
+        out of a stage goes with the stage, or is a group behind its blocks."""
+        stages = r'^backbone\.(?:stages|downsamples)\.(\d+)'
+        after = 999  # behind the stage's last block
+        blocks: Any = [
+            (r'^backbone\.stages\.(\d+)\.(\d+)', None),
+            (r'^backbone\.downsamples\.(\d+)', (after,)),
+        ]
+        return dict(stem=r'^backbone\.stem', blocks=stages if coarse else blocks)
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args, **kwargs
+    ) -> None:
+        keys = [key for key in state_dict if key.startswith(prefix)]
+        weights = {key[len(prefix) :]: state_dict.pop(key) for key in keys}
+        for key, value in checkpoint_filter_fn(weights).items():
+            state_dict[prefix + key] = value
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, Any], model: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Weights under the model's names: the authors' are renamed. Of a whole
+    checkpoint the averaged weights are taken, as timm does."""
+    both = both_weights(state_dict)
+    weights = dict(both.raw if both.averaged is None else both.averaged)
+    if not is_authors_layout(weights):
+        return weights
+    return {
+        ('head.' if key.startswith(CLASSIFIER_PREFIXES) else 'backbone.') + key: value
+        for key, value in from_authors(weights).items()
+    }
+
+
+def _cfg() -> dict[str, Any]:
+    return dict(
+        url='',
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.9,
+        interpolation='bicubic',
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        first_conv='backbone.stem.0.conv',
+        classifier=('head.head', 'head.dist_head'),
+        origin_url='https://github.com/SLDGroup/MobileViG',
+        paper_ids='arXiv:2307.00395',
+    )
+
+
+default_cfgs = generate_default_cfgs(
+    {f'mobilevig_{arch}': _cfg() for arch in HIDDEN_CHANNELS}
+)
+
+
+def _create(arch: str, pretrained: bool, **kwargs) -> nn.Module:
+    """Build a model; ``pretrained`` loads the file that was given through
+    ``pretrained_cfg_overlay=dict(file=…)``, or else the published one."""
+    name = f'mobilevig_{arch}'
+    if pretrained:
+        overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
+        cfg = resolve_pretrained_cfg(name, kwargs.get('pretrained_cfg'), overlay)
+        if not cfg.has_weights and not cfg.state_dict:
+            overlay['file'] = _published(arch)
+            kwargs['pretrained_cfg_overlay'] = overlay
+    return build_model_with_cfg(
+        TimmMobileViG,
+        name,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls=FeatureGetterNet),
+        arch=arch,
+        **kwargs,
+    )
+
+
+def _published(arch: str) -> str:
+    try:
+        return str(find_file(f'mobilevig://{arch}'))
+    except UserError as error:
+        raise UserError(
+            f'{error} In timm: pretrained_cfg_overlay=dict(file=…) names a file, '
+            'pretrained=False takes random weights.'
+        ) from error
+
+
+@register_model
+def mobilevig_ti(pretrained: bool = False, **kwargs) -> nn.Module:
+    """MobileViG-Ti: 5.3 million weights with both classifiers."""
+    return _create('ti', pretrained, **kwargs)
+
+
+@register_model
+def mobilevig_s(pretrained: bool = False, **kwargs) -> nn.Module:
+    """MobileViG-S: 7.3 million weights with both classifiers."""
+    return _create('s', pretrained, **kwargs)
+
+
+@register_model
+def mobilevig_m(pretrained: bool = False, **kwargs) -> nn.Module:
+    """MobileViG-M: 14.1 million weights with both classifiers."""
+    return _create('m', pretrained, **kwargs)
+
+
+@register_model
+def mobilevig_b(pretrained: bool = False, **kwargs) -> nn.Module:
+    """MobileViG-B: 26.9 million weights with both classifiers."""
+    return _create('b', pretrained, **kwargs)
