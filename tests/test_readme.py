@@ -55,7 +55,8 @@ def test_commands_parse_and_files_exist():
             assert (ROOT / words[1]).is_file()
             tool = load(Path(words[1]).stem)
             args = tool.parse_args(words[2:])
-            assert find_config(args.config)
+            if words[1] != 'tools/run_onnx.py':  # which has none
+                assert find_config(args.config)
         elif words[0] == 'bash':
             assert (ROOT / words[1]).is_file()
             assert find_config(words[2])
