@@ -42,6 +42,7 @@ setup(
             '.mim/configs/**/*.*',
             '.mim/tools/*.*',
         ],
+        'mobilevig_det.benchmark': ['wasm.mjs'],
         'mobilevig_det.evaluation': ['data/*'],
         'mobilevig_det.export': ['web/*'],
     },

@@ -75,7 +75,7 @@ def write(
     """
     from .onnx_file import write_onnx_backbone, write_onnx_detector
 
-    if name in ('onnx', 'openvino', 'web'):
+    if name in ('onnx', 'openvino'):
         in_onnx = path.with_suffix('.onnx')
         if part == 'detector':
             write_onnx_detector(detector, in_onnx, metadata)
