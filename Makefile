@@ -20,13 +20,15 @@ help:
 demo: env
 	@$(RUN) tools/demo.py
 
-# One thread in each of two processes: most of the time no more is used.
+# One thread in each of two processes: most of the time no more is used. A process
+# that dies ends the run, else the rest may wait for ever.
 test: env
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile \
+	  --max-worker-restart 0 $(PYTEST)
 
 # What tests compare ImageNet's recipe with. Without torchvision, which can't be
 # imported beside a CPU build of torch.
