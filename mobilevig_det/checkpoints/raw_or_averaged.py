@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .reading import without_wrapper
+
 Weights = Mapping[str, Tensor]
 
 
@@ -35,19 +37,11 @@ def both_weights(checkpoint: Mapping) -> BothWeights:
     """
     main = checkpoint.get('state_dict')
     if main is None:
-        return BothWeights(_without_wrapper(checkpoint), None)
+        return BothWeights(without_wrapper(checkpoint), None)
     if checkpoint.get('ema_state_dict'):
         raw = {k: v for k, v in checkpoint['ema_state_dict'].items() if k != 'steps'}
-        return BothWeights(_without_wrapper(raw), _without_wrapper(main))
+        return BothWeights(without_wrapper(raw), without_wrapper(main))
     averaged = checkpoint.get('state_dict_ema')
     return BothWeights(
-        _without_wrapper(main), _without_wrapper(averaged) if averaged else None
+        without_wrapper(main), without_wrapper(averaged) if averaged else None
     )
-
-
-def _without_wrapper(weights: Weights) -> Weights:
-    """Without the ``module.`` of a model inside another."""
-    prefix = 'module.'
-    if not weights or not all(key.startswith(prefix) for key in weights):
-        return weights
-    return {key[len(prefix) :]: value for key, value in weights.items()}

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 
 import torch
 from mmengine.logging import print_log
@@ -119,15 +120,15 @@ def averaged(checkpoint: dict, name: str) -> dict:
     checkpoint = dict(checkpoint)
     weights = checkpoint.pop('state_dict_ema', None)
     if weights:
-        checkpoint['state_dict'] = _without_wrapper(weights)
+        checkpoint['state_dict'] = without_wrapper(weights)
         print_log(f'{name}: loads the averaged weights.', logger='current')
         return checkpoint
     if isinstance(checkpoint.get('state_dict'), dict):
-        weights = _without_wrapper(checkpoint['state_dict'])
+        weights = without_wrapper(checkpoint['state_dict'])
         checkpoint['state_dict'] = weights
     else:
         weights = checkpoint
-    if is_authors_layout(_without_wrapper(weights)):
+    if is_authors_layout(without_wrapper(weights)):
         print_log(
             f'{name}: there are no averaged weights (state_dict_ema) in it, '
             'so the raw ones (state_dict) are loaded.',
@@ -137,7 +138,7 @@ def averaged(checkpoint: dict, name: str) -> dict:
     return checkpoint
 
 
-def _without_wrapper(weights: dict) -> dict:
+def without_wrapper(weights: Mapping) -> Mapping:
     """Weights that were saved from inside DistributedDataParallel."""
     prefix = 'module.'
     if not weights or not all(k.startswith(prefix) for k in weights):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .metadata import KEY, to_json
-from .packages import needed
+from .packages import needed, without_reports
 
 
 def write_openvino(
@@ -21,7 +21,8 @@ def write_openvino(
     import onnx
     import openvino
 
-    model = openvino.convert_model(str(onnx_path))
+    with without_reports():
+        model = openvino.convert_model(str(onnx_path))
     # An output keeps the names of what was simplified away behind it.
     for port, output in zip(model.outputs, onnx.load(str(onnx_path)).graph.output):
         port.set_names({output.name})

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..metadata import KEY, to_json
+from ..packages import needed
 from .calibration import CalibrationInputs
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def quantize_openvino(
         metadata (dict): Of the new one.
         inputs (CalibrationInputs): Images to measure activations on.
     """
+    needed('openvino', 'nncf')  # which imports it without reports
     import nncf
     import openvino
 
