@@ -20,10 +20,6 @@ help:
 demo: env
 	@$(RUN) tools/demo.py
 
-# Its loaders fork; in a process in which other runtimes had run (test_export), that
-# crashed.
-ALONE := tests/test_tools/test_train_on_your_data.py
-
 # One thread in each of two processes: most of the time no more is used. A process
 # that dies ends the run, else the rest may wait for ever.
 test: env
@@ -32,8 +28,7 @@ test: env
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile \
-	  --max-worker-restart 0 --ignore $(ALONE) $(PYTEST)
-	$(if $(PYTEST),,OMP_NUM_THREADS=1 $(RUN) -m pytest $(ALONE))
+	  --max-worker-restart 0 $(PYTEST)
 
 # What tests compare ImageNet's recipe with. Without torchvision, which can't be
 # imported beside a CPU build of torch.

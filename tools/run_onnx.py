@@ -6,6 +6,7 @@ what you build. `Detector` is the part to call; the rest is the command.
 """
 
 import argparse
+import functools
 import glob
 import json
 import math
@@ -55,15 +56,21 @@ def _onnxruntime(path):
     return lambda arrays: dict(zip(names, session.run(names, arrays))), text
 
 
-def _openvino(path):
+@functools.cache
+def _openvino_core():
+    """One for all models: several spoil the stack that Python's signals need."""
     with mock.patch.dict(os.environ, CI='true'):  # or it reports its use
         import openvino
+    return openvino.Core()
 
-    model = openvino.Core().read_model(path)
+
+def _openvino(path):
+    core = _openvino_core()
+    model = core.read_model(path)
     known = model.has_rt_info('mobilevig_det')
     text = model.get_rt_info('mobilevig_det').astype(str) if known else None
     # In bfloat16, which some CPUs have, boxes would move.
-    compiled = openvino.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    compiled = core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     names = [output.get_any_name() for output in model.outputs]
     return lambda arrays: dict(zip(names, compiled(arrays).values())), text
 

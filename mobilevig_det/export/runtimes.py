@@ -1,5 +1,6 @@
 """Exported files in their runtimes, all called alike."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -44,14 +45,25 @@ class OnnxSession:
         return dict(zip(self._outputs, self._session.run(self._outputs, arrays)))
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The process's one ``openvino.Core``.
+
+    Each takes the signal stack of its thread, and gives the former one back when it
+    ends (2026.4). Two that don't end in the order opposite to their start leave one
+    that is gone, and the next signal that Python handles, as Ctrl-C, kills the process.
+    """
+    needed('openvino')
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINOSession:
     """An .xml file in OpenVINO, on the CPU."""
 
     def __init__(self, path: Path, threads: int | None = None):
-        needed('openvino')
-        import openvino
-
-        core = openvino.Core()
+        core = openvino_core()
         model = core.read_model(str(path))
         # Where a CPU has bfloat16 it would be taken.
         options: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32'}

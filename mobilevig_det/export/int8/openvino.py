@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..metadata import KEY, to_json
 from ..packages import needed
+from ..runtimes import openvino_core
 from .calibration import CalibrationInputs
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def quantize_openvino(
     import openvino
 
     logging.getLogger('nncf').setLevel(logging.ERROR)
-    model = openvino.Core().read_model(str(source))
+    model = openvino_core().read_model(str(source))
     quantized = nncf.quantize(
         model,
         nncf.Dataset(inputs),
