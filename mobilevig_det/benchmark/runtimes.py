@@ -1,11 +1,13 @@
 """Exported models in their runtimes, beside PyTorch."""
 
+import importlib.util
 import subprocess
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..apis import load_config
@@ -30,6 +32,8 @@ NAMES = {'.onnx': 'ONNX Runtime', '.xml': 'OpenVINO', '.pte': 'ExecuTorch'}
 EAGER, FUSED = 'MMDetection', 'fused'
 DEMO = Path('work_dirs', 'demo')
 EXPORTED = Path('work_dirs', 'export')
+# Also where the package is installed.
+RUNNER = Path(__file__).parents[1] / '.mim' / 'tools' / 'run_onnx.py'
 
 
 def runtime_rows(args: Namespace) -> Iterator[dict]:
@@ -192,49 +196,46 @@ def make_prediction(
     fuse: bool = False,
     path: Path | None = None,
 ):
-    """From an image to boxes and masks in its size, as MMDetection has them: by
-    the model itself, or by its exported file."""
-    cfg, model = make_mask_rcnn(config, checkpoint)
-    height, width = map(int, size.split('x'))
-    data = dict(
-        inputs=[shapes_image(height, width)], data_samples=[_sample(height, width)]
-    )
-    facts = {}
+    """From an image to boxes and masks in its size: by MMDetection, or for a file
+    by tools/run_onnx.py, which is what runs it without MMDetection."""
+    image = shapes_image(*map(int, size.split('x')))
     if path is not None:
-        from ..export.exported_detector import ExportedDetector
+        detector = _runner().Detector(str(path))
+        return {}, lambda: detector(image)
+    _, model = make_mask_rcnn(config, checkpoint)
+    sides = image.shape[:2]
+    sample = DetDataSample(
+        metainfo=dict(img_shape=sides, ori_shape=sides, scale_factor=(1.0, 1.0))
+    )
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
 
-        model = ExportedDetector(str(path), cfg.model.data_preprocessor)
-    else:
-        counter = FlopCounterMode(display=False)
-        with counter:
-            _predict(model, data)
-        facts = dict(
-            gmacs=counter.get_total_flops() / 2e9,
-            params=sum(p.numel() for p in model.parameters()),
-        )
-        if fuse:
-            fuse_backbones(model)
-    return facts, lambda: _predict(model, data)
+    def run():
+        with torch.no_grad():
+            model.test_step(dict(inputs=[tensor], data_samples=[sample]))
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run()
+    if fuse:
+        fuse_backbones(model)
+    return dict(
+        gmacs=counter.get_total_flops() / 2e9,
+        params=sum(p.numel() for p in model.parameters()),
+    ), run
 
 
-def shapes_image(height: int, width: int) -> Tensor:
-    """One of the demo's, uint8 (3, H, W)."""
+def _runner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location('run_onnx', RUNNER)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def shapes_image(height: int, width: int) -> np.ndarray:
+    """One of the demo's, uint8 (H, W, 3)."""
     rng = np.random.default_rng(0)
     side = max(height, width)
-    image = paint(rng, sample_scene(rng, side, 3), side)
-    return torch.from_numpy(image).permute(2, 0, 1)[:, :height, :width]
-
-
-def _sample(height: int, width: int):
-    return DetDataSample(
-        metainfo=dict(
-            img_shape=(height, width),
-            ori_shape=(height, width),
-            scale_factor=(1.0, 1.0),
-        )
+    return np.ascontiguousarray(
+        paint(rng, sample_scene(rng, side, 3), side)[:height, :width]
     )
-
-
-def _predict(model, data: dict):
-    with torch.no_grad():
-        return model.test_step(data)[0]
