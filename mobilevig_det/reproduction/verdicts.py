@@ -1,0 +1,36 @@
+"""What a measurement says of a published figure."""
+
+from collections.abc import Iterable
+
+from .confidence import Interval
+from .figures import Figure
+
+REPRODUCED = 'reproduced'
+MISSED = 'missed'
+NOT_CHECKED = 'not checked'
+INFORMATION = 'for information'  # no figure was published
+
+
+def judge(figure: Figure, measured: float, interval: Interval | None = None) -> str:
+    """Whether the published figure is reproduced.
+
+    It is where it differs by no more than the tolerance; of a part of the images,
+    where it is in their 95 % interval, widened by the tolerance.
+
+    Args:
+        figure (Figure): The published one.
+        measured (float): In the same unit.
+        interval (tuple[float, float], optional): Of a part of the images.
+    """
+    if figure.published is None:
+        return INFORMATION
+    low, high = interval or (measured, measured)
+    off = figure.tolerance + 1e-9  # figures have few digits, floats many
+    inside = low - off <= figure.published <= high + off
+    return REPRODUCED if inside else MISSED
+
+
+def exit_code(verdicts: Iterable[str]) -> int:
+    """1 if a figure was missed, or else 2 if one was not checked, or else 0."""
+    seen = set(verdicts)
+    return 1 if MISSED in seen else 2 if NOT_CHECKED in seen else 0
