@@ -9,15 +9,16 @@ from ..errors import UserError
 
 
 class File(NamedTuple):
-    """A file that was measured: its name, SHA-256 and size in bytes."""
+    """A file to measure: where it lies, its name, SHA-256 and size in bytes."""
 
     path: Path
+    name: str
     sha256: str
     size: int
 
     def facts(self) -> dict[str, object]:
-        """What the report says; folders of the user's are not in it."""
-        return dict(name=self.path.name, sha256=self.sha256, bytes=self.size)
+        """What the report says of it: not where it lies."""
+        return dict(name=self.name, sha256=self.sha256, bytes=self.size)
 
 
 def fetch(
@@ -35,8 +36,10 @@ def fetch(
         UserError: If the file is not to be had, or is not the published one.
     """
     published = PUBLISHED[name]
+    called = Path(published.path or '').name
     if given and name in given:
         path = Path(given[name]).expanduser()
+        called = path.name
     elif published.path is None:
         raise UserError(
             'the name of the published file is not known: give it with '
@@ -55,7 +58,7 @@ def fetch(
     sha256 = digest.hexdigest()
     if published.sha256 not in (None, sha256):
         raise UserError(
-            f'{path.name} is not the published file: its SHA-256 is {sha256}, and '
+            f'{called} is not the published file: its SHA-256 is {sha256}, and '
             f'should be {published.sha256}.'
         )
-    return File(path, sha256, path.stat().st_size)
+    return File(path, called, sha256, path.stat().st_size)

@@ -24,7 +24,7 @@ from .report import Report
 from .scoring import Images, Score, load_images, score
 from .verdicts import INFORMATION, NOT_CHECKED, judge
 
-BAR = '{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left'
+BAR = '{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left'
 
 
 @dataclass

@@ -141,9 +141,7 @@ def _load_detector(model: torch.nn.Module, file: File) -> None:
     try:
         load_checkpoint(model, f'{SCHEME}{file.path.resolve()}', 'cpu', strict=True)
     except RuntimeError as error:
-        raise UserError(
-            f'{file.path.name} does not fit this detector.\n{error}'
-        ) from error
+        raise UserError(f'{file.name} does not fit this detector.\n{error}') from error
 
 
 @torch.no_grad()
