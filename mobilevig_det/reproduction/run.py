@@ -1,7 +1,6 @@
 """Measure figures, one after another, and keep what is done."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,8 +160,9 @@ def _prepare(
 
 def _key(cfg: Config, images: Images, file: File) -> str:
     """Changes with whatever a measurement depends on, but the environment."""
-    parts = [cfg.pretty_text, images.sha256, len(images.dataset), file.sha256]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    settings = [cfg.model, cfg.test_dataloader, cfg.test_evaluator]
+    parts = [*settings, images.sha256, len(images.dataset), file.sha256]
+    return hashlib.sha256('\n'.join(map(str, parts)).encode()).hexdigest()
 
 
 def _measure(each: Pass, device: str, report: Report, looked_at) -> None:

@@ -16,6 +16,12 @@ from mobilevig_det.checkpoints import weights
 from mobilevig_det.reproduction import FIGURES, Figure
 from mobilevig_det.reproduction import run as running
 from mobilevig_det.reproduction.confidence import wilson
+from mobilevig_det.reproduction.figures import (
+    BACKBONE_FLOPS,
+    FLOPS,
+    PARAMETERS,
+    RATES,
+)
 
 import pytest
 import torch
@@ -45,7 +51,7 @@ test_dataloader = dict(
 DETECTOR = """
 _base_ = {base!r}
 test_dataloader = dict(
-    num_workers=0,
+    num_workers=0, persistent_workers=False,
     dataset=dict(pipeline=[
         dict(type='LoadImageFromFile'),
         dict(type='Resize', scale=(96, 96), keep_ratio=True),
@@ -391,15 +397,21 @@ def test_configs_in_full(tmp_path, capsys):
 
 
 def test_a_config_that_differs(tmp_path):
-    """A schedule a little off, and a layer more."""
-    flags = ['--what', 'configs', '--arch', 'm', '--out-dir', tmp_path]
-    options = ['param_scheduler.1.gamma=0.2', 'model.neck.out_channels=255']
-    figures = [f for f in FIGURES if f.config == 'mobilevig_m_fpn_1x']
-    figures = [f for f in figures if f.quantity in ('parameters',) or 'rates' in f.id]
-    assert run_with(figures, *flags, '--cfg-options', *options[:1]) == 1
+    """A schedule a little off, and a layer more: both are seen."""
+    flags = ['--what', 'configs', '--out-dir', tmp_path, '--cfg-options']
+    flags += ['param_scheduler.1.gamma=0.2', 'model.roi_head.mask_head.num_convs=5']
+    figures = [
+        figure
+        for figure in FIGURES
+        if figure.config == 'mobilevig_m_fpn_1x'
+        and figure.quantity in (PARAMETERS, FLOPS, BACKBONE_FLOPS, RATES)
+    ]
+    assert run_with(figures, *flags) == 1
     content = json.loads((tmp_path / 'reproduce.json').read_text())
     verdicts = {row['quantity']: row['verdict'] for row in content['figures']}
     assert verdicts == {
-        'parameters': 'reproduced',
-        'logged learning rates met': 'missed',
+        PARAMETERS: 'missed',
+        FLOPS: 'missed',
+        BACKBONE_FLOPS: 'reproduced',
+        RATES: 'missed',
     }
