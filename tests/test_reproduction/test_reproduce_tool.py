@@ -16,12 +16,7 @@ from mobilevig_det.checkpoints import weights
 from mobilevig_det.reproduction import FIGURES, Figure
 from mobilevig_det.reproduction import run as running
 from mobilevig_det.reproduction.confidence import wilson
-from mobilevig_det.reproduction.figures import (
-    BACKBONE_FLOPS,
-    FLOPS,
-    PARAMETERS,
-    RATES,
-)
+from mobilevig_det.reproduction.figures import BACKBONE_FLOPS, FLOPS, PARAMETERS, RATES
 
 import pytest
 import torch
