@@ -11,7 +11,7 @@ from .verdicts import INFORMATION, MISSED, NOT_CHECKED, REPRODUCED
 
 VERDICTS = (REPRODUCED, MISSED, NOT_CHECKED, INFORMATION)
 # What a row has beside the published figure, once it is measured on images.
-MEASURED = ('measured', 'interval', 'difference', 'images', 'of', 'file', 'key')
+MEASURED = ('measured', 'interval', 'images', 'of', 'file', 'key')
 FORMAT = 'mobilevig_det reproduction 1'
 
 
@@ -40,7 +40,7 @@ class Report:
             content = json.loads(self.json.read_text(encoding='utf-8'))
             if content['format'] != FORMAT:
                 raise ValueError(f'its format is {content["format"]!r}')
-            if content['environment'] == environment:
+            if _same(content['environment'], environment):
                 self.rows = {row['id']: row for row in content['figures']}
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(
@@ -55,6 +55,8 @@ class Report:
 
     def add(self, figure: Figure, verdict: str, **measured) -> None:
         """Set a figure's row, and write both files."""
+        if figure.published is not None and 'measured' in measured:
+            measured['difference'] = measured['measured'] - figure.published
         self.rows[figure.id] = dict(
             id=figure.id,
             config=figure.config,
@@ -131,6 +133,12 @@ def _table_row(row: dict) -> str:
         row['source'],
     ]
     return f'| {" | ".join(cells)} |'
+
+
+def _same(one: dict, other: dict) -> bool:
+    """Whether two environments are the same, however busy."""
+    ones, others = ({**each, 'threads': None} for each in (one, other))
+    return ones == others
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from tqdm import tqdm
@@ -72,10 +73,11 @@ def reproduce(
         list[str]: The verdicts, in the order of the figures.
 
     Raises:
-        UserError: If the folder has another reproduce.json. A figure that can't
+        UserError: If the folder has another reproduce.json, or torch can't use the
+            device. A figure that can't
             be checked is no error: its row says why.
     """
-    device = options.device or get_device()
+    device = _checked(options.device or get_device())
     if device == 'cpu':
         keep_freed_memory()
         use_on_cpus()
@@ -101,6 +103,16 @@ def reproduce(
     report.rows = {id: report.rows[id] for id in order} | report.rows
     report.write()
     return [report.rows[id]['verdict'] for id in order]
+
+
+def _checked(device: str) -> str:
+    """The device, if torch can use it."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'--device {device} cannot be used: {reason}') from error
+    return device
 
 
 def _groups(figures: Sequence[Figure]) -> Iterator[list[Figure]]:
@@ -185,15 +197,11 @@ def _measure(each: Pass, device: str, report: Report, looked_at) -> None:
 
 
 def _add(figure: Figure, found: Score, report: Report, **facts) -> None:
-    difference = None
-    if figure.published is not None:
-        difference = found.value - figure.published
     report.add(
         figure,
         judge(figure, found.value, found.interval),
         measured=found.value,
         interval=found.interval,
-        difference=difference,
         **facts,
     )
 

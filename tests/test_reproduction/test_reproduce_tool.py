@@ -238,6 +238,7 @@ def test_whole(stand, made, monkeypatch, capsys, tmp_path):
     assert stand.run() == 1
     assert passes == []
     assert rows(stand)['top-1, %']['verdict'] == 'missed'
+    assert rows(stand)['top-1, %']['difference'] == pytest.approx(-0.3, abs=1e-4)
     assert rows(stand)['box AP'] == found['box AP']
 
 
@@ -352,6 +353,7 @@ def test_measured_before_and_no_data_now(stand, monkeypatch, tmp_path):
 def test_refusals(stand, capsys):
     assert 'NAME=FILE' in stand.run('--checkpoint', 'xl=file')
     assert stand.run('--images', 0) == 2 and '1 or more' in capsys.readouterr().err
+    assert 'cannot be used' in stand.run('--device', 'cuda:99')
     stand.out.mkdir()
     (stand.out / 'reproduce.json').write_text('{"figures": [')
     assert 'move it away' in stand.run('--what', 'imagenet')
