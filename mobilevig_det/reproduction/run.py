@@ -22,7 +22,7 @@ from .files import File, fetch
 from .logged_rates import rates_met
 from .report import Report
 from .scoring import Images, Score, load_images, score
-from .verdicts import INFORMATION, NOT_CHECKED, judge
+from .verdicts import FEWEST, INFORMATION, NOT_CHECKED, judge
 
 BAR = '{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left'
 
@@ -166,8 +166,9 @@ def _prepare(
         if any(old.get('key') != key for old in kept):
             yield Pass(group, cfg, images, file, key)
             continue
-        for figure, old in zip(group, kept):
-            report.add(figure, judge(figure, old['measured'], old['interval']), **old)
+        for figure, old in zip(group, kept):  # the published one may have changed
+            found = Score(old.pop('measured'), old.pop('interval'))
+            _add(figure, found, report, **old)
 
 
 def _key(cfg: Config, images: Images, file: File) -> str:
@@ -196,12 +197,18 @@ def _measure(each: Pass, device: str, report: Report, looked_at) -> None:
         )
 
 
-def _add(figure: Figure, found: Score, report: Report, **facts) -> None:
+def _add(
+    figure: Figure, found: Score, report: Report, images: int | None = None, **facts
+) -> None:
+    verdict = judge(figure, found.value, found.interval, images)
+    if verdict == NOT_CHECKED:
+        facts['reason'] = f'{images} images are too few: give {FEWEST} or more'
     report.add(
         figure,
-        judge(figure, found.value, found.interval),
+        verdict,
         measured=found.value,
         interval=found.interval,
+        images=images,
         **facts,
     )
 

@@ -9,21 +9,31 @@ REPRODUCED = 'reproduced'
 MISSED = 'missed'
 NOT_CHECKED = 'not checked'
 INFORMATION = 'for information'  # no figure was published
+FEWEST = 200  # images of a part: fewer prove nothing, whatever they show
 
 
-def judge(figure: Figure, measured: float, interval: Interval | None = None) -> str:
+def judge(
+    figure: Figure,
+    measured: float,
+    interval: Interval | None = None,
+    images: int | None = None,
+) -> str:
     """Whether the published figure is reproduced.
 
     It is where it differs by no more than the tolerance; of a part of the images,
-    where it is in their 95 % interval, widened by the tolerance.
+    where it is in their 95 % interval, widened by the tolerance. A part of less
+    than 200 images is no check.
 
     Args:
         figure (Figure): The published one.
         measured (float): In the same unit.
         interval (tuple[float, float], optional): Of a part of the images.
+        images (int, optional): How many images the part has.
     """
     if figure.published is None:
         return INFORMATION
+    if interval and (images or 0) < FEWEST:
+        return NOT_CHECKED
     low, high = interval or (measured, measured)
     off = figure.tolerance + 1e-9  # figures have few digits, floats many
     inside = low - off <= figure.published <= high + off

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 from mobilevig_det.apis.cli import find_config, load_config
 from mobilevig_det.checkpoints import weights
-from mobilevig_det.reproduction import FIGURES, Figure
+from mobilevig_det.reproduction import FIGURES, Figure, verdicts
 from mobilevig_det.reproduction import run as running
 from mobilevig_det.reproduction.confidence import wilson
 from mobilevig_det.reproduction.figures import BACKBONE_FLOPS, FLOPS, PARAMETERS, RATES
@@ -262,9 +262,14 @@ def test_goes_on(stand, made, monkeypatch, tmp_path):
     assert found['box AP']['verdict'] == 'reproduced'  # of before
 
 
-def test_part_of_the_images(stand):
+def test_part_of_the_images(stand, monkeypatch):
+    assert stand.run('--what', 'imagenet', '--images', 4) == 2
+    found = rows(stand)['top-1, %']
+    assert found['reason'] == '4 images are too few: give 200 or more'
+    monkeypatch.setattr(verdicts, 'FEWEST', 4)
     assert stand.run('--what', 'imagenet', '--images', 4) == 0
     found = rows(stand)['top-1, %']
+    assert 'reason' not in found
     assert (found['images'], found['of']) == (4, 10)
     right = round(found['measured'] / 25)
     assert found['interval'] == pytest.approx(wilson(right, 4))
@@ -276,7 +281,7 @@ def test_part_of_the_images(stand):
 
 
 def test_part_of_coco(stand):
-    assert stand.run('--what', 'coco', '--images', 2) == 0
+    assert stand.run('--what', 'coco', '--images', 2) == 2
     found = rows(stand)['box AP']
     assert (found['images'], found['of']) == (2, 4)
     low, high = found['interval']
