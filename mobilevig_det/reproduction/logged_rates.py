@@ -31,10 +31,10 @@ def rates(cfg: Config) -> Iterator[float]:
     )
     (group,) = wrapper.param_groups
     hook = ParamSchedulerHook()
+    wrapper.step()  # once, as schedulers want one before theirs
     for _ in range(cfg.train_cfg.max_epochs):
         for i in range(ITERATIONS):
             yield group['lr']
-            wrapper.step()
             hook.after_train_iter(runner, i)
         hook.after_train_epoch(runner)
 

@@ -9,6 +9,7 @@ from mobilevig_det.reproduction import figures as names
 
 import pytest
 import yaml
+from tool import load
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -142,3 +143,11 @@ def test_ids_are_different():
         assert (figure.weights is None) == (figure.what == 'configs')
         if figure.weights:
             assert figure.weights in weights.PUBLISHED
+
+
+def test_the_page_names_the_flags(capsys):
+    page = (ROOT / 'docs' / 'reproduce.md').read_text()
+    with pytest.raises(SystemExit):
+        load('reproduce').parse_args(['--help'])
+    known = set(re.findall(r'--[a-z][\w-]*', capsys.readouterr().out))
+    assert set(re.findall(r'`(--[\w-]+)', page)) == known - {'--help'}
