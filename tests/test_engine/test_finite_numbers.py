@@ -293,8 +293,12 @@ def in_rank(rank, folder, results):
         wrongs if rank else [None] * 5,
         patience=4,
         launcher='pytorch',
-        model_wrapper_cfg=dict(
-            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+        cfg=dict(
+            model_wrapper_cfg=dict(
+                type='MMDistributedDataParallel',
+                device_ids=None,
+                broadcast_buffers=False,
+            )
         ),
     )
     errors = errors_of(runner)
@@ -314,7 +318,7 @@ def test_two_processes_decide_alike(tmp_path):
     for rank in ranks:
         rank.start()
     (_, errors, weights), (_, _, others) = sorted(
-        results.get(timeout=90) for _ in ranks
+        results.get(timeout=60) for _ in ranks
     )
     for rank in ranks:
         rank.join(timeout=60)
