@@ -116,11 +116,13 @@ class FiniteNumbersHook(Hook):
             return
         _copy(self._kept, self._statistics.values())
         self.bad_in_a_row += 1
-        runner.logger.error(
-            f'Iteration {runner.iter + 1} is left out, its numbers are not finite '
-            f'({self.bad_in_a_row} in a row, {self.patience} end the training).'
-            + ''.join(f'\n  {line}' for line in self._report(data_batch))
-        )
+        report = self._report(data_batch)
+        if get_rank() == 0:
+            runner.logger.error(
+                f'Iteration {runner.iter + 1} is left out, its numbers are not finite '
+                f'({self.bad_in_a_row} in a row, {self.patience} end the training).'
+                + ''.join(f'\n  {line}' for line in report)
+            )
         if self.bad_in_a_row >= self.patience:
             self._stop(runner)
 
@@ -192,9 +194,9 @@ class FiniteNumbersHook(Hook):
         ).int()
         if is_distributed():
             all_reduce(flags, 'max')
-        bad, overflowed = map(bool, flags.tolist())
+        any_bad, overflowed = map(bool, flags.tolist())
         self._judged = True
-        if not bad:
+        if not any_bad:
             return overflowed
         self._bad = True
         for kind, named in kinds.items():
@@ -250,7 +252,7 @@ def _losses(output: Mapping) -> Iterable[tuple[str, Tensor]]:
         values = value if isinstance(value, list | tuple) else [value]
         values = [v.detach().mean() for v in values if isinstance(v, Tensor)]
         if values:
-            yield name, sum(values[1:], values[0])
+            yield name, torch.stack(values).sum()
 
 
 def _copy(source: Iterable[Tensor], target: Iterable[Tensor]) -> None:
