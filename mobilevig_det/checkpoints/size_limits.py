@@ -1,5 +1,6 @@
 """Files that would take far more memory than they are long."""
 
+import mmap
 import os
 import tarfile
 import zipfile
@@ -15,33 +16,47 @@ from ..errors import UserError
 # little; ten times is far beyond, and so little that it can't hurt is let be.
 TIMES = 10
 LITTLE = 16 << 20  # bytes
+# torch's safe mode calls it, and it fills as many bytes as a few say.
+FILLS_MEMORY = b'bytearray\n'
 
 
 def check_container(path: str) -> None:
     """Raise a UserError for an archive that is not to be opened by torch.
 
-    Looks at the table of contents only: nothing is unpacked.
+    Looks at the table of contents and for one name: no weight is read.
 
     Args:
         path (str): A file that is there.
 
     Raises:
         UserError: If it is a zip archive whose entries claim far more bytes
-            than it has, a program of TorchScript, or a tar archive, which
-            torch would first unpack to a folder.
+            than it has, a program of TorchScript, a tar archive, which torch
+            would first unpack to a folder, or if a pickle fills memory.
     """
     if zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+                claimed = sum(entry.file_size for entry in entries)
+                _check_bytes(path, claimed, 'entries')
+                fills = any(
+                    FILLS_MEMORY in archive.read(entry)
+                    for entry in entries
+                    if entry.filename.endswith('.pkl')
+                )
+        except UserError:
+            raise
+        except Exception:  # whatever a broken archive makes zipfile raise
             return  # torch says what is wrong
-        _check_bytes(path, sum(entry.file_size for entry in entries), 'entries')
         if any(entry.filename.endswith('/constants.pkl') for entry in entries):
             raise UserError(
                 f'{path} was refused: it is a TorchScript program, where a '
                 'checkpoint holds weights. Save its state_dict() instead.'
             )
+        if fills:
+            _refuse_bytearray(path)
+    elif _fills_memory(path):
+        _refuse_bytearray(path)
     elif _is_tar(path):
         raise UserError(
             f'{path} was refused: it is a tar archive, as torch wrote before 0.1.10 '
@@ -73,6 +88,22 @@ def _check_bytes(path: str, claimed: int, what: str) -> None:
             f'{path} was refused: its {what} claim {claimed:,} bytes, and the file '
             f'has {size:,}. It is made to fill the memory, or damaged.'
         )
+
+
+def _refuse_bytearray(path: str) -> None:
+    raise UserError(
+        f'{path} was refused: beside weights it makes a bytearray, which can fill '
+        'the memory. If you trust where it comes from, save its weights alone '
+        "there: torch.save({'state_dict': …}, file)."
+    )
+
+
+def _fills_memory(path: str) -> bool:
+    with (
+        open(path, 'rb') as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return data.find(FILLS_MEMORY) >= 0
 
 
 def _is_tar(path: str) -> bool:
