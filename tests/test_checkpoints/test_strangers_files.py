@@ -29,6 +29,7 @@ from strangers_files import CONTAINERS, bombs, legacy, running_pickles, zipped
 
 ROOT = Path(__file__).parents[2]
 ARCH = dict(channels=(4, 4, 8, 8), blocks=(1, 1, 1, 1))
+READS = r'(?<!`)torch\.load\(|pickle\.loads?\(|jit\.load\('
 NAMES = list(running_pickles('trace'))
 
 
