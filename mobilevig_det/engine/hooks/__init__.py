@@ -1,0 +1,5 @@
+"""Hooks: what is done between the iterations."""
+
+from .finite_numbers import FiniteNumbersHook
+
+__all__ = ['FiniteNumbersHook']
