@@ -7,7 +7,6 @@ what you build. `Detector` is the part to call; the rest is the command.
 
 import argparse
 import functools
-import glob
 import json
 import math
 import os
@@ -20,39 +19,10 @@ import numpy as np
 
 KEY = 'mobilevig_det'  # of the metadata
 SUFFIXES = tuple('.jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp .gif'.split())
-DRAWN_AS = ('.jpg', '.jpeg', '.png', '.bmp')
 
 
 class Unusable(ValueError):
     """A model or an image that can't be used; the message says why."""
-
-
-def load(path):
-    """(a function from named arrays to named arrays, the model's metadata)."""
-    reader = {'.onnx': _onnxruntime, '.xml': _openvino}.get(Path(path).suffix)
-    if reader is None or not Path(path).is_file():
-        raise Unusable(f'There is no model (.onnx, .xml) {path!r}.')
-    try:
-        run, text = reader(path)
-    except ImportError as error:
-        raise Unusable(f'{error}: pip install {error.name}') from None
-    except Exception as error:  # each runtime has types of its own
-        raise Unusable(f'{path} cannot be loaded: {str(error).strip()}') from None
-    metadata = json.loads(text or '{}')
-    if metadata.get('part') != 'detector' or metadata['format'] != 1:
-        has = 'a {part} of format {format}'.format(**metadata) if text else 'none'
-        wanted = 'a detector that tools/export.py wrote (--part detector, format 1)'
-        raise Unusable(f'{path} is not {wanted}. Its metadata says: {has}.')
-    return run, metadata
-
-
-def _onnxruntime(path):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    names = [output.name for output in session.get_outputs()]
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    return lambda arrays: dict(zip(names, session.run(names, arrays))), text
 
 
 @functools.cache
@@ -63,13 +33,39 @@ def _openvino_core():
     return openvino.Core()
 
 
-def _openvino(path):
+def _open(path):
+    """A function from named arrays to named arrays, and the metadata's text."""
+    if Path(path).suffix == '.onnx':
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        names = [output.name for output in session.get_outputs()]
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+        return lambda arrays: dict(zip(names, session.run(names, arrays))), text
     model = _openvino_core().read_model(path)
     text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
     # In bfloat16, which some CPUs have, boxes would move.
     options = {'INFERENCE_PRECISION_HINT': 'f32'}
     run = _openvino_core().compile_model(model, 'CPU', options)
     return lambda arrays: {key.any_name: v for key, v in run(arrays).items()}, text
+
+
+def load(path):
+    """The function of _open and the model's metadata; errors say what to do."""
+    if Path(path).suffix not in ('.onnx', '.xml') or not Path(path).is_file():
+        raise Unusable(f'There is no model (.onnx, .xml) {path!r}.')
+    try:
+        run, text = _open(path)
+    except ImportError as error:
+        raise Unusable(f'{error}: pip install {error.name}') from None
+    except Exception as error:  # each runtime has types of its own
+        raise Unusable(f'{path} cannot be loaded: {str(error).strip()}') from None
+    metadata = json.loads(text or '{}')
+    if metadata.get('part') != 'detector' or metadata['format'] != 1:
+        has = 'a {part} of format {format}'.format(**metadata) if text else 'none'
+        wanted = 'a detector that tools/export.py wrote (--part detector, format 1)'
+        raise Unusable(f'{path} is not {wanted}. Its metadata says: {has}.')
+    return run, metadata
 
 
 class Detector:
@@ -119,18 +115,18 @@ def prepare(image, metadata):
     size = image.shape[:2]
     if metadata['bgr_to_rgb']:
         image = image[..., ::-1]
-    mean, std = np.float32(metadata['mean']), np.float32(metadata['std'])
-    image = (image.astype(np.float32) - mean) / std
+    image = (np.float32(image) - np.float32(metadata['mean'])) / np.float32(
+        metadata['std']
+    )
     divisor = metadata['pad_size_divisor']
-    padded = [-(-side // divisor) * divisor for side in size]
-    image = _pad(image, padded, metadata['pad_value'])
+    sides = [-(-side // divisor) * divisor for side in size]
+    image = _pad(image, sides, metadata['pad_value'])
     return np.ascontiguousarray(image.transpose(2, 0, 1)[None]), size, scale
 
 
 def _pad(image, size, value):
     height, width = image.shape[:2]
-    sides = max(size[0], height), max(size[1], width)
-    padded = np.full((*sides, 3), value, image.dtype)
+    padded = np.full((*np.maximum(size, (height, width)), 3), value, image.dtype)
     padded[:height, :width] = image
     return padded
 
@@ -138,23 +134,19 @@ def _pad(image, size, value):
 def paste_in_box(mask, box, shape, threshold):
     """A mask (28, 28) of a box in an image of a shape: FCNMaskHead's pasting, which
     is grid_sample (bilinear, zeros outside, align_corners=False)."""
-    columns, x_weights = _interpolation(box[0], box[2], shape[1], mask.shape[1])
-    rows, y_weights = _interpolation(box[1], box[3], shape[0], mask.shape[0])
+    touched, weights = [], []  # rows and columns; those of the mask for each
+    for low, high, side, size in zip(box[[1, 0]], box[[3, 2]], shape, mask.shape):
+        pixels = slice(max(math.floor(low) - 1, 0), min(math.ceil(high) + 1, side))
+        at = np.arange(pixels.start, pixels.stop, dtype=np.float32) + np.float32(0.5)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            at = (at - low) / (high - low) * 2 - 1
+        at[np.isinf(at)] = 0  # a box without area: as MMDetection has it
+        at = ((at + 1) * size - 1) / 2
+        touched.append(pixels)
+        weights.append(np.fmax(1 - np.abs(at[:, None] - np.arange(size)), 0))
     pasted = np.zeros(shape, bool)
-    pasted[rows, columns] = y_weights @ mask @ x_weights.T >= threshold
+    pasted[tuple(touched)] = weights[0] @ mask @ weights[1].T >= threshold
     return pasted
-
-
-def _interpolation(low, high, side, size):
-    """Along one side of the image: the pixels that a box may touch, and for each the
-    weights of the mask's samples."""
-    pixels = slice(max(math.floor(low) - 1, 0), min(math.ceil(high) + 1, side))
-    at = np.arange(pixels.start, pixels.stop, dtype=np.float32) + np.float32(0.5)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        at = (at - low) / (high - low) * 2 - 1
-    at[np.isinf(at)] = 0  # a box without area: as MMDetection has it
-    at = ((at + 1) * size - 1) / 2
-    return pixels, np.fmax(1 - np.abs(at[:, None] - np.arange(size)), 0)
 
 
 def paste_image(mask, shape, scale, stride, threshold):
@@ -190,11 +182,11 @@ def encode(mask):
     text = ''
     for i, run in enumerate(runs):
         # From the fourth on, the difference to the one before last; five bits a letter.
-        value, more = run - runs[i - 2] if i > 2 else run, True
-        while more:
-            bits, value = value & 31, value >> 5
-            more = value != (-1 if bits & 16 else 0)
-            text += chr(48 + bits + 32 * more)
+        value = run - runs[i - 2] if i > 2 else run
+        while not -16 <= value < 16:
+            text += chr(80 + (value & 31))  # 32 more: another letter follows
+            value >>= 5
+        text += chr(48 + (value & 31))
     return dict(size=list(mask.shape), counts=text)
 
 
@@ -202,21 +194,20 @@ def read_image(path):
     """uint8 (H, W, 3), BGR, upright; gray and alpha as cv2.imread has them."""
     try:
         data = Path(path).read_bytes()
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except OSError as error:
         raise Unusable(f'cannot be read: {error.strerror}') from None
+    except cv2.error:
+        image = None
     # Some versions of OpenCV fill up what is missing with gray.
     ends = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND\xaeB`\x82', b'GI': b'\0;'}
     cut_off = ends.get(data[:2], b'') not in data[-4096:]
     if data[:4] == b'RIFF':  # WebP, which says how long it is
         cut_off = int.from_bytes(data[4:8], 'little') + 8 > len(data)
-    if not data or cut_off:
-        raise Unusable('the file is empty or cut off')
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise Unusable('OpenCV cannot decode it: it is damaged or not an image')
+    if image is None or cut_off:
+        raise Unusable(
+            'OpenCV cannot decode it: it is cut off, damaged or not an image'
+        )
     return image
 
 
@@ -241,28 +232,13 @@ def draw(image, found, metadata):
     return image
 
 
-def find_images(inputs):
-    """The files that the arguments stand for, each once."""
-    paths = []
-    for name in inputs:
-        if os.path.isdir(name):
-            found = glob.glob(os.path.join(glob.escape(name), '*'))
-            paths += sorted(p for p in found if p.lower().endswith(SUFFIXES))
-        else:
-            found = [] if os.path.lexists(name) else glob.glob(name, recursive=True)
-            paths += sorted(found) or [name]
-    return list(dict.fromkeys(paths))
-
-
 def name_drawing(path, folder, taken):
     """Where to draw an image: under a name of its own, over no input."""
-    stem, suffix = os.path.splitext(os.path.basename(path))
-    if suffix.lower() not in DRAWN_AS:
-        stem, suffix = stem + suffix, '.jpg'
-    drawing, number = os.path.join(folder, stem + suffix), 1
+    drawing = os.path.join(folder, os.path.basename(path))
+    if not drawing.lower().endswith(('.jpg', '.jpeg', '.png', '.bmp')):
+        drawing += '.jpg'
     while os.path.realpath(drawing) in taken:
-        number += 1
-        drawing = os.path.join(folder, f'{stem}-{number}{suffix}')
+        drawing = '-2'.join(os.path.splitext(drawing))
     taken.add(os.path.realpath(drawing))
     return drawing
 
@@ -270,7 +246,7 @@ def name_drawing(path, folder, taken):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('model', help='.onnx or .xml file of tools/export.py')
-    parser.add_argument('images', nargs='+', help='files, folders or patterns')
+    parser.add_argument('images', nargs='+', help='files or folders')
     parser.add_argument('--out-dir', default='work_dirs/infer')
     parser.add_argument('--score-thr', type=float, default=0.3)
     parser.add_argument('--no-save-vis', action='store_true', help='draw no pictures')
@@ -281,7 +257,11 @@ def main(argv=None):
         sys.exit(f'run_onnx.py: {error}')
     folder, out = (os.path.join(args.out_dir, n) for n in ('vis', 'predictions.json'))
     os.makedirs(args.out_dir if args.no_save_vis else folder, exist_ok=True)
-    paths = find_images(args.images)
+    paths = {}  # each once
+    for name in args.images:
+        files = sorted(os.listdir(name)) if os.path.isdir(name) else ()
+        files = [os.path.join(name, f) for f in files if f.lower().endswith(SUFFIXES)]
+        paths.update(dict.fromkeys(files if os.path.isdir(name) else [name]))
     taken = {os.path.realpath(path) for path in paths}
     images, detections, image_id = [], [], 0
     for path in paths:
