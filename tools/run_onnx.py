@@ -115,9 +115,8 @@ def prepare(image, metadata):
     size = image.shape[:2]
     if metadata['bgr_to_rgb']:
         image = image[..., ::-1]
-    image = (np.float32(image) - np.float32(metadata['mean'])) / np.float32(
-        metadata['std']
-    )
+    mean, std = np.float32(metadata['mean']), np.float32(metadata['std'])
+    image = (np.float32(image) - mean) / std
     divisor = metadata['pad_size_divisor']
     sides = [-(-side // divisor) * divisor for side in size]
     image = _pad(image, sides, metadata['pad_value'])
@@ -205,17 +204,16 @@ def read_image(path):
     if data[:4] == b'RIFF':  # WebP, which says how long it is
         cut_off = int.from_bytes(data[4:8], 'little') + 8 > len(data)
     if image is None or cut_off:
-        raise Unusable(
-            'OpenCV cannot decode it: it is cut off, damaged or not an image'
-        )
+        raise Unusable('OpenCV cannot decode it: cut off, damaged or not an image')
     return image
 
 
 def draw(image, found, metadata):
     """The picture with masks, boxes and names."""
-    # MMDetection's colours, where a data set has none.
-    random = np.random.RandomState(42).randint(0, 256, (10000, 3)).tolist()
-    colors = [color[::-1] for color in metadata.get('palette') or random]
+    colors = metadata.get('palette')
+    if not colors:  # MMDetection's, where a data set has none
+        colors = np.random.RandomState(42).randint(0, 256, (10000, 3)).tolist()
+    colors = [color[::-1] for color in colors]
     image, font, white = image.copy(), cv2.FONT_HERSHEY_SIMPLEX, (255, 255, 255)
     for label, mask in zip(found['labels'], found.get('masks', ())):
         image[mask] = image[mask] * 0.2 + np.array(colors[label]) * 0.8
