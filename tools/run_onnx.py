@@ -241,14 +241,18 @@ def name_drawing(path, folder, taken):
     return drawing
 
 
-def main(argv=None):
+def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('model', help='.onnx or .xml file of tools/export.py')
     parser.add_argument('images', nargs='+', help='files or folders')
     parser.add_argument('--out-dir', default='work_dirs/infer')
     parser.add_argument('--score-thr', type=float, default=0.3)
     parser.add_argument('--no-save-vis', action='store_true', help='draw no pictures')
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
     try:
         detector = Detector(args.model)
     except Unusable as error:

@@ -11,7 +11,7 @@ PIXELS = 0.05
 SCORE = 1e-4
 # How many of an image's detections may have no partner, on either side: a rounding
 # that moves more of them than a few is none.
-ALONE, ALONE_SHARE = 2, 0.02
+ALONE, ALONE_SHARE = 2, 0.05
 
 
 class Matches(NamedTuple):
