@@ -1,5 +1,6 @@
 """Training that survives: hooks and loops of MMEngine's, by ``type=`` in a config."""
 
 from .hooks import DurableCheckpointHook
+from .loops import SurvivingEpochTrainLoop, SurvivingIterTrainLoop
 
-__all__ = ['DurableCheckpointHook']
+__all__ = ['DurableCheckpointHook', 'SurvivingEpochTrainLoop', 'SurvivingIterTrainLoop']
