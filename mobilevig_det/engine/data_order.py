@@ -140,7 +140,7 @@ class OrderedBatches(Sampler):
 
 def _set_epoch(batches, epoch: int) -> None:
     for each in (batches, getattr(batches, 'sampler', None)):
-        if hasattr(each, 'set_epoch'):
+        if each is not None and hasattr(each, 'set_epoch'):
             each.set_epoch(epoch)
 
 

@@ -1,13 +1,14 @@
 """MMEngine's training loops, which go on in the middle of an epoch."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from .data_order import base_sampler, with_ordered_batches
+from .data_order import OrderedBatches, base_sampler, with_ordered_batches
 from .random_states import own_stream, stream_kept
 
 
@@ -24,7 +25,8 @@ class _Surviving:
 
         Starting workers draws random numbers; they are not the training's.
         """
-        self.dataloader.batch_sampler.start(self.runner.seed, epoch, first)
+        batches = cast(OrderedBatches, self.dataloader.batch_sampler)
+        batches.start(self.runner.seed, epoch, first)
         with own_stream(self.runner.seed, 'loader', epoch):
             return iter(self.dataloader)
 

@@ -1,6 +1,7 @@
 """The newest checkpoint of a folder that is whole."""
 
 import glob
+import logging
 import os
 import re
 
@@ -68,7 +69,7 @@ def find_newest(folder: str, pointer_folder: str, template: str) -> str | None:
             torn.append(str(error))
             continue
         for message in torn:
-            print_log(f'Passed over: {message}', 'current', level='WARNING')
+            print_log(f'Passed over: {message}', 'current', level=logging.WARNING)
         return path
     if torn:
         raise UserError(

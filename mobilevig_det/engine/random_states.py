@@ -16,10 +16,10 @@ def get_random_states() -> dict:
         dict: Of ``python``, ``numpy``, ``torch`` (the CPU's) and ``cuda`` (a
         list, one a GPU that this process sees; empty without).
     """
-    name, keys, *rest = np.random.get_state()  # type: ignore[misc]
+    name, keys, *rest = np.random.get_state(legacy=True)
     return dict(
         python=random.getstate(),
-        numpy=(str(name), keys.tolist(), *(value for value in rest)),
+        numpy=(str(name), np.asarray(keys).tolist(), *rest),
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     )

@@ -1,5 +1,6 @@
 """Checkpoints that a kill, a power cut or a full disk cannot spoil."""
 
+import logging
 import os
 import os.path as osp
 import time
@@ -13,6 +14,7 @@ from mmengine.dist import (
     is_main_process,
 )
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -50,15 +52,14 @@ class DurableCheckpointHook(CheckpointHook):
         minutes (float, optional): A checkpoint is written where the last is
             older, by the first process's clock. None: never. Defaults to 10.
         max_keep_ckpts (int): How many of ``interval``'s are kept, at least 2;
-            -1 keeps all. By-the-clock ones are kept while among the newest two.
-            Defaults to 2.
+            -1 keeps all. Others are kept while among the newest two. Defaults
+            to -1.
         resume_newest (bool): When resuming, prefer the work dir's newest
             checkpoint to ``load_from``. Defaults to True.
 
     Raises:
-        UserError: If one of these has a value that makes no sense; on resuming,
-            if no checkpoint can be read; at the end, if the last weights could
-            not be saved.
+        UserError: If ``minutes`` is below zero; on resuming, if no checkpoint
+            can be read; at the end, if the last weights could not be saved.
     """
 
     def __init__(
@@ -66,14 +67,17 @@ class DurableCheckpointHook(CheckpointHook):
         interval: int = 1,
         *args,
         minutes: float | None = 10,
-        max_keep_ckpts: int = 2,
+        max_keep_ckpts: int = -1,
         resume_newest: bool = True,
         **kwargs,
     ) -> None:
-        if max_keep_ckpts != -1 and max_keep_ckpts < 2:
-            raise UserError(
-                f'DurableCheckpointHook: max_keep_ckpts={max_keep_ckpts}, but at least '
-                '2 checkpoints are kept, as the newest may be damaged; -1 keeps all.'
+        if max_keep_ckpts == 1:
+            max_keep_ckpts = 2
+            print_log(
+                'DurableCheckpointHook: max_keep_ckpts=1, but 2 are kept, as the '
+                'newest may turn out damaged.',
+                'current',
+                level=logging.WARNING,
             )
         if minutes is not None and minutes < 0:
             raise UserError(f'DurableCheckpointHook: minutes={minutes} is below zero.')
@@ -288,7 +292,7 @@ class DurableCheckpointHook(CheckpointHook):
     def _write_training(self, runner: Runner) -> bool:
         """On the first process: this point's file, the pointer, old ones away."""
         epochs, iterations = self._position(runner)
-        step = iterations
+        step: int | str = iterations
         if self.by_epoch:
             step = epochs if self._between_epochs else f'{epochs}_iter_{iterations}'
         name = self.filename_tmpl.format(step)
