@@ -6,6 +6,7 @@ import random
 
 import mobilevig_det.engine  # noqa: F401  registers
 
+import mmengine.runner.runner as runner_module
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
@@ -16,8 +17,13 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
 
-LENGTH, BATCH = 20, 2
+LENGTH, BATCH = 20, 2  # ten iterations an epoch
 _numbers = itertools.count()
+
+
+# Which ask git and the compilers, at each start and each checkpoint.
+runner_module.collect_env = dict
+runner_module.get_git_hash = str
 
 
 class Killed(BaseException):
@@ -159,7 +165,7 @@ def config(work_dir, *, epochs=3, iters=None, workers=0, accumulate=1, **changes
         default_scope='mmengine',
     )
     for key, value in changes.items():
-        if isinstance(cfg.get(key), dict):
+        if isinstance(cfg.get(key), dict) and value is not None:
             cfg[key].update(value)
         else:
             cfg[key] = value

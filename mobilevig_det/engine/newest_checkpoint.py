@@ -6,6 +6,7 @@ import os
 import re
 
 import torch
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
 from ..checkpoints import read_checkpoint
@@ -40,6 +41,33 @@ def count_not_finite(weights: dict) -> int:
         for value in weights.values()
         if isinstance(value, torch.Tensor) and value.is_floating_point()
     )
+
+
+def is_of_training(path: str | None) -> bool:
+    """Whether a training can go on from this file, or only begin with it."""
+    if not path or not os.path.isfile(path):
+        return False
+    try:
+        return 'optimizer' in check_checkpoint(path)
+    except UserError:
+        return False
+
+
+def find_newest_for_all(folder: str, pointer_folder: str, template: str) -> str | None:
+    """:func:`find_newest` on the first process, for all of them; what a killed
+    run left half written is removed."""
+    answer: list = [None, None]
+    if is_main_process():
+        try:
+            remove_leftovers(folder)
+            answer[0] = find_newest(folder, pointer_folder, template)
+        except UserError as error:
+            answer[1] = str(error)
+    broadcast_object_list(answer)
+    newest, problem = answer
+    if problem:
+        raise UserError(problem)
+    return newest
 
 
 def find_newest(folder: str, pointer_folder: str, template: str) -> str | None:

@@ -25,8 +25,8 @@ from ..newest_checkpoint import (
     POINTER,
     check_checkpoint,
     count_not_finite,
-    find_newest,
-    remove_leftovers,
+    find_newest_for_all,
+    is_of_training,
 )
 from ..random_states import get_random_states
 from ..training_state import get_rank_state, is_accumulating, restore
@@ -52,7 +52,7 @@ class DurableCheckpointHook(CheckpointHook):
         minutes (float, optional): A checkpoint is written where the last is
             older, by the first process's clock. None: never. Defaults to 10.
         max_keep_ckpts (int): How many of ``interval``'s are kept, at least 2;
-            -1 keeps all. Others are kept while among the newest two. Defaults
+            -1 keeps all. The clock's go at the next of ``interval``'s. Defaults
             to -1.
         resume_newest (bool): When resuming, prefer the work dir's newest
             checkpoint to ``load_from``. Defaults to True.
@@ -104,30 +104,16 @@ class DurableCheckpointHook(CheckpointHook):
             return
         if runner._load_from and not self.resume_newest:
             return
-        newest, problem = self._find_newest(runner)
-        if problem:
-            raise UserError(problem)
+        folder = self._folder(runner)
+        newest = find_newest_for_all(folder, runner.work_dir, self.filename_tmpl)
         if newest:
             runner._load_from = newest
         else:
-            runner._resume = _is_of_training(runner._load_from)
+            runner._resume = is_of_training(runner._load_from)
             runner.logger.info(
-                f'{self._folder(runner)} holds no checkpoint to resume from: '
+                f'{folder} holds no checkpoint to resume from: '
                 + (f'{runner._load_from} it is.' if runner._load_from else 'a new run.')
             )
-
-    def _find_newest(self, runner: Runner) -> list:
-        """Path and problem, either None; the first process's, for all of them."""
-        answer: list = [None, None]
-        if is_main_process():
-            folder = self._folder(runner)
-            try:
-                remove_leftovers(folder)
-                answer[0] = find_newest(folder, runner.work_dir, self.filename_tmpl)
-            except UserError as error:
-                answer[1] = str(error)
-        broadcast_object_list(answer)
-        return answer
 
     def _folder(self, runner: Runner) -> str:
         """Where the checkpoints are, as CheckpointHook decides it."""
@@ -410,13 +396,3 @@ class DurableCheckpointHook(CheckpointHook):
             checkpoint['training_state'] = dict(
                 processes=get_world_size(), of_each=self._rank_states
             )
-
-
-def _is_of_training(path: str | None) -> bool:
-    """Whether load_from is a checkpoint to resume, and not weights alone."""
-    if not path or not osp.isfile(path):
-        return False
-    try:
-        return 'optimizer' in check_checkpoint(path)
-    except UserError:
-        return False
