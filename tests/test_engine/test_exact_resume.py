@@ -76,7 +76,7 @@ def test_accumulated_gradients_go_on(tmp_path, kill, accumulate):
         return tiny.config(tmp_path / name, accumulate=accumulate)
 
     def save_where_killed(runner):
-        runner.register_hook(SaveAt(kill.get('iter')), priority='LOWEST')
+        runner.register_hook(SaveAt(kill.get('iter')), priority='VERY_LOW')
 
     whole = tiny.train(config('whole'))
     result = tiny.train_interrupted(
