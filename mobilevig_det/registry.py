@@ -18,6 +18,7 @@ for _parent in list(vars(mmdet.registry).values()):
             _parent.name,
             parent=_parent,
             scope='mobilevig_det',
-            # Asked first, so they must import what the parent would.
-            locations=_parent._locations,
+            # Asked first, so they must import what the parent would; MMEngine's
+            # have none, and without any it warns of a package not installed.
+            locations=_parent._locations or [__package__],
         )

@@ -60,8 +60,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, or without one from the latest in '
-        'the work dir',
+        help='resume from this checkpoint, or without one from the newest in '
+        'the work dir that can be read',
     )
     return parser.parse_args(argv)
 
@@ -106,6 +106,20 @@ def log_to_tensorboard(cfg: Config) -> None:
         backends.append(dict(type='TensorboardVisBackend'))
 
 
+def resume(cfg: Config, where: str) -> None:
+    """From the file that was named; or, for 'auto', from the work dir's newest,
+    and where there is none, as the config begins."""
+    cfg.resume = True
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    durable = str(checkpoint.get('type')).endswith('DurableCheckpointHook')
+    if where != 'auto':
+        cfg.load_from = where
+        if durable:
+            checkpoint.resume_newest = False
+    elif not durable:
+        cfg.load_from = None  # MMEngine would resume from it
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
@@ -131,8 +145,7 @@ def main(argv: list[str] | None = None) -> None:
         cfg.auto_scale_lr.enable = True
 
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        resume(cfg, args.resume)
     if cfg.get('load_from'):
         find_checkpoint(cfg.load_from)
 

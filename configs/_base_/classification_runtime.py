@@ -1,7 +1,10 @@
-# How a classifier is run, whatever it is trained on: MMEngine's own defaults.
+# How a classifier is run, whatever it is trained on: MMEngine's own defaults, with
+# checkpoints and a loop that survive (see surviving.py).
 default_scope = 'mmdet'
 custom_imports = dict(imports=['mobilevig_det.classification'])
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=300, val_interval=1)
+train_cfg = dict(
+    type='mobilevig_det.engine.SurvivingEpochTrainLoop', max_epochs=300, val_interval=1
+)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 val_evaluator = dict(type='TopKAccuracy')
@@ -10,7 +13,9 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
+    checkpoint=dict(
+        type='mobilevig_det.engine.DurableCheckpointHook', interval=1, max_keep_ckpts=2
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])

@@ -3,7 +3,7 @@ _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     '../_base_/coco_instance.py',
     'mmdet::_base_/schedules/schedule_1x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/surviving.py',
 ]
 custom_imports = dict(imports=['mobilevig_det'])
 
@@ -38,6 +38,8 @@ param_scheduler = [
         gamma=0.1,
     ),
 ]
+
+train_cfg = dict(type='mobilevig_det.engine.SurvivingEpochTrainLoop')
 
 # BatchNorm statistics over all GPUs (without a launcher: plain BatchNorm).
 sync_bn = 'torch'

@@ -4,7 +4,7 @@ generated shapes, in some minutes on two CPU cores."""
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/surviving.py',
 ]
 custom_imports = dict(imports=['mobilevig_det'], allow_failed_imports=False)
 
@@ -113,7 +113,11 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10),
 )
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+train_cfg = dict(
+    type='mobilevig_det.engine.SurvivingEpochTrainLoop',
+    max_epochs=max_epochs,
+    val_interval=1,
+)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [

@@ -5,7 +5,7 @@ _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     '../_base_/coco_detection.py',
     'mmdet::_base_/schedules/schedule_1x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/surviving.py',
 ]
 custom_imports = dict(imports=['mobilevig_det'])
 
@@ -22,6 +22,8 @@ model = dict(
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.0001)
 )
+
+train_cfg = dict(type='mobilevig_det.engine.SurvivingEpochTrainLoop')
 
 # BatchNorm statistics over all GPUs (without a launcher: plain BatchNorm).
 sync_bn = 'torch'

@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .. import engine  # noqa: F401  its hooks and loops, by their short names
 from ..checkpoints import load_all_safely
 from ..datasets import check_data_paths
 from ..errors import UserError

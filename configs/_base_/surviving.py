@@ -1,0 +1,6 @@
+# MMDetection's runtime, with checkpoints that a kill or a full disk can't spoil,
+# also every ten minutes in the middle of an epoch. By whole names, which need no
+# custom_imports where a config of yours inherits this. The loop that resumes in
+# the middle of an epoch is in the configs: train_cfg is the schedule's.
+_base_ = 'mmdet::_base_/default_runtime.py'
+default_hooks = dict(checkpoint=dict(type='mobilevig_det.engine.DurableCheckpointHook'))

@@ -1,0 +1,377 @@
+"""Checkpoints through kills, torn files, full disks and moved folders."""
+
+import errno
+import os
+import resource
+import shutil
+
+from mobilevig_det.checkpoints import read_checkpoint
+from mobilevig_det.engine.hooks import DurableCheckpointHook
+from mobilevig_det.engine.kept_checkpoints import outdated
+from mobilevig_det.errors import UserError
+
+import pytest
+import tiny_training as tiny
+import torch
+from mmengine.hooks import Hook
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob('*.pth'))
+
+
+@pytest.fixture(scope='module')
+def interrupted(tmp_path_factory):
+    """Killed in the second epoch; saved by the clock, each other iteration."""
+    folder = tmp_path_factory.mktemp('interrupted') / 'run'
+    assert tiny.train(tiny.config(folder), dict(iter=15), minutes=2).killed
+    return folder
+
+
+@pytest.fixture
+def work_dir(interrupted, tmp_path):
+    """A copy, somewhere else."""
+    return shutil.copytree(interrupted, tmp_path / 'moved')
+
+
+def resumed_from(work_dir, **changes):
+    """Name of the file that a resumed run would take."""
+    result = tiny.train(
+        {**tiny.config(work_dir), 'resume': True, **changes}, dict(iter=16)
+    )
+    path = result.runner._load_from
+    assert os.path.dirname(path) == str(work_dir)
+    return os.path.basename(path)
+
+
+def test_what_is_kept(interrupted):
+    assert names(interrupted) == [
+        'best_acc_epoch_1.pth',
+        'epoch_1.pth',
+        'epoch_1_iter_13.pth',
+        'epoch_1_iter_15.pth',
+    ]
+    assert (interrupted / 'last_checkpoint').read_text() == 'epoch_1_iter_15.pth'
+    assert not list(interrupted.glob('.*.part'))
+
+
+@pytest.mark.parametrize(
+    'max_keep, expected',
+    [
+        (1, ['epoch_3.pth', 'epoch_4.pth']),
+        (3, ['epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth']),
+    ],
+)
+def test_max_keep_ckpts(tmp_path, max_keep, expected):
+    cfg = tiny.config(tmp_path, epochs=4)
+    cfg['default_hooks']['checkpoint'].update(max_keep_ckpts=max_keep, save_best=None)
+    tiny.train(cfg, minutes=4)
+    assert names(tmp_path) == expected
+
+
+def test_outdated():
+    def gone(text, max_keep):
+        """Capitals are the schedule's."""
+        return ''.join(
+            name for name, _ in outdated([[c, c.isupper()] for c in text], max_keep)
+        )
+
+    assert gone('A', 2) == gone('ab', 2) == gone('', 2) == ''
+    assert gone('Abcd', 2) == 'b'
+    assert gone('AbCdE', 2) == 'Abd'
+    assert gone('abC', 2) == 'a'
+    assert gone('ABCD', -1) == ''
+    assert gone('abCde', -1) == 'ab'
+
+
+@pytest.mark.parametrize('left', [0, 100, 0.5, -1])
+def test_a_torn_newest_is_passed_over(work_dir, left, capsys):
+    newest = work_dir / 'epoch_1_iter_15.pth'
+    data = newest.read_bytes()
+    newest.write_bytes(
+        data[: int(left * len(data)) if isinstance(left, float) else left]
+    )
+    assert resumed_from(work_dir, log_level='INFO') == 'epoch_1_iter_13.pth'
+    assert 'Passed over' in (
+        said := capsys.readouterr().out
+        + ''.join(log.read_text() for log in work_dir.glob('*/*.log'))
+    )
+    assert 'epoch_1_iter_15.pth' in said
+
+
+def test_zeros_where_the_power_went(work_dir):
+    newest = work_dir / 'epoch_1_iter_15.pth'
+    newest.write_bytes(bytes(newest.stat().st_size))
+    assert resumed_from(work_dir) == 'epoch_1_iter_13.pth'
+
+
+@pytest.mark.parametrize(
+    'pointer',
+    ['', None, '/elsewhere/run/epoch_1_iter_15.pth', 'no such file', '\0\xff'],
+)
+def test_the_pointer_is_a_hint(work_dir, pointer):
+    (work_dir / 'last_checkpoint').unlink()
+    if pointer is not None:
+        (work_dir / 'last_checkpoint').write_text(pointer)
+    assert resumed_from(work_dir) == 'epoch_1_iter_15.pth'
+
+
+def test_killed_between_file_and_pointer(work_dir):
+    (work_dir / 'last_checkpoint').write_text('epoch_1_iter_13.pth')
+    assert resumed_from(work_dir) == 'epoch_1_iter_15.pth'
+
+
+def test_leftovers_go(work_dir):
+    part = work_dir / '.epoch_1_iter_17.pth.part'
+    part.write_bytes(b'half')
+    resumed_from(work_dir)
+    assert not part.exists()
+
+
+def test_none_can_be_read(work_dir):
+    for path in work_dir.glob('*.pth'):
+        path.write_bytes(b'PK')
+    with pytest.raises(UserError, match='nothing to resume from'):
+        tiny.train(tiny.config(work_dir, resume=True))
+
+
+def test_nothing_to_resume_is_a_new_run(tmp_path):
+    result = tiny.train(tiny.config(tmp_path, resume=True), dict(iter=1))
+    assert min(result.losses) == 0
+
+
+def test_load_from_is_where_the_first_run_begins(work_dir, interrupted, tmp_path):
+    """Set in a config, as weights to begin with: a resumed run has newer ones."""
+    weights = dict(
+        state_dict=read_checkpoint(interrupted / 'epoch_1.pth')['state_dict']
+    )
+    torch.save(weights, tmp_path / 'weights.pth')
+    assert (
+        resumed_from(work_dir, load_from=str(tmp_path / 'weights.pth'))
+        == 'epoch_1_iter_15.pth'
+    )
+    cfg = tiny.config(
+        tmp_path / 'empty', resume=True, load_from=str(tmp_path / 'weights.pth')
+    )
+    result = tiny.train(cfg, dict(iter=0))
+    assert min(result.losses) == 0
+
+
+def test_a_named_file_is_taken(work_dir):
+    cfg = tiny.config(work_dir, resume=True, load_from=str(work_dir / 'epoch_1.pth'))
+    cfg['default_hooks']['checkpoint']['resume_newest'] = False
+    result = tiny.train(cfg, dict(iter=11))
+    assert min(result.losses) == 10
+
+
+def test_another_runs_files_are_not_the_newest(work_dir):
+    """A run from the start, in a folder where one had come farther."""
+    tiny.train(tiny.config(work_dir), dict(iter=5), minutes=2)
+    assert resumed_from(work_dir) == 'epoch_0_iter_5.pth'
+
+
+def test_checkpoints_of_mmengines_own_hook(tmp_path):
+    cfg = tiny.config(
+        tmp_path, epochs=2, val_cfg=None, val_dataloader=None, val_evaluator=None
+    )
+    stock = tiny.config(
+        tmp_path, epochs=1, val_cfg=None, val_dataloader=None, val_evaluator=None
+    )
+    stock['default_hooks']['checkpoint'] = dict(type='CheckpointHook', interval=1)
+    stock['train_cfg']['type'] = 'EpochBasedTrainLoop'
+    tiny.train(stock)
+    result = tiny.train({**cfg, 'resume': True})
+    assert sorted(result.losses) == list(range(10, 20))
+
+
+class FullDisk:
+    """Writes past a few kilobytes fail, as the real limit of the system has it."""
+
+    def __init__(self, iterations):
+        self.iterations = iterations
+
+    def __call__(self, runner):
+        hook = tiny.checkpoint_hook(runner)
+        write = hook._write
+
+        def limited(runner, path, **kwargs):
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            if runner.iter in self.iterations:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+            try:
+                return write(runner, path, **kwargs)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+        hook._write = limited
+
+
+def test_a_full_disk_costs_one_checkpoint(tmp_path):
+    cfg = tiny.config(tmp_path)
+    result = tiny.train(cfg, dict(iter=13), minutes=2, prepare=FullDisk({12}))
+    hook = tiny.checkpoint_hook(result.runner)
+    assert names(tmp_path) == [
+        'best_acc_epoch_1.pth',
+        'epoch_1.pth',
+        'epoch_1_iter_14.pth',
+    ]
+    assert not list(tmp_path.glob('.*.part'))
+    assert hook.last_ckpt == str(tmp_path / 'epoch_1_iter_14.pth')
+
+
+def test_a_disk_that_stays_full(tmp_path):
+    """The training is done, but nobody is told that all is well."""
+    with pytest.raises(UserError, match='last weights could not be saved'):
+        tiny.train(tiny.config(tmp_path), prepare=FullDisk(set(range(11, 99))))
+    assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_1.pth']
+    assert (tmp_path / 'last_checkpoint').read_text() == 'epoch_1.pth'
+    read_checkpoint(tmp_path / 'epoch_1.pth')
+
+
+@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EDQUOT])
+def test_no_room_at_the_last_moment(tmp_path, monkeypatch, code):
+    real = os.fsync
+
+    def full(handle):
+        monkeypatch.setattr(os, 'fsync', real)
+        raise OSError(code, os.strerror(code))
+
+    def prepare(runner):
+        monkeypatch.setattr(os, 'fsync', full)
+
+    tiny.train(tiny.config(tmp_path, epochs=2), prepare=prepare)
+    assert 'epoch_2.pth' in names(tmp_path)
+
+
+def test_other_errors_are_not_hidden(tmp_path, monkeypatch):
+    def broken(*args):
+        raise PermissionError(errno.EACCES, 'no')
+
+    with pytest.raises(PermissionError):
+        tiny.train(
+            tiny.config(tmp_path),
+            prepare=lambda runner: monkeypatch.setattr(os, 'replace', broken),
+        )
+    assert not list(tmp_path.glob('.*.part'))
+
+
+class Spoil(Hook):
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == self.iteration:
+            next(runner.model.parameters()).data[0] = float('nan')
+
+
+def test_nan_weights_are_not_saved(tmp_path):
+    def spoil(runner):
+        runner.register_hook(Spoil(14))
+
+    cfg = tiny.config(tmp_path, custom_hooks=[])
+    tiny.train(cfg, dict(iter=18), minutes=2, prepare=spoil)
+    assert names(tmp_path)[-1] == 'epoch_1_iter_13.pth'
+    for path in tmp_path.glob('*.pth'):
+        weights = read_checkpoint(path)['state_dict']
+        assert all(torch.isfinite(w).all() for w in weights.values())
+
+
+def test_nothing_goes_before_the_new_is_safe(tmp_path, monkeypatch):
+    """The calls to the system, in their order, of every checkpoint."""
+    calls = []
+
+    def log(name):
+        real = getattr(os, name)
+
+        def logged(target, *args):
+            path = (
+                os.readlink(f'/proc/self/fd/{target}')
+                if isinstance(target, int)
+                else target
+            )
+            if str(path).startswith(str(tmp_path)):
+                calls.append(
+                    (name, os.path.relpath(args[0] if args else path, tmp_path))
+                )
+            return real(target, *args)
+
+        monkeypatch.setattr(os, name, logged)
+
+    def prepare(runner):
+        for name in ('fsync', 'replace', 'remove'):
+            log(name)
+
+    cfg = tiny.config(tmp_path, epochs=3)
+    cfg['default_hooks']['checkpoint'].update(max_keep_ckpts=2, save_best=None)
+    tiny.train(cfg, prepare=prepare)
+    monkeypatch.undo()
+
+    def written(name):
+        return [('fsync', f'.{name}.part'), ('replace', name), ('fsync', '.')]
+
+    last = [
+        *written('epoch_3.pth'),
+        *written('last_checkpoint'),
+        ('remove', 'epoch_1.pth'),
+        # After its validation.
+        *written('epoch_3.pth'),
+        *written('last_checkpoint'),
+    ]
+    assert calls[-len(last) :] == last
+
+
+def test_the_best_is_replaced_when_the_new_is_there(tmp_path, monkeypatch):
+    scores = iter([0.5, 0.25, 0.75])
+    monkeypatch.setattr(
+        tiny.DrawingMetric, 'compute_metrics', lambda *_: dict(acc=next(scores))
+    )
+    real = os.replace
+    seen = []
+
+    def replace(part, path):
+        if 'best' in os.path.basename(path):
+            seen.append([name for name in names(tmp_path) if 'best' in name])
+        real(part, path)
+
+    tiny.train(
+        tiny.config(tmp_path),
+        prepare=lambda runner: monkeypatch.setattr(os, 'replace', replace),
+    )
+    assert seen == [[], ['best_acc_epoch_1.pth']]
+    assert 'best_acc_epoch_3.pth' in names(tmp_path)
+    assert 'best_acc_epoch_1.pth' not in names(tmp_path)
+    best = read_checkpoint(tmp_path / 'best_acc_epoch_3.pth')
+    assert 'optimizer' not in best
+    last = read_checkpoint(tmp_path / 'epoch_3.pth')
+    for name, value in last['state_dict'].items():
+        assert torch.equal(value, best['state_dict'][name])
+
+
+def test_best_goes_on_after_the_folder_was_moved(work_dir):
+    """An old best is replaced where it is now, not where it was."""
+    cfg = tiny.config(work_dir, resume=True)
+    cfg['default_hooks']['checkpoint'].update(save_best='acc', rule='less')
+    result = tiny.train(cfg)
+    hook = tiny.checkpoint_hook(result.runner)
+    assert os.path.dirname(hook.best_ckpt_path) == str(work_dir)
+    assert len([name for name in names(work_dir) if 'best' in name]) == 1
+
+
+def test_save_now_in_a_validation_is_what_was_before_it(tmp_path):
+    class Ask(Hook):
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            hook = tiny.checkpoint_hook(runner)
+            assert hook.already_saved(runner)
+            before = os.stat(tmp_path / 'epoch_1.pth').st_mtime_ns
+            assert hook.save_now(runner) == str(tmp_path / 'epoch_1.pth')
+            assert os.stat(tmp_path / 'epoch_1.pth').st_mtime_ns == before
+
+    tiny.train(
+        tiny.config(tmp_path, epochs=1), prepare=lambda r: r.register_hook(Ask())
+    )
+
+
+def test_arguments():
+    with pytest.raises(UserError, match='minutes=-1'):
+        DurableCheckpointHook(minutes=-1)
+    assert DurableCheckpointHook(max_keep_ckpts=1).max_keep_ckpts == 2
