@@ -123,6 +123,7 @@ def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', Path(cfg.filename).stem)
     cfg.launcher = args.launcher
+    engine.ignore_signals_in_workers(cfg)
     if args.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
     return cfg

@@ -1,6 +1,15 @@
 """Training that survives: hooks and loops of MMEngine's, by ``type=`` in a config."""
 
-from .hooks import DurableCheckpointHook
+from .hooks import DurableCheckpointHook, HangWatchdogHook, StopOnSignalHook
 from .loops import SurvivingEpochTrainLoop, SurvivingIterTrainLoop
+from .workers import ignore_signals, ignore_signals_in_workers
 
-__all__ = ['DurableCheckpointHook', 'SurvivingEpochTrainLoop', 'SurvivingIterTrainLoop']
+__all__ = [
+    'DurableCheckpointHook',
+    'HangWatchdogHook',
+    'StopOnSignalHook',
+    'SurvivingEpochTrainLoop',
+    'SurvivingIterTrainLoop',
+    'ignore_signals',
+    'ignore_signals_in_workers',
+]

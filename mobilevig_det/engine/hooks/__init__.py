@@ -1,5 +1,7 @@
 """Hooks of MMEngine's, by ``type=`` in a config."""
 
 from .durable_checkpoint import DurableCheckpointHook
+from .hang_watchdog import HangWatchdogHook
+from .stop_signals import StopOnSignalHook
 
-__all__ = ['DurableCheckpointHook']
+__all__ = ['DurableCheckpointHook', 'HangWatchdogHook', 'StopOnSignalHook']
