@@ -61,10 +61,12 @@ def main(folder, settings):
         torch.distributed.init_process_group('gloo')
         cfg.update(
             launcher='pytorch',
-            model_wrapper_cfg=dict(
-                type='MMDistributedDataParallel',
-                device_ids=None,
-                broadcast_buffers=False,
+            cfg=dict(
+                model_wrapper_cfg=dict(
+                    type='MMDistributedDataParallel',
+                    device_ids=None,
+                    broadcast_buffers=False,
+                )
             ),
         )
     ignore_signals_in_workers(cfg)
