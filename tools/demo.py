@@ -180,7 +180,8 @@ def main_steps(args: argparse.Namespace) -> None:
     if latest.exists() and latest.read_text().strip().endswith(last.name):
         print(f'{last} is there already (--restart trains anew).')
     else:
-        run('train.py', CONFIG, '--work-dir', str(work_dir), '--resume')
+        go_on = [] if args.restart else ['--resume']
+        run('train.py', CONFIG, '--work-dir', str(work_dir), *go_on)
 
     step('3/4 Evaluation on held-out images', start)
     predictions = work_dir / 'predictions.pkl'

@@ -76,7 +76,8 @@ def test_walk_through(tmp_path, monkeypatch, capfd):
     assert mismatches(''.join(capfd.readouterr())) == PER_CLASS
 
     run_printed(train, *few)
-    last = Path(Path('work_dirs/five/last_checkpoint').read_text())
+    work_dir = Path('work_dirs/five')
+    last = work_dir / (work_dir / 'last_checkpoint').read_text()
     trained = torch.load(last, weights_only=True)
     assert trained['meta']['dataset_meta']['classes'] == CLASSES
     assert trained['meta']['iter'] == 8 // 2

@@ -1,0 +1,174 @@
+"""The order of the samples, and their random streams."""
+
+import pickle
+import random
+
+from mobilevig_det.engine.data_order import (
+    SampleKey,
+    SeededDataset,
+    with_ordered_batches,
+)
+from mobilevig_det.engine.random_states import (
+    get_random_states,
+    own_stream,
+    seed_of,
+    set_random_states,
+    stream_kept,
+)
+from mobilevig_det.errors import UserError
+
+import numpy as np
+import pytest
+import torch
+from mmdet.datasets import MultiImageMixDataset
+from mmdet.datasets.samplers import AspectRatioBatchSampler
+from mmdet.registry import TRANSFORMS
+from mmengine.dataset import DefaultSampler
+from tiny_training import NoisyImages
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler
+
+
+def draw():
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_states_go_on_where_they_were():
+    np.random.standard_normal(), random.gauss(0, 1)  # which keep a second number
+    states = get_random_states()
+    first = draw(), random.gauss(0, 1), np.random.standard_normal()
+    set_random_states(pickle.loads(pickle.dumps(states)))
+    assert (draw(), random.gauss(0, 1), np.random.standard_normal()) == first
+
+
+def test_own_streams():
+    before = get_random_states()
+    with own_stream(1, 'a'):
+        inside = draw()
+    with own_stream(1, 'a'), stream_kept():
+        assert draw() == inside
+    with own_stream(1, 'b'):
+        assert draw() != inside
+    with stream_kept():
+        outside = draw()
+    assert draw() == outside
+    set_random_states(before)
+
+
+def test_seeds_do_not_depend_on_the_type_of_an_index():
+    assert seed_of(0, 5, (1, 2)) == seed_of(0, np.int64(5), [torch.tensor(1), 2])
+    assert seed_of(0, 5) != seed_of(5, 0)
+
+
+def batches(loader, epoch=0, first=0, seed=0):
+    loader.batch_sampler.start(seed, epoch, first)
+    return [[key.index for key in batch] for batch in loader.batch_sampler]
+
+
+def make_loader(dataset, sampler=None, batch_sampler=BatchSampler, **kwargs):
+    sampler = sampler or DefaultSampler(dataset, seed=1)
+    return DataLoader(
+        dataset,
+        batch_sampler=batch_sampler(sampler, 3, False),
+        collate_fn=list,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize('batch_sampler', [BatchSampler, AspectRatioBatchSampler])
+def test_beginning_anywhere(batch_sampler):
+    plain = make_loader(NoisyImages(), batch_sampler=batch_sampler)
+    loader = with_ordered_batches(plain, endless=False)
+    for epoch in range(2):
+        plain.batch_sampler.sampler.set_epoch(epoch)
+        expected = list(plain.batch_sampler)
+        assert batches(loader, epoch) == expected  # MMDetection's own order
+        for first in (1, 4, len(expected)):
+            # An epoch that is left in the middle keeps no half-full bucket.
+            loader.batch_sampler.start(0, epoch, 0)
+            next(iter(loader.batch_sampler))
+            assert batches(loader, epoch, first) == expected[first:]
+
+
+def test_a_sampler_of_torchs_differs_from_epoch_to_epoch():
+    """It draws its seed from torch's generator, whose stream is kept."""
+    dataset = NoisyImages()
+    loader = with_ordered_batches(
+        make_loader(dataset, RandomSampler(dataset)), endless=False
+    )
+    assert batches(loader, 0) == batches(loader, 0)
+    assert batches(loader, 0) != batches(loader, 1)
+    assert batches(loader, 0) != batches(loader, 0, seed=1)
+
+
+class Repeating(DefaultSampler):
+    num_repeats = 3
+
+    def __iter__(self):
+        return iter([index for index in super().__iter__() for _ in range(3)])
+
+
+def test_repetitions_are_augmented_each_in_its_own_way():
+    dataset = NoisyImages()
+    loader = with_ordered_batches(make_loader(dataset, Repeating(dataset)), False)
+    first, second, third = next(iter(loader))
+    assert first['index'] == second['index'] == third['index']
+    assert not torch.equal(first['inputs'], second['inputs'])
+    assert not torch.equal(second['inputs'], third['inputs'])
+
+
+@TRANSFORMS.register_module(force=True)
+class MixWithAnother:
+    def get_indexes(self, dataset):
+        return [random.randint(0, len(dataset) - 1)]
+
+    def __call__(self, results):
+        other = results['mix_results'][0]
+        return {
+            **results,
+            'inputs': results['inputs'] + other['inputs'] * np.random.rand(),
+        }
+
+
+@pytest.mark.parametrize('persistent', [False, True])
+def test_mixed_images_whatever_the_workers(persistent):
+    def load(workers):
+        dataset = MultiImageMixDataset(NoisyImages(), [dict(type='MixWithAnother')])
+        settings = dict(persistent_workers=persistent) if workers else {}
+        plain = make_loader(dataset, num_workers=workers, **settings)
+        loader = with_ordered_batches(plain, endless=False)
+        found = []
+        for epoch in range(2):
+            loader.batch_sampler.start(0, epoch, 0)
+            found += [sample['inputs'] for batch in loader for sample in batch]
+        return found
+
+    alone, two = load(0), load(2)
+    assert len(alone) == len(two) == 40
+    assert all(torch.equal(a, b) for a, b in zip(alone, two))
+    assert not torch.equal(alone[0], alone[20])
+
+
+def test_hooks_reach_the_data_set():
+    """MMDetection's switch of the pipeline, and of the mixing, set attributes."""
+    dataset = NoisyImages()
+    wrapped = pickle.loads(pickle.dumps(SeededDataset(dataset)))
+    assert wrapped.metainfo == dataset.metainfo and len(wrapped) == len(dataset)
+    wrapped = SeededDataset(dataset)
+    wrapped.test_mode = True
+    assert dataset.test_mode
+    assert not hasattr(wrapped, '__getitems__')
+    assert torch.equal(wrapped[3]['inputs'], dataset[3]['inputs'])
+    key = SampleKey(3, (0,))
+    assert torch.equal(wrapped[key]['inputs'], dataset[3]['inputs'])
+
+
+def test_data_without_indices():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(range(3))
+
+    with pytest.raises(UserError, match='without indices'):
+        with_ordered_batches(DataLoader(Stream()), endless=False)
+    loader = with_ordered_batches(make_loader(NoisyImages(), [] or iter(())), True)
+    with pytest.raises(UserError, match='not one batch'):
+        next(iter(loader.batch_sampler))
