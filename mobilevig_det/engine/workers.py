@@ -34,6 +34,7 @@ def ignore_signals(worker_id: int, disable_subprocess_warning: bool = False) -> 
             worker only. Defaults to False.
     """
     info = get_worker_info()
+    assert info is not None, 'of a DataLoader worker'
     # The processes of a job have equal generators, as a rule: so the rank too.
     seed = info.seed + info.num_workers * get_rank()
     random.seed(seed)

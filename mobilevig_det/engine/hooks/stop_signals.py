@@ -17,6 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..exit_codes import STOPPED
+from .durable_checkpoint import DurableCheckpointHook
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # One Ctrl-C may come twice, from the terminal and from torchrun.
@@ -179,7 +180,7 @@ def _last_checkpoint(runner: Runner) -> str | None:
 def _save(runner: Runner, by_epoch: bool) -> str | None:
     """A checkpoint of this point, by all processes together; its path on the first."""
     hook = _checkpoint_hook(runner)
-    if hasattr(hook, 'save_now'):
+    if isinstance(hook, DurableCheckpointHook):
         return hook.save_now(runner, together=True)
     # MMEngine's own hook. In the middle of an epoch its loop begins the epoch again.
     name = f'stopped_iter_{runner.iter + (not by_epoch)}.pth'
