@@ -2,6 +2,7 @@
 """Train a detector: MMDetection's tools/train.py, flag for flag. Or a classifier."""
 
 import argparse
+import os
 from importlib.util import find_spec
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
@@ -144,7 +145,12 @@ def main(argv: list[str] | None = None) -> None:
             )
         cfg.auto_scale_lr.enable = True
 
-    if args.resume is not None:
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0:
+        # torchrun --max-restarts: it goes on from what the failed start saved.
+        if args.resume not in (None, 'auto'):
+            cfg.load_from = args.resume
+        resume(cfg, 'auto')
+    elif args.resume is not None:
         resume(cfg, args.resume)
     if cfg.get('load_from'):
         find_checkpoint(cfg.load_from)

@@ -17,6 +17,8 @@ default_hooks = dict(
         type='mobilevig_det.engine.DurableCheckpointHook', interval=1, max_keep_ckpts=2
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    stop_on_signal=dict(type='mobilevig_det.engine.StopOnSignalHook'),
+    hang_watchdog=dict(type='mobilevig_det.engine.HangWatchdogHook'),
 )
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)

@@ -3,4 +3,9 @@
 # custom_imports where a config of yours inherits this. The loop that resumes in
 # the middle of an epoch is in the configs: train_cfg is the schedule's.
 _base_ = 'mmdet::_base_/default_runtime.py'
-default_hooks = dict(checkpoint=dict(type='mobilevig_det.engine.DurableCheckpointHook'))
+default_hooks = dict(
+    checkpoint=dict(type='mobilevig_det.engine.DurableCheckpointHook'),
+    # SIGTERM and Ctrl-C save; a dead or hung process ends the job.
+    stop_on_signal=dict(type='mobilevig_det.engine.StopOnSignalHook'),
+    hang_watchdog=dict(type='mobilevig_det.engine.HangWatchdogHook'),
+)

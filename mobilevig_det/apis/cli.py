@@ -21,6 +21,7 @@ from ..checkpoints import load_all_safely
 from ..datasets import check_data_paths
 from ..errors import UserError
 from ..ops import keep_freed_memory, use_on_cpus
+from .dead_processes import explain_dead_process
 
 # In a clone; an installed package carries the same folder under .mim.
 _PACKAGE = Path(__file__).parents[1]
@@ -123,6 +124,7 @@ def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', Path(cfg.filename).stem)
     cfg.launcher = args.launcher
+    engine.ignore_signals_in_workers(cfg)
     if args.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
     return cfg
@@ -181,7 +183,8 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def command(main: Callable) -> Callable:
-    """Decorate a tool's main: user errors end it with one message.
+    """Decorate a tool's main: user errors, and processes that died, end it with one
+    message.
 
     Also has every checkpoint read safely: MMEngine asks torch for the unsafe
     mode on OneDL's packages, and before torch 2.6.
@@ -195,6 +198,11 @@ def command(main: Callable) -> Callable:
             main(*args, **kwargs)
         except UserError as error:
             sys.exit(f'{Path(main.__code__.co_filename).name}: {error}')
+        except RuntimeError as error:
+            message = explain_dead_process(error)
+            if message is None:
+                raise
+            sys.exit(f'{Path(main.__code__.co_filename).name}: {message}')
         if is_distributed():
             # Left to the interpreter's end, its threads now and then abort
             # a process whose work is done.

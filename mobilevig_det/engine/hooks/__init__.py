@@ -2,5 +2,12 @@
 
 from .durable_checkpoint import DurableCheckpointHook
 from .finite_numbers import FiniteNumbersHook
+from .hang_watchdog import HangWatchdogHook
+from .stop_signals import StopOnSignalHook
 
-__all__ = ['DurableCheckpointHook', 'FiniteNumbersHook']
+__all__ = [
+    'DurableCheckpointHook',
+    'FiniteNumbersHook',
+    'HangWatchdogHook',
+    'StopOnSignalHook',
+]

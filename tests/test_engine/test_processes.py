@@ -1,0 +1,259 @@
+"""Several processes over gloo: signals, dead and hung peers, restarts, numbers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mobilevig_det.apis.cli import command
+from mobilevig_det.checkpoints import read_checkpoint
+
+import pytest
+import torch
+from jobs import Job, position
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(signal, 'sigtimedwait'), reason='signals as Linux has them'
+)
+
+
+def torchrun(*flags):
+    return (
+        sys.executable,
+        *(
+            '-m',
+            'torch.distributed.run',
+            '--nproc_per_node=2',
+            '--master_addr=127.0.0.1',
+        ),
+        *(f'--master_port={free_port()}', *flags),
+    )
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(('127.0.0.1', 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture
+def start(tmp_path):
+    jobs = []
+
+    def start(settings, **kwargs):
+        jobs.append(Job(tmp_path, settings, **kwargs))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        job.end()
+
+
+@pytest.fixture
+def start_two(start):
+    """Without torchrun, which would end the other by itself."""
+
+    def start_two(settings):
+        environ = dict(
+            MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), WORLD_SIZE='2'
+        )
+        return [
+            start(settings, RANK=str(r), LOCAL_RANK=str(r), **environ) for r in (0, 1)
+        ]
+
+    return start_two
+
+
+def is_running(pid):
+    try:
+        return (
+            Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+        )
+    except OSError:
+        return False
+
+
+def test_sigterm_to_torchrun(start, tmp_path):
+    job = start(dict(workers=1, slow=0.2), command=torchrun())
+    pids = [job.wait_for('iter_2.0'), job.wait_for('iter_2.1')]
+    began = time.monotonic()
+    job.process.terminate()
+    job.wait(30)
+    assert not any(map(is_running, pids))
+    assert time.monotonic() - began < 30  # where torchrun kills
+    epoch, done = position(tmp_path)
+    assert epoch == 0 and 2 <= done <= 4
+    assert job.text().count('--resume') == 1
+
+
+def test_a_signal_to_one_of_two(start_two, tmp_path):
+    jobs = start_two(dict(slow=0.2))
+    jobs[1].wait_for('iter_2.1')
+    jobs[1].process.terminate()
+    assert [job.wait() for job in jobs] == [143, 143], jobs[0].text()
+    assert position(tmp_path)[1] >= 2
+
+
+def test_a_stopped_peer_ends_the_other(start_two):
+    jobs = start_two(dict(slow=0.05, epochs=1000, watchdog=dict(seconds=3)))
+    jobs[1].wait_for('iter_3.1')
+    os.kill(jobs[1].process.pid, signal.SIGSTOP)
+    assert jobs[0].wait(20) == 4, jobs[0].text()
+    assert 'Process 0: iteration' in jobs[0].text()
+
+
+def test_a_signal_while_a_peer_is_stopped(start_two):
+    jobs = start_two(dict(slow=0.05, epochs=1000, hook=dict(seconds=2)))
+    jobs[1].wait_for('iter_3.1')
+    os.kill(jobs[1].process.pid, signal.SIGSTOP)
+    time.sleep(0.5)
+    jobs[0].process.terminate()
+    assert jobs[0].wait(20) == 143
+    assert 'ends without a new checkpoint' in jobs[0].text()
+
+
+def test_a_killed_peer_ends_the_job_and_a_restart_goes_on(start, tmp_path):
+    """After seven iterations, of five an epoch: the checkpoint is the first epoch's."""
+    job = start(
+        dict(epochs=3, fail_at=7, watchdog=dict(seconds=10)),
+        command=torchrun('--max-restarts=1'),
+    )
+    assert job.wait(60) == 0, job.text()
+    losses = read_checkpoint(tmp_path / 'losses.pth')
+    assert sorted(losses) == list(range(5, 15))
+
+
+TWO = """
+import contextlib, io, json, sys, torch
+from mmdet.evaluation import CocoMetric
+from mmengine.dataset import DefaultSampler
+rank, folder, annotations = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+if rank >= 0:
+    torch.distributed.init_process_group('gloo')
+torch.manual_seed(0)
+net = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 4, 3), torch.nn.GroupNorm(2, 4), torch.nn.Flatten(),
+    torch.nn.Linear(16, 2),
+).double()
+images, labels = torch.randn(6, 8, 3, 4, 4).double(), torch.arange(8) % 2
+model, part = net, slice(None)
+if rank >= 0:
+    model = torch.nn.parallel.DistributedDataParallel(net)
+    part = slice(rank, None, 2)
+step = torch.optim.AdamW(net.parameters(), lr=0.01)
+for batch in images:
+    step.zero_grad()
+    torch.nn.functional.cross_entropy(model(batch[part]), labels[part]).backward()
+    step.step()
+
+# Boxes near the true ones, some with a wrong class.
+metric = CocoMetric(ann_file=annotations, metric='bbox')
+metric.dataset_meta = dict(classes=('circle', 'square', 'triangle'))
+with open(annotations) as file:
+    truth = json.load(file)
+for index in DefaultSampler(truth['images'], shuffle=False):
+    image = truth['images'][index]
+    torch.manual_seed(index)
+    xywh = torch.tensor(
+        [a['bbox'] for a in truth['annotations'] if a['image_id'] == image['id']]
+    ).reshape(-1, 4).float()
+    boxes = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+    boxes += torch.randn(boxes.shape) * 3
+    instances = dict(
+        bboxes=boxes, scores=torch.rand(len(boxes)),
+        labels=torch.randint(0, 3, (len(boxes),)),
+    )
+    sample = dict(
+        img_id=image['id'], ori_shape=(image['height'], image['width']),
+        pred_instances=instances,
+    )
+    metric.process({}, [sample])
+with contextlib.redirect_stdout(io.StringIO()):
+    scores = metric.evaluate(len(truth['images']))
+if rank <= 0:
+    torch.save(dict(weights=net.state_dict(), scores=scores), f'{folder}/{rank}.pth')
+if rank >= 0:
+    torch.distributed.destroy_process_group()
+"""
+
+
+def many_objects():
+    """Five images, an odd number, of twelve objects each."""
+    images = [
+        dict(id=3 * i, file_name=f'{i}.jpg', width=160, height=120) for i in range(5)
+    ]
+    boxes = [
+        (image['id'], k, [10 * k, 8 * k, 20 + k, 15 + 2 * k])
+        for image in images
+        for k in range(12)
+    ]
+    objects = [
+        dict(
+            id=n, image_id=i, category_id=1 + k % 3, bbox=b, area=b[2] * b[3], iscrowd=0
+        )
+        for n, (i, k, b) in enumerate(boxes, 1)
+    ]
+    names = enumerate(('circle', 'square', 'triangle'), 1)
+    return dict(
+        images=images,
+        annotations=objects,
+        categories=[dict(id=i, name=name) for i, name in names],
+    )
+
+
+def test_two_equal_one(tmp_path):
+    """Weights as with the whole batch; AP of an odd number of images."""
+    annotations = tmp_path / 'annotations.json'
+    annotations.write_text(json.dumps(many_objects()))
+    environ = dict(
+        os.environ,
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(free_port()),
+        OMP_NUM_THREADS='1',
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, '-c', TWO, str(rank), str(tmp_path), str(annotations)],
+            env={
+                **environ,
+                **({} if rank < 0 else dict(RANK=str(rank), WORLD_SIZE='2')),
+            },
+        )
+        for rank in (-1, 0, 1)
+    ]
+    assert [process.wait(120) for process in running] == [0, 0, 0]
+    one, two = (torch.load(tmp_path / f'{r}.pth', weights_only=True) for r in (-1, 0))
+    for name, value in one['weights'].items():
+        torch.testing.assert_close(two['weights'][name], value, rtol=1e-10, atol=1e-10)
+    assert two['scores'] == one['scores']
+    assert 0 < one['scores']['coco/bbox_mAP'] < 1
+
+
+class Dying(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_message():
+    @command
+    def main():
+        list(torch.utils.data.DataLoader(Dying(), num_workers=1))
+
+    with pytest.raises(SystemExit, match='memory runs out.*--resume.*pid'):
+        main()
+
+
+def test_other_errors_stay():
+    @command
+    def main():
+        raise RuntimeError('Caught RuntimeError in DataLoader worker process 0.')
+
+    with pytest.raises(RuntimeError, match='Caught'):
+        main()

@@ -1,0 +1,105 @@
+"""SIGTERM and Ctrl-C to a whole process group, with loader workers."""
+
+import signal
+import time
+
+from mobilevig_det.checkpoints import read_checkpoint
+from mobilevig_det.engine import ignore_signals_in_workers
+
+import pytest
+from jobs import Job, position
+from mmengine.config import Config
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(signal, 'sigtimedwait'), reason='signals as Linux has them'
+)
+
+
+@pytest.fixture
+def start(tmp_path):
+    jobs = []
+
+    def start(settings, **kwargs):
+        jobs.append(Job(tmp_path, settings, **kwargs))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        job.end()
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_in_the_middle_of_an_epoch(start, tmp_path, number):
+    job = start(dict(workers=2, slow=0.2))
+    job.wait_for('iter_3.0')
+    assert len(job.members()) == 3
+    job.group(number)
+    assert job.wait() == 143, job.text()
+    job.wait_for_no_member()
+    epoch, done = position(tmp_path)
+    assert epoch == 0 and 3 <= done <= 5
+    assert '--resume' in job.text() and 'Traceback' not in job.text()
+    if number == signal.SIGTERM:
+        again = start(dict(workers=2, resume=True, epochs=1))
+        assert again.wait() == 0, again.text()
+        assert (tmp_path / 'iter_10.0').exists()
+        losses = read_checkpoint(tmp_path / 'losses.pth')
+        assert sorted(losses) == list(range(done, 10))
+
+
+def test_in_validation(start, tmp_path):
+    job = start(dict(slow=0.2))
+    job.wait_for('val_10.0')
+    job.group(signal.SIGTERM)
+    assert job.wait() == 143, job.text()
+    assert position(tmp_path) == (1, 10)
+    assert not (tmp_path / 'iter_11.0').exists()
+    assert 'epoch_1.pth' in job.text()
+
+
+def test_with_the_checkpoint_hook_of_mmengine(start, tmp_path):
+    job = start(dict(slow=0.2, mmengine=True))
+    job.wait_for('iter_3.0')
+    job.group(signal.SIGTERM)
+    assert job.wait() == 143, job.text()
+    epoch, done = position(tmp_path)
+    assert epoch == 0 and 3 <= done <= 5
+
+
+def test_a_second_signal_ends_at_once(start, tmp_path):
+    job = start(dict(slow=60))
+    job.wait_for('iter_1.0')
+    job.group(signal.SIGTERM)
+    time.sleep(2.5)
+    assert job.process.poll() is None
+    job.group(signal.SIGTERM)
+    assert job.wait(10) == 143
+    assert 'without a new checkpoint; there is none' in job.text()
+
+
+def test_no_orphans_of_a_killed_process(start):
+    job = start(dict(workers=2, slow=0.2))
+    job.wait_for('iter_2.0')
+    job.process.kill()
+    job.wait()
+    job.wait_for_no_member()
+
+
+def test_loaders_of_a_config():
+    own = dict(type='own')
+    cfg = Config(
+        dict(
+            train_dataloader=dict(num_workers=2, disable_subprocess_warning=True),
+            val_dataloader=dict(num_workers=0),
+            test_dataloader=dict(num_workers=1, worker_init_fn=own),
+        )
+    )
+    ignore_signals_in_workers(cfg)
+    assert cfg.train_dataloader == dict(
+        num_workers=2,
+        worker_init_fn=dict(
+            type='mobilevig_det.engine.ignore_signals', disable_subprocess_warning=True
+        ),
+    )
+    assert cfg.val_dataloader == dict(num_workers=0)
+    assert cfg.test_dataloader.worker_init_fn == own

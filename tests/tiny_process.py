@@ -1,0 +1,83 @@
+"""A tiny training in a process of its own, to be signalled and killed.
+
+``python tiny_process.py WORK_DIR [JSON]``; of the settings see ``main``.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from mobilevig_det.engine import ignore_signals_in_workers
+
+import tiny_training as tiny
+import torch
+from mmengine.hooks import Hook
+
+
+class Say(Hook):
+    """Leaves a file for each thing that a test may wait for; slows down."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, folder, slow, fail_at):
+        self.folder, self.slow, self.fail_at = Path(folder), slow, fail_at
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        (self.folder / f'iter_{runner.iter + 1}.{runner.rank}').write_text(
+            str(os.getpid())
+        )
+        restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+        if runner.iter + 1 == self.fail_at and restarts == '0':
+            os.kill(os.getpid(), 9)
+        time.sleep(self.slow)
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        (self.folder / f'val_{runner.iter}.{runner.rank}').write_text(str(os.getpid()))
+        time.sleep(self.slow)
+
+
+def main(folder, settings):
+    """``workers``, ``epochs``, ``slow`` (seconds an iteration), ``hook`` and
+    ``watchdog`` (arguments of ours), ``fail_at`` (an iteration, in the first start),
+    ``resume``, ``mmengine`` (its own checkpoint hook and loop)."""
+    torch.set_num_threads(1)
+    cfg = tiny.config(
+        Path(folder) / 'run',
+        epochs=settings.get('epochs', 3),
+        workers=settings.get('workers', 0),
+        resume=settings.get('resume', False)
+        or int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0,
+    )
+    cfg['default_hooks'].update(
+        stop_on_signal=dict(type='StopOnSignalHook', **settings.get('hook', {})),
+        hang_watchdog=dict(type='HangWatchdogHook', **settings.get('watchdog', {})),
+    )
+    if settings.get('mmengine'):
+        cfg['default_hooks']['checkpoint'] = dict(type='CheckpointHook')
+        cfg['train_cfg']['type'] = 'EpochBasedTrainLoop'
+    if 'RANK' in os.environ:
+        torch.distributed.init_process_group('gloo')
+        cfg.update(
+            launcher='pytorch',
+            cfg=dict(
+                model_wrapper_cfg=dict(
+                    type='MMDistributedDataParallel',
+                    device_ids=None,
+                    broadcast_buffers=False,
+                )
+            ),
+        )
+    ignore_signals_in_workers(cfg)
+    cfg['log_level'] = 'WARNING'
+    say = Say(folder, settings.get('slow', 0.0), settings.get('fail_at'))
+    result = tiny.train(cfg, prepare=lambda runner: runner.register_hook(say))
+    if result.runner.rank == 0:
+        torch.save(result.losses, Path(folder) / 'losses.pth')
+    if 'RANK' in os.environ:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main(sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})
