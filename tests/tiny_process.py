@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from mobilevig_det.engine import ignore_signals_in_workers
+from mobilevig_det.engine.restarts import init_process_group, restarts
 
 import tiny_training as tiny
 import torch
@@ -28,8 +29,7 @@ class Say(Hook):
         (self.folder / f'iter_{runner.iter + 1}.{runner.rank}').write_text(
             str(os.getpid())
         )
-        restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
-        if runner.iter + 1 == self.fail_at and restarts == '0':
+        if runner.iter + 1 == self.fail_at and not restarts():
             os.kill(os.getpid(), 9)
         time.sleep(self.slow)
 
@@ -47,8 +47,7 @@ def main(folder, settings):
         Path(folder) / 'run',
         epochs=settings.get('epochs', 3),
         workers=settings.get('workers', 0),
-        resume=settings.get('resume', False)
-        or int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0,
+        resume=settings.get('resume', False) or restarts() > 0,
     )
     cfg['default_hooks'].update(
         stop_on_signal=dict(type='StopOnSignalHook', **settings.get('hook', {})),
@@ -58,7 +57,7 @@ def main(folder, settings):
         cfg['default_hooks']['checkpoint'] = dict(type='CheckpointHook')
         cfg['train_cfg']['type'] = 'EpochBasedTrainLoop'
     if 'RANK' in os.environ:
-        torch.distributed.init_process_group('gloo')
+        init_process_group('gloo')
         cfg.update(
             launcher='pytorch',
             cfg=dict(

@@ -2,7 +2,6 @@
 """Train a detector: MMDetection's tools/train.py, flag for flag. Or a classifier."""
 
 import argparse
-import os
 from importlib.util import find_spec
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
@@ -18,6 +17,7 @@ from mobilevig_det.datasets.data_check import (
     check_before_training,
     pointing_to_check_data,
 )
+from mobilevig_det.engine.restarts import restarts
 from mobilevig_det.errors import UserError
 from mobilevig_det.ops.mmcv_ext import is_compiled
 
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
             )
         cfg.auto_scale_lr.enable = True
 
-    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0:
+    if restarts():
         # torchrun --max-restarts: it goes on from what the failed start saved.
         if args.resume not in (None, 'auto'):
             cfg.load_from = args.resume

@@ -17,6 +17,7 @@ default_hooks = dict(
         type='mobilevig_det.engine.DurableCheckpointHook', interval=1, max_keep_ckpts=2
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    finite_numbers=dict(type='mobilevig_det.engine.FiniteNumbersHook'),
     stop_on_signal=dict(type='mobilevig_det.engine.StopOnSignalHook'),
     hang_watchdog=dict(type='mobilevig_det.engine.HangWatchdogHook'),
 )

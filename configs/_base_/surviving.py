@@ -5,6 +5,8 @@
 _base_ = 'mmdet::_base_/default_runtime.py'
 default_hooks = dict(
     checkpoint=dict(type='mobilevig_det.engine.DurableCheckpointHook'),
+    # NaN and infinity are named, and leave no trace.
+    finite_numbers=dict(type='mobilevig_det.engine.FiniteNumbersHook'),
     # SIGTERM and Ctrl-C save; a dead or hung process ends the job.
     stop_on_signal=dict(type='mobilevig_det.engine.StopOnSignalHook'),
     hang_watchdog=dict(type='mobilevig_det.engine.HangWatchdogHook'),

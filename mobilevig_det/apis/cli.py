@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from .. import engine  # noqa: F401  its hooks and loops, by their short names
 from ..checkpoints import load_all_safely
 from ..datasets import check_data_paths
+from ..engine.restarts import init_process_group, restarts
 from ..errors import UserError
 from ..ops import keep_freed_memory, use_on_cpus
 from .dead_processes import explain_dead_process
@@ -127,6 +128,11 @@ def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
     engine.ignore_signals_in_workers(cfg)
     if args.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
+    elif args.launcher == 'pytorch' and restarts():
+        # Before MMEngine does, whose processes would look for the dead ones.
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+        dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
+        init_process_group(dist_cfg.get('backend', 'nccl'), dist_cfg.get('timeout'))
     return cfg
 
 
@@ -159,7 +165,7 @@ def _use_gloo(cfg: Config) -> None:
     cfg.merge_from_dict({'env_cfg.dist_cfg': dict(backend='gloo')})
     if cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
         # Before MMEngine does, which asks torch for a GPU first.
-        torch.distributed.init_process_group('gloo')
+        init_process_group('gloo')
     cfg.sync_bn = None
     # By itself MMEngine names a GPU, which torch refuses for a CPU's model.
     cfg.setdefault(

@@ -4,8 +4,8 @@ import glob
 import logging
 import os
 import re
+import zipfile
 
-import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
@@ -22,9 +22,14 @@ def check_checkpoint(path: str) -> dict:
         dict: What it holds.
 
     Raises:
-        UserError: If it is torn, or holds weights alone.
+        UserError: If it is torn or damaged, or holds weights alone.
     """
     checkpoint = read_checkpoint(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch itself compares no checksums
+        if damaged:
+            raise UserError(f'{path} is damaged: {damaged} is not as it was written.')
     missing = {'meta', 'state_dict', 'message_hub'} - set(checkpoint)
     if missing:
         raise UserError(
@@ -32,15 +37,6 @@ def check_checkpoint(path: str) -> dict:
             f'{", ".join(sorted(missing))}.'
         )
     return checkpoint
-
-
-def count_not_finite(weights: dict) -> int:
-    """How many values of a state dict are NaN or infinite."""
-    return sum(
-        int((~torch.isfinite(value)).sum())
-        for value in weights.values()
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
-    )
 
 
 def is_of_training(path: str | None) -> bool:

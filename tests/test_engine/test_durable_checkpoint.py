@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import shutil
+import zipfile
 
 from mobilevig_det.checkpoints import read_checkpoint
 from mobilevig_det.engine.hooks import DurableCheckpointHook
@@ -102,6 +103,18 @@ def test_a_torn_newest_is_passed_over(work_dir, left, capsys):
 def test_zeros_where_the_power_went(work_dir):
     newest = work_dir / 'epoch_1_iter_15.pth'
     newest.write_bytes(bytes(newest.stat().st_size))
+    assert resumed_from(work_dir) == 'epoch_1_iter_13.pth'
+
+
+def test_a_bit_that_flipped(work_dir):
+    """torch reads it, and gives another weight."""
+    newest = work_dir / 'epoch_1_iter_15.pth'
+    with zipfile.ZipFile(newest) as archive:
+        weight = max(archive.infolist(), key=lambda info: info.file_size)
+    data = bytearray(newest.read_bytes())
+    data[weight.header_offset + 500 + weight.file_size // 2] ^= 1
+    newest.write_bytes(data)
+    read_checkpoint(newest)
     assert resumed_from(work_dir) == 'epoch_1_iter_13.pth'
 
 
@@ -274,6 +287,14 @@ def test_nan_weights_are_not_saved(tmp_path):
     for path in tmp_path.glob('*.pth'):
         weights = read_checkpoint(path)['state_dict']
         assert all(torch.isfinite(w).all() for w in weights.values())
+
+
+def test_a_mask_of_infinity_is_no_spoilt_weight(tmp_path):
+    def mask(runner):
+        runner.model.register_buffer('mask', torch.tensor([0.0, -float('inf')]))
+
+    tiny.train(tiny.config(tmp_path), dict(iter=15), minutes=2, prepare=mask)
+    assert 'epoch_1_iter_15.pth' in names(tmp_path)
 
 
 def test_nothing_goes_before_the_new_is_safe(tmp_path, monkeypatch):

@@ -24,13 +24,8 @@ pytestmark = pytest.mark.skipif(
 def torchrun(*flags):
     return (
         sys.executable,
-        *(
-            '-m',
-            'torch.distributed.run',
-            '--nproc_per_node=2',
-            '--master_addr=127.0.0.1',
-        ),
-        *(f'--master_port={free_port()}', *flags),
+        *('-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone'),
+        *flags,
     )
 
 

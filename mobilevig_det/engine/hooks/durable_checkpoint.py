@@ -18,13 +18,13 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ...checkpoints.finite import describe_non_finite, non_finite_weights
 from ...errors import UserError
 from ..durable_files import is_disk_full, write_durably, write_text_durably
 from ..kept_checkpoints import outdated
 from ..newest_checkpoint import (
     POINTER,
     check_checkpoint,
-    count_not_finite,
     find_newest_for_all,
     is_of_training,
 )
@@ -136,6 +136,8 @@ class DurableCheckpointHook(CheckpointHook):
                 hub.update_info(key, osp.join(folder, osp.basename(value)))
         super().before_train(runner)
         self._training = True
+        # Such as masks of -inf. What becomes so later is spoilt.
+        self._never_finite = non_finite_weights(runner.model.state_dict())
         self._last_time = self.clock()
         if 'validated_iter' not in hub.runtime_info:
             hub.update_info('validated_iter', runner.iter)
@@ -321,15 +323,15 @@ class DurableCheckpointHook(CheckpointHook):
             )
 
         def check(part: str) -> None:
-            spoilt = count_not_finite(check_checkpoint(part)['state_dict'])
+            counts = non_finite_weights(check_checkpoint(part)['state_dict'])
+            spoilt = {k: n for k, n in counts.items() if k not in self._never_finite}
             if spoilt:
-                raise UserError(f'{spoilt} of its values are NaN or infinite')
+                raise UserError(describe_non_finite(spoilt))
 
         try:
             write_durably(path, write, check)
             if kwargs['save_optimizer']:
-                # Relative, so that the folder may be moved.
-                target = osp.relpath(path, runner.work_dir)
+                target = osp.relpath(path, runner.work_dir)  # if the folder moves
                 write_text_durably(osp.join(runner.work_dir, POINTER), target)
         except (OSError, UserError) as error:
             if isinstance(error, OSError) and not is_disk_full(error):
