@@ -132,7 +132,9 @@ class MixWithAnother:
 @pytest.mark.parametrize('persistent', [False, True])
 def test_mixed_images_whatever_the_workers(persistent):
     def load(workers):
-        dataset = MultiImageMixDataset(NoisyImages(), [dict(type='MixWithAnother')])
+        dataset = MultiImageMixDataset(
+            NoisyImages(), [dict(type='mmdet.MixWithAnother')]
+        )
         settings = dict(persistent_workers=persistent) if workers else {}
         plain = make_loader(dataset, num_workers=workers, **settings)
         loader = with_ordered_batches(plain, endless=False)
