@@ -1,16 +1,21 @@
-"""Does resident memory grow over training iterations?
+"""Does resident memory grow over training iterations, and over inferred images?
 
-``PYTHONPATH=.:tests python tests/chaos/memory.py [--steps 2000]`` prints the slope:
-KiB an iteration, by least squares over the last three quarters.
+``PYTHONPATH=.:tests python tests/chaos/memory.py [--steps 2000]`` prints the slopes:
+KiB a step, by least squares over the last three quarters.
 """
 
 import argparse
 import os
 import tempfile
+from pathlib import Path
+
+from mobilevig_det.apis.inference import Inferencer, Picture
 
 import numpy as np
+import tiny_detector
 import tiny_training as tiny
 from mmengine.hooks import Hook
+from tqdm import trange
 
 
 def resident_kib():
@@ -30,6 +35,10 @@ class Measure(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.kib.append(resident_kib())
+        for hook in runner.hooks:
+            if isinstance(hook, tiny.Record):  # the tests', which keeps all it saw
+                hook.losses.clear()
+                hook.batches.clear()
 
 
 def train(steps):
@@ -42,8 +51,27 @@ def train(steps):
     return measure.kib
 
 
+def infer(steps):
+    """Of a small detector, on images of many sizes, with pictures drawn."""
+    kib, random = [], np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / 'detector'
+        tiny_detector.make(folder)
+        inferencer = Inferencer(
+            str(folder / 'config.py'), str(folder / 'epoch_1.pth'), device='cpu'
+        )
+        for i in trange(steps, desc='Inferring'):
+            height, width = random.integers(32, 160, 2)
+            image = random.integers(0, 256, (height, width, 3), np.uint8)
+            for found in inferencer.predict([Picture(f'{i}', image, i)], 1):
+                inferencer.draw(found, 0.3)
+            kib.append(resident_kib())
+    return kib
+
+
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--steps', type=int, default=2000)
     steps = parser.parse_args().steps
     print(f'training: {slope(train(steps)):.2f} KiB an iteration, over {steps}')
+    print(f'inference: {slope(infer(steps)):.2f} KiB an image, over {steps}')
