@@ -1,12 +1,18 @@
 """What a backbone may be built with: a UserError for all else."""
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import torch
 
 from ..errors import UserError
 
 NUM_STAGES = 4
+# Far beyond any network; more is a slip, on which torch would run out of memory.
+MOST = dict(channels=1 << 16, blocks=1 << 10)
+MOST_STRIDE = 1 << 16
 
 
 def parse_arch(arch: str | dict, settings: Mapping[str, dict]) -> dict:
@@ -33,11 +39,11 @@ def parse_arch(arch: str | dict, settings: Mapping[str, dict]) -> dict:
     channels, blocks = arch['channels'], arch['blocks']
     for name, value in arch.items():
         if not isinstance(value, Sequence) or not all(
-            isinstance(v, int) and v > 0 for v in value
+            _is_integer(v) and 0 < v <= MOST[name] for v in value
         ):
             raise UserError(
                 f'arch[{name!r}] must be a list of positive '
-                f'integers, but got {value!r}.'
+                f'integers up to {MOST[name]}, but got {value!r}.'
             )
     if not len(channels) == len(blocks) == NUM_STAGES:
         raise UserError(
@@ -45,7 +51,16 @@ def parse_arch(arch: str | dict, settings: Mapping[str, dict]) -> dict:
             f'{NUM_STAGES} entries, one a stage, but have '
             f'{len(channels)} and {len(blocks)}.'
         )
+    if channels[0] < 2:
+        raise UserError(
+            "arch['channels'] must begin with at least 2, as the stem's first "
+            f'convolution has half of them, but got {channels!r}.'
+        )
     return arch
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def parse_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
@@ -55,7 +70,7 @@ def parse_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
     )
     if (
         not indices
-        or any(i not in range(NUM_STAGES) for i in indices)
+        or any(not _is_integer(i) or i not in range(NUM_STAGES) for i in indices)
         or list(indices) != sorted(set(indices))
     ):
         raise UserError(
@@ -66,14 +81,15 @@ def parse_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
 
 
 def check_graph_stride(graph_stride: int) -> None:
-    if not isinstance(graph_stride, int) or graph_stride < 1:
+    if not _is_integer(graph_stride) or not 0 < graph_stride <= MOST_STRIDE:
         raise UserError(
-            f'graph_stride must be an integer of at least 1, but got {graph_stride!r}.'
+            'graph_stride must be an integer of at least 1 (and up to '
+            f'{MOST_STRIDE}), but got {graph_stride!r}.'
         )
 
 
 def check_frozen_stages(frozen_stages: int) -> None:
-    if frozen_stages not in range(-1, NUM_STAGES + 1):
+    if not _is_integer(frozen_stages) or frozen_stages not in range(-1, NUM_STAGES + 1):
         raise UserError(
             'frozen_stages must be an integer from -1 '
             f'(nothing) to {NUM_STAGES} (everything), but got '
@@ -82,12 +98,54 @@ def check_frozen_stages(frozen_stages: int) -> None:
 
 
 def check_with_cp(with_cp: bool | str) -> None:
-    if with_cp not in (False, True, 'act'):
+    # Not 1: it equals True, and would switch nothing on.
+    if not (isinstance(with_cp, bool) or isinstance(with_cp, str) and with_cp == 'act'):
         raise UserError(f"with_cp must be True, False or 'act', but got {with_cp!r}.")
 
 
 def drop_path_rates(last: float, blocks: int) -> list[float]:
     """Rates of the blocks, which grow linearly from 0 to that of the last."""
-    if not 0 <= last < 1:
+    if not isinstance(last, Real) or not 0 <= last < 1:
         raise UserError(f'drop_path_rate must be in [0, 1), but got {last!r}.')
-    return torch.linspace(0, last, blocks).tolist()
+    return torch.linspace(0, float(last), blocks).tolist()
+
+
+def check_layer_scale(value: float) -> None:
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise UserError(
+            f'layer_scale_init_value must be a finite number, but got {value!r}.'
+        )
+
+
+def check_norm_eval(norm_eval: bool) -> None:
+    if not isinstance(norm_eval, bool):
+        raise UserError(f'norm_eval must be True or False, but got {norm_eval!r}.')
+
+
+def check_layer_cfg(name: str, cfg: dict | None) -> None:
+    """Of norms and activations: their registry says which types there are."""
+    if cfg is not None and not (isinstance(cfg, dict) and 'type' in cfg):
+        raise UserError(
+            f"{name} must be a dict with a 'type', such as dict(type='BN') or "
+            f"dict(type='GELU'), but got {cfg!r}."
+        )
+
+
+def check_compile_cfg(compile_cfg: dict | None) -> None:
+    if compile_cfg is not None and not isinstance(compile_cfg, dict):
+        raise UserError(
+            'compile_cfg must be None or a dict of arguments of torch.compile, but '
+            f'got {compile_cfg!r}.'
+        )
+
+
+def check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
+    cfgs = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
+    if init_cfg is not None and not all(
+        isinstance(cfg, dict) and 'type' in cfg for cfg in cfgs
+    ):
+        raise UserError(
+            "init_cfg must be None, a dict with a 'type', such as "
+            "dict(type='Pretrained', checkpoint='mobilevig://m'), or a list of "
+            f'such, but got {init_cfg!r}.'
+        )

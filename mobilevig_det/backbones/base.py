@@ -19,7 +19,10 @@ from ..errors import UserError
 from ..ops.svga import is_traced
 from .arguments import (
     NUM_STAGES,
+    check_compile_cfg,
     check_frozen_stages,
+    check_init_cfg,
+    check_norm_eval,
     check_with_cp,
     parse_arch,
     parse_out_indices,
@@ -66,11 +69,14 @@ class BaseBackbone(BaseModule):
         compile_cfg: dict | None,
         init_cfg: dict | list[dict] | None,
     ) -> None:
+        check_init_cfg(init_cfg)
         super().__init__(through_scheme(KAIMING if init_cfg is None else init_cfg))
         self.arch = arch
         self.out_indices = parse_out_indices(out_indices)
         check_frozen_stages(frozen_stages)
         check_with_cp(with_cp)
+        check_norm_eval(norm_eval)
+        check_compile_cfg(compile_cfg)
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
@@ -87,7 +93,12 @@ class BaseBackbone(BaseModule):
             module.requires_grad_(False)
         self._freeze_stages()
         if compile_cfg is not None:
-            self.compile(**compile_cfg)
+            try:
+                self.compile(**compile_cfg)
+            except TypeError as error:
+                raise UserError(
+                    f'compile_cfg={compile_cfg!r} is not for torch.compile: {error}'
+                ) from error
 
     @classmethod
     def out_channels(

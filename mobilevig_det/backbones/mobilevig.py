@@ -13,7 +13,13 @@ from torch import Tensor
 
 from ..checkpoints.key_mapping import from_authors
 from ..ops import max_relative
-from .arguments import check_graph_stride, drop_path_rates, parse_arch
+from .arguments import (
+    check_graph_stride,
+    check_layer_cfg,
+    check_layer_scale,
+    drop_path_rates,
+    parse_arch,
+)
 from .base import BaseBackbone
 from .layers import FFN, Branch, ConvNormAct, Downsample, MBConv, Stem
 
@@ -161,6 +167,9 @@ class MobileViG(BaseBackbone):
         setting = parse_arch(arch, self.arch_settings)
         channels, blocks = setting['channels'], setting['blocks']
         check_graph_stride(graph_stride)
+        check_layer_scale(layer_scale_init_value)
+        check_layer_cfg('norm_cfg', norm_cfg)
+        check_layer_cfg('act_cfg', act_cfg)
         norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
         act_cfg = act_cfg or dict(type='GELU')
         rates = iter(drop_path_rates(drop_path_rate, sum(blocks)))

@@ -31,6 +31,7 @@ from .turns import in_turns, progress
 NAMES = {'.onnx': 'ONNX Runtime', '.xml': 'OpenVINO', '.pte': 'ExecuTorch'}
 EAGER, FUSED = 'MMDetection', 'fused'
 DEMO = Path('work_dirs', 'demo')
+DEMO_CONFIG, FULL_CONFIG = 'mobilevig_ti_fpn_shapes', 'mobilevig_m_fpn_1x'
 EXPORTED = Path('work_dirs', 'export')
 # Also where the package is installed.
 RUNNER = Path(__file__).parents[1] / '.mim' / 'tools' / 'run_onnx.py'
@@ -47,13 +48,11 @@ def runtime_rows(args: Namespace) -> Iterator[dict]:
         demo = sorted(DEMO.glob('epoch_*.pth'))
         if demo:
             yield from _detector_rows(
-                args, 'mobilevig_ti_fpn_shapes', str(demo[-1]), '128x128', folder
+                args, DEMO_CONFIG, str(demo[-1]), '128x128', folder
             )
         else:
             print(f'No detector of `make demo` is in {DEMO}: left out.')
-        yield from _detector_rows(
-            args, 'mobilevig_m_fpn_1x', None, args.sizes[-1], folder
-        )
+        yield from _detector_rows(args, FULL_CONFIG, None, args.sizes[-1], folder)
 
 
 def _backbone_rows(
@@ -79,7 +78,9 @@ def _detector_rows(
     args: Namespace, config: str, checkpoint: str | None, size: str, folder: Path
 ) -> Iterator[dict]:
     progress(f'runtimes {size}: {config}, exporting')
-    paths = _export_detector(*make_mask_rcnn(config, checkpoint), folder / config)
+    paths = _export_detector(
+        *make_mask_rcnn(config, checkpoint), folder / Path(config).stem
+    )
     make = partial(make_prediction, config=config, checkpoint=checkpoint, size=size)
     makes: dict[str, Callable] = {
         MATRIX_PRODUCT: make_matrix_product,
@@ -88,7 +89,7 @@ def _detector_rows(
     }
     for path in paths:
         makes[NAMES[path.suffix]] = partial(make, path=path)
-        int8 = EXPORTED / f'{config}_int8{path.suffix}'
+        int8 = EXPORTED / f'{Path(config).stem}_int8{path.suffix}'
         if int8.is_file():
             makes[f'{NAMES[path.suffix]}, int8'] = partial(make, path=int8)
     yield from _rows(args, config, size, EAGER, makes)

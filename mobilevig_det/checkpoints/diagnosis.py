@@ -33,6 +33,12 @@ def check_weights(
         }
         for state_dict in (own, weights)
     )
+    types = [
+        f'{k} {weights[k].dtype} instead of {own[k].dtype}'
+        for k in shapes
+        if isinstance(weights.get(k), Tensor)
+        and weights[k].is_floating_point() != own[k].is_floating_point()
+    ]
     misfits = (
         ('missing', [k for k in shapes if k not in given]),
         ('unexpected', [k for k in given if k not in shapes]),
@@ -44,6 +50,7 @@ def check_weights(
                 if k in given and given[k] != shapes[k]
             ],
         ),
+        ('of another type', types),
     )
     if not any(keys for _, keys in misfits):
         return

@@ -23,6 +23,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from ..errors import UserError
+
 T = TypeVar('T')
 
 CLASSIFIER_PREFIXES = ('prediction.', 'head.', 'dist_head.')
@@ -74,16 +76,17 @@ def backbone_of_classifier(state_dict: dict[str, T]) -> dict[str, T]:
     return {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
 
 
+def _numbers(pattern: str, keys: Iterable[str]) -> set[int]:
+    """Of the keys that begin so; other names are nobody's block."""
+    return {int(found[1]) for key in keys if (found := re.match(pattern, key))}
+
+
 def _modules(keys: Iterable[str]) -> dict[str, str]:
     """Names of the modules that the authors' keys belong to, to ours."""
     keys = list(keys)
     modules = {f'stem.stem.{a}': f'stem.{b}' for a, b in _STEM.items()}
-    indices = {int(k.split('.')[1]) for k in keys if k.startswith('local_backbone.')}
-    downsamples = {
-        int(k.split('.')[1])
-        for k in keys
-        if re.match(r'local_backbone\.\d+\.conv\.', k)
-    }
+    indices = _numbers(r'local_backbone\.([0-9]{1,4})\.', keys)
+    downsamples = _numbers(r'local_backbone\.([0-9]{1,4})\.conv\.', keys)
     stage = block = 0
     for i in sorted(indices):
         theirs = f'local_backbone.{i}'
@@ -112,17 +115,33 @@ def _rename(key: str, modules: Mapping[str, str]) -> str:
     return key
 
 
+def _under(names: Mapping[str, str], state_dict: Mapping[str, T]) -> dict[str, T]:
+    """The values under their new names, of which no two may be alike."""
+    olds: dict[str, str] = {}
+    for old, new in names.items():
+        if olds.setdefault(new, old) != old:
+            raise UserError(
+                f'The checkpoint has two weights of one name: {olds[new]} and {old} '
+                f'are both {new}. It mixes two layouts, or was changed.'
+            )
+    return {names[key]: value for key, value in state_dict.items()}
+
+
 def from_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Rename the authors' keys to ours; unknown keys stay as they are."""
+    """Rename the authors' keys to ours; unknown keys stay as they are.
+
+    Raises:
+        UserError: If two weights would have one name.
+    """
     modules = _modules(state_dict)
-    return {_rename(k, modules): v for k, v in state_dict.items()}
+    return _under({k: _rename(k, modules) for k in state_dict}, state_dict)
 
 
 def to_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
     """The inverse of :func:`from_authors`, key by key."""
     depths: list[int] = [0, 0, 0]
     for key in state_dict:
-        match = re.match(r'stages\.([012])\.(\d+)\.', key)
+        match = re.match(r'stages\.([012])\.([0-9]{1,4})\.', key)
         if match:
             stage, block = map(int, match.groups())
             depths[stage] = max(depths[stage], block + 1)
@@ -138,7 +157,7 @@ def to_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
         if k.startswith('stages.3.')
     ]
     modules = {ours: name for name, ours in _modules(theirs).items()}
-    return {_rename(k, modules): v for k, v in state_dict.items()}
+    return _under({k: _rename(k, modules) for k in state_dict}, state_dict)
 
 
 def find_backbones(keys: Iterable[str], layout: str) -> list[str]:
@@ -162,6 +181,9 @@ def convert(state_dict: Mapping[str, T], layout: str) -> dict[str, T]:
     Returns:
         dict: The same values in the same order. Converting them back gives
         the same keys again.
+
+    Raises:
+        UserError: If two weights would have one name.
     """
     rename, other = {
         'authors': (to_authors, 'mobilevig_det'),
@@ -173,7 +195,7 @@ def convert(state_dict: Mapping[str, T], layout: str) -> dict[str, T]:
             key[len(prefix) :]: key for key in state_dict if key.startswith(prefix)
         }
         names.update((key, prefix + name) for name, key in rename(inner).items())
-    return {names[key]: value for key, value in state_dict.items()}
+    return _under(names, state_dict)
 
 
 def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> str | None:
@@ -183,7 +205,12 @@ def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> str | None:
     downs = [f'downsamples.{i}.conv.weight' for i in range(3)]
     if any(key not in state_dict for key in (stem, *downs)):
         return None
-    channels = tuple(int(state_dict[key].shape[0]) for key in (stem, *downs))
+    shapes: list[tuple[int, ...]] = [
+        tuple(getattr(state_dict[key], 'shape', ())) for key in (stem, *downs)
+    ]
+    if not all(shapes):
+        return None
+    channels = tuple(shape[0] for shape in shapes)
     blocks = tuple(
         len({k.split('.')[2] for k in state_dict if k.startswith(f'stages.{s}.')})
         for s in range(4)

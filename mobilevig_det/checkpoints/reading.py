@@ -13,6 +13,8 @@ from mmengine.logging import print_log
 from ..errors import UserError
 from .key_mapping import is_authors_layout
 from .safe_types import allow_checkpoint_types
+from .size_limits import check_container, check_content
+from .weight_types import check_weight_types
 
 
 def read_checkpoint(path: str | os.PathLike, map_location: str | None = None) -> dict:
@@ -28,8 +30,10 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | None = None) ->
 
     Raises:
         UserError: If there is no such file, if it is empty, cut off or
-            something else than a checkpoint, or if it holds objects other
-            than weights and the types in :mod:`.safe_types`.
+            something else than a checkpoint, if it holds objects other
+            than weights and the types in :mod:`.safe_types`, if it claims far
+            more bytes than it has, or something else than numbers with
+            fractions under the names of weights.
     """
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
@@ -53,6 +57,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | None = None) ->
             f'{path} is cut off ({os.path.getsize(path)} bytes '
             'are there): copy or download it again.'
         )
+    check_container(path)
     allow_checkpoint_types()  # again: OneDL's MMEngine takes types away
     try:
         # Said aloud, because torch < 2.6 would run what the file says.
@@ -74,6 +79,8 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | None = None) ->
             f'{path} holds a {type(checkpoint).__name__}, where '
             'a checkpoint holds a dict with its weights.'
         )
+    check_content(path, checkpoint)
+    check_weight_types(checkpoint, path)
     return checkpoint
 
 

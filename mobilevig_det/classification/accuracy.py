@@ -29,8 +29,9 @@ class TopKAccuracy(BaseMetric):
         for sample in data_samples:
             scores = sample['pred_score']
             right = scores[sample['gt_label']]
-            # A tie counts against the model: equal scores know nothing.
-            place = int((scores >= right).sum())
+            # A tie counts against the model: equal scores know nothing. So does
+            # NaN, which is not less than anything either.
+            place = int((~(scores < right)).sum())
             self.results.append((place, len(scores)))
 
     def compute_metrics(self, results: list) -> dict[str, float]:

@@ -1,11 +1,17 @@
 """Training that survives: hooks and loops of MMEngine's, by ``type=`` in a config."""
 
-from .hooks import DurableCheckpointHook, HangWatchdogHook, StopOnSignalHook
+from .hooks import (
+    DurableCheckpointHook,
+    FiniteNumbersHook,
+    HangWatchdogHook,
+    StopOnSignalHook,
+)
 from .loops import SurvivingEpochTrainLoop, SurvivingIterTrainLoop
 from .workers import ignore_signals, ignore_signals_in_workers
 
 __all__ = [
     'DurableCheckpointHook',
+    'FiniteNumbersHook',
     'HangWatchdogHook',
     'StopOnSignalHook',
     'SurvivingEpochTrainLoop',

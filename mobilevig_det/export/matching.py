@@ -9,6 +9,9 @@ from .reference import NEAR, Detections
 
 PIXELS = 0.05
 SCORE = 1e-4
+# How many of an image's detections may have no partner, on either side: a rounding
+# that moves more of them than a few is none.
+ALONE, ALONE_SHARE = 2, 0.02
 
 
 class Matches(NamedTuple):
@@ -48,7 +51,8 @@ def unexplained(
     test_cfg,
     neighbours: Iterable[Detections],
 ) -> list[str]:
-    """The detections without a partner that aren't within NEAR of a threshold.
+    """The detections without a partner that aren't within NEAR of a threshold, and
+    whether there are too many that are.
 
     Args:
         found (Matches): Of the two.
@@ -85,7 +89,21 @@ def unexplained(
         f'{side} alone has label {mine.labels[i]}, score {mine.scores[i]:.4f}, box '
         f'{mine.boxes[i].round(2).tolist()}'
         for side, mine, i in left
-    ]
+    ] + _too_many(found)
+
+
+def _too_many(found: Matches) -> list[str]:
+    """In words, where more have no partner than thresholds can explain."""
+    wrong = []
+    for side, alone in ('the file', found.file_only), ('PyTorch', found.model_only):
+        number = len(found.pairs) + len(alone)
+        most = max(ALONE, int(ALONE_SHARE * number))
+        if len(alone) > most:
+            wrong.append(
+                f'{side} alone has {len(alone)} of its {number} detections; at most '
+                f'{most} may be excused as borderline'
+            )
+    return wrong
 
 
 def _is_near(

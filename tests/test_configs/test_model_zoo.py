@@ -20,14 +20,28 @@ ENTRIES = {entry['Name']: entry for entry in METAFILE['Models']}
 PAGE = (FOLDER / 'README.md').read_text()
 
 
-def test_index():
+@pytest.mark.parametrize('zoo', ['imagenet', 'mask_rcnn'])
+def test_index(zoo):
     """Every entry has a config, and MIM finds the entries."""
-    for name, entry in ENTRIES.items():
-        assert entry['Config'] == f'configs/mask_rcnn/{name}.py'
+    folder = ROOT / 'configs' / zoo
+    metafile = yaml.safe_load((folder / 'metafile.yml').read_text())
+    (collection,) = metafile['Collections']
+    assert collection['README'] == f'configs/{zoo}/README.md'
+    for entry in metafile['Models']:
+        assert entry['Config'] == f'configs/{zoo}/{entry["Name"]}.py'
         assert (ROOT / entry['Config']).is_file()
-        assert entry['In Collection'] == METAFILE['Collections'][0]['Name']
+        assert entry['In Collection'] == collection['Name']
+        assert entry.get('Weights', '') in (folder / 'README.md').read_text()
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
-    assert 'configs/mask_rcnn/metafile.yml' in index['Import']
+    assert f'configs/{zoo}/metafile.yml' in index['Import']
+
+
+def test_imagenet_says_whose_figures_they_are():
+    page = (ROOT / 'configs' / 'imagenet' / 'README.md').read_text()
+    rows = re.findall(r'^\|.*\(mobilevig_\w+_300e\.py\).*$', page, re.M)
+    assert len(rows) == len(ARCHS)
+    assert all('| paper |' in row for row in rows)
+    assert 'We did not train on ImageNet' in page
 
 
 def row(arch):

@@ -2,25 +2,22 @@
 settings in them. No model is trained."""
 
 import copy
-import csv
-import gzip
 from types import SimpleNamespace
 
 from mobilevig_det.apis.cli import load_config
+from mobilevig_det.reproduction.logged_rates import ITERATIONS, logged, rates
 
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmengine.hooks import ParamSchedulerHook
 from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from reference import ARCHS, DATA, golden_state_dict
+from reference import ARCHS, golden_state_dict
 from torch.nn.modules.batchnorm import BatchNorm2d, _BatchNorm
 
-ITERATIONS = 14659  # of 4 GPUs x 2 images an epoch, in both logs
 EPOCHS = 12
 
 
@@ -40,35 +37,11 @@ def detectors(configs):
     }
 
 
-def rates(cfg):
-    """The rate of every iteration, as the config's schedulers leave it."""
-    model = torch.nn.Linear(1, 1, bias=False)  # without a gradient
-    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    runner = SimpleNamespace(
-        param_schedulers=[
-            PARAM_SCHEDULERS.build(
-                dict(scheduler),
-                default_args=dict(optimizer=wrapper, epoch_length=ITERATIONS),
-            )
-            for scheduler in cfg.param_scheduler
-        ]
-    )
-    (group,) = wrapper.param_groups
-    hook = ParamSchedulerHook()
-    for _ in range(cfg.train_cfg.max_epochs):
-        for i in range(ITERATIONS):
-            yield group['lr']
-            wrapper.step()
-            hook.after_train_iter(runner, i)
-        hook.after_train_epoch(runner)
-
-
 @pytest.mark.parametrize('arch', ['m', 'b'])
 def test_rate_of_every_logged_iteration(configs, arch):
     found = list(rates(configs[arch]))
     assert len(found) == EPOCHS * ITERATIONS
-    with gzip.open(DATA / f'coco_1x_{arch}_rate.csv.gz', 'rt') as file:
-        rows = list(csv.DictReader(file))
+    rows = logged(arch)
     assert len(rows) == 3516
     for row in rows:
         # A row is printed after the iteration of that number, from 1.

@@ -180,7 +180,7 @@ def test_published_curves(plot_run, work_dir, arch):
     assert at == sorted(at)
     assert at[0] == 50 / 14659
     # rows of the whole log, unchanged
-    path = ROOT / 'tests' / 'data' / f'coco_1x_{arch}_rate.csv.gz'
+    path = ROOT / f'mobilevig_det/evaluation/data/coco_1x_{arch}_rate.csv.gz'
     with gzip.open(path, 'rt') as file:
         rates = {
             (int(row['epoch']), int(row['iter'])): float(row['lr'])

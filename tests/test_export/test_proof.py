@@ -77,6 +77,28 @@ def test_neighbours_excuse_what_they_change():
     assert not unexplained(found, file, model, CFG, [model, file])
 
 
+@pytest.mark.parametrize(
+    'pairs,alone,excused',
+    [(0, 2, True), (0, 3, False), (147, 3, True), (146, 3, False), (10, 40, False)],
+)
+@pytest.mark.parametrize('swapped', [False, True])
+def test_not_all_is_borderline(pairs, alone, excused, swapped):
+    """Each is within NEAR of the score threshold, but there are too many of them."""
+    rows = [(20 * i, 0, 20 * i + 9, 9, 0, 0.5) for i in range(pairs)]
+    extra = [(20 * i, 20, 20 * i + 9, 29, 0, 0.0505) for i in range(alone)]
+    file, model = detections(*rows, *extra), detections(*rows)
+    if swapped:
+        file, model = model, file
+    roomy = ConfigDict(CFG, max_per_img=1000)
+    # Nor do neighbours excuse them.
+    for neighbours in [], [file, model]:
+        wrong = unexplained(match(file, model), file, model, roomy, neighbours)
+        assert len(wrong) == (0 if excused else 1)
+    if not excused:
+        assert wrong[0].startswith('PyTorch alone has' if swapped else 'the file alone')
+        assert f'{alone} of its {pairs + alone} detections' in wrong[0]
+
+
 def test_masks():
     model = np.full((1, 10, 10), 0.1)
     model[0, :5] = 0.9

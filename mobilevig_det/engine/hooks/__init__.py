@@ -1,7 +1,13 @@
 """Hooks of MMEngine's, by ``type=`` in a config."""
 
 from .durable_checkpoint import DurableCheckpointHook
+from .finite_numbers import FiniteNumbersHook
 from .hang_watchdog import HangWatchdogHook
 from .stop_signals import StopOnSignalHook
 
-__all__ = ['DurableCheckpointHook', 'HangWatchdogHook', 'StopOnSignalHook']
+__all__ = [
+    'DurableCheckpointHook',
+    'FiniteNumbersHook',
+    'HangWatchdogHook',
+    'StopOnSignalHook',
+]

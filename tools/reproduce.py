@@ -1,0 +1,103 @@
+#!/usr/bin/env python
+"""Measure every published figure again, and say which are reproduced."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mobilevig_det.apis.cli import add_cfg_options, command
+from mobilevig_det.checkpoints.weights import PUBLISHED, REPOSITORY
+from mobilevig_det.errors import UserError
+from mobilevig_det.reproduction import FIGURES, Figure, Options, exit_code, reproduce
+
+from mmengine.logging import MMLogger
+
+KINDS = ('configs', 'imagenet', 'coco')
+ARCHS = ('ti', 's', 'm', 'b')
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Measure every published figure again. Exit code: 1 if one is '
+        'missed, 2 if one could not be checked, else 0.'
+    )
+    parser.add_argument(
+        '--what',
+        choices=(*KINDS, 'all'),
+        default='all',
+        help='configs needs no data; imagenet and coco read IMAGENET_ROOT and '
+        'COCO_ROOT',
+    )
+    parser.add_argument(
+        '--arch', nargs='+', choices=ARCHS, default=ARCHS, help='only these sizes'
+    )
+    parser.add_argument(
+        '--images',
+        type=int,
+        metavar='N',
+        help='a random part of the images, with the 95%% interval it allows',
+    )
+    parser.add_argument(
+        '--checkpoint',
+        nargs='+',
+        default=[],
+        metavar='NAME=FILE',
+        help=f'files that you have; names: {", ".join(PUBLISHED)}',
+    )
+    parser.add_argument(
+        '--repository',
+        metavar='URL',
+        help=f"a copy of the authors' files, laid out as {REPOSITORY}",
+    )
+    parser.add_argument('--device', help='cpu, cuda, cuda:1, …')
+    parser.add_argument(
+        '--out-dir',
+        default='work_dirs/reproduce',
+        help='gets reproduce.json and reproduce.md; a later run goes on there',
+    )
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if args.images is not None and args.images < 1:
+        parser.error(f'--images must be 1 or more, not {args.images}')
+    return args
+
+
+def given_files(pairs: list[str]) -> dict[str, str]:
+    """``NAME=FILE`` … as a dict."""
+    files = {}
+    for pair in pairs:
+        name, _, path = pair.partition('=')
+        if name not in PUBLISHED or not path:
+            raise UserError(
+                f'--checkpoint takes NAME=FILE, with a name of {", ".join(PUBLISHED)}, '
+                f'not {pair!r}.'
+            )
+        files[name] = path
+    return files
+
+
+@command
+def main(argv: list[str] | None = None, figures: Sequence[Figure] = FIGURES) -> None:
+    args = parse_args(argv)
+    MMLogger.get_instance('reproduce', log_level='WARNING')  # the bar stays whole
+    options = Options(
+        images=args.images,
+        checkpoints=given_files(args.checkpoint),
+        repository=args.repository,
+        device=args.device,
+        cfg_options=args.cfg_options,
+    )
+    chosen = [
+        figure
+        for figure in figures
+        if args.what in (figure.what, 'all') and figure.arch in args.arch
+    ]
+    verdicts = reproduce(chosen, options, args.out_dir)
+    with open(f'{args.out_dir}/reproduce.md', encoding='utf-8') as file:
+        print(file.read())
+    print(f'To attach: {args.out_dir}/reproduce.json and {args.out_dir}/reproduce.md')
+    sys.exit(exit_code(verdicts))
+
+
+if __name__ == '__main__':
+    main()
