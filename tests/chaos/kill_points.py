@@ -9,10 +9,11 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
 
 POINTER = 'last_checkpoint'
+RANDOM = 'a random moment'
 
 # What is going on: whether MMEngine's own hook comes by there, too.
 POINTS = {
-    'a random moment': True,
+    RANDOM: True,
     'half of a checkpoint is written': True,
     'before fsync': False,
     'written, not yet renamed': False,

@@ -21,7 +21,7 @@ from mobilevig_det.engine.newest_checkpoint import check_checkpoint  # noqa: E40
 from mobilevig_det.errors import UserError  # noqa: E402
 
 import torch  # noqa: E402
-from kill_points import POINTER, POINTS, Kill  # noqa: E402
+from kill_points import POINTER, POINTS, RANDOM, Kill  # noqa: E402
 from victim import ITERATIONS, Numbers, start  # noqa: E402
 
 STUCK = 120  # seconds after which a start that doesn't end is an error
@@ -109,6 +109,7 @@ class Harness:
         # MMEngine's augmentation depends on the number of workers.
         self.workers = [0] if stock else [0, 0, 2]
         self.points = [point for point, both in POINTS.items() if both or not stock]
+        self.points += [RANDOM] * 3
         self.whole, self.seconds = self._train_whole()
 
     def run(self, kills: int) -> Report:
@@ -163,7 +164,7 @@ class Harness:
         """Train until the end or the kill: the exit code, or minus the signal."""
         child = start(folder, numbers, kill, self.draw.choice(self.workers), self.stock)
         at = None
-        if kill is not None and kill.point == 'a random moment':
+        if kill is not None and kill.point == RANDOM:
             at = kill.fraction * self.seconds
         began = time.monotonic()
         while True:

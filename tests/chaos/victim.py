@@ -4,6 +4,7 @@ import ctypes
 import multiprocessing
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import torch
 from kill_points import Kill, KillInValidation, arm
 from mmengine.hooks import Hook
 
-EPOCHS, PER_EPOCH = 8, tiny.LENGTH // tiny.BATCH
+tiny.LENGTH = 50
+EPOCHS, PER_EPOCH = 5, tiny.LENGTH // tiny.BATCH
 ITERATIONS = EPOCHS * PER_EPOCH
-CLOCK = 0.08  # seconds between two checkpoints by the clock
+CLOCK = 0.06  # seconds between two checkpoints by the clock
+PAUSE = 0.005  # of each iteration, so that random moments fall into epochs
 
 _shared = multiprocessing.get_context('fork').RawArray
 
@@ -45,6 +48,7 @@ class Say(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.numbers.losses[runner.iter] = outputs['loss'].item()
         self.numbers.done[0] = runner.iter + 1
+        time.sleep(PAUSE)
 
     def after_val_epoch(self, runner, metrics=None):
         self.numbers.metrics[runner.iter // PER_EPOCH - 1] = metrics['acc']
