@@ -9,6 +9,7 @@ unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX
 help:
 	@echo 'make demo               train, evaluate and draw: pictures in minutes'
 	@echo 'make test               lint and run the tests'
+	@echo 'make test-slow          the tests that take long, two minutes'
 	@echo 'make test STACK=onedl   the same on the OneDL forks'
 	@echo 'make env                only set up what both need, in .venv'
 	@echo 'make clean              remove the environments and what was built'
@@ -21,14 +22,18 @@ demo: env
 	@$(RUN) tools/demo.py
 
 # One thread in each of two processes: most of the time no more is used. A process
-# that dies ends the run, else the rest may wait for ever.
+# that dies ends the run, else the rest may wait for ever. In the order of the files,
+# for xdist would leave the few tests that take long for the end.
 test: env
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile \
-	  --max-worker-restart 0 $(PYTEST)
+	  --max-worker-restart 0 --no-loadscope-reorder $(PYTEST)
+
+test-slow: env
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow $(PYTEST)
 
 # What tests compare ImageNet's recipe with. Without torchvision, which can't be
 # imported beside a CPU build of torch.
@@ -94,4 +99,4 @@ clean:
 	  .ruff_cache .mypy_cache .import_linter_cache .hypothesis data/shapes work_dirs/demo
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test env new_env clean
+.PHONY: help demo test test-slow env new_env clean

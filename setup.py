@@ -82,7 +82,7 @@ setup(
             'mypy',
             'pytest',
             'pytest-timeout',
-            'pytest-xdist',
+            'pytest-xdist>=3.7',
             'ruff',
             'setuptools>=70.1',  # builds our wheel by itself, for a test
             'tensorboard',

@@ -14,7 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 from mmengine.runner import Runner
 
 LENGTH, BATCH = 20, 2  # ten iterations an epoch
@@ -207,6 +207,7 @@ def train(cfg, kill=None, minutes=None, prepare=None):
     result.killed, result.runner = killed, runner
     result.weights = {k: v.clone() for k, v in runner.model.state_dict().items()}
     MessageHub._instance_dict.clear()
+    init_default_scope('mmdet')  # as other tests expect it
     return result
 
 

@@ -5,6 +5,7 @@ import shutil
 
 from mobilevig_det.checkpoints import read_checkpoint
 
+import pytest
 import torch
 from tool import SMALL, run
 
@@ -16,6 +17,7 @@ def train(work_dir, *flags):
     return run('train', CONFIG, '--work-dir', work_dir, *flags, *SMALL, *options)
 
 
+@pytest.mark.slow
 def test_resumed_detector_is_the_same(shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     monkeypatch.chdir(tmp_path)

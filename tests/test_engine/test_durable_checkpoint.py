@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import shutil
+import struct
 import zipfile
 
 from mobilevig_det.checkpoints import read_checkpoint
@@ -110,9 +111,12 @@ def test_a_bit_that_flipped(work_dir):
     """torch reads it, and gives another weight."""
     newest = work_dir / 'epoch_1_iter_15.pth'
     with zipfile.ZipFile(newest) as archive:
-        weight = max(archive.infolist(), key=lambda info: info.file_size)
+        weights = [info for info in archive.infolist() if '/data/' in info.filename]
+    weight = max(weights, key=lambda info: info.file_size)
     data = bytearray(newest.read_bytes())
-    data[weight.header_offset + 500 + weight.file_size // 2] ^= 1
+    lengths = data[weight.header_offset + 26 :][:4]  # of the name, and what follows
+    begin = weight.header_offset + 30 + sum(struct.unpack('<HH', lengths))
+    data[begin + weight.file_size // 2] ^= 1
     newest.write_bytes(data)
     read_checkpoint(newest)
     assert resumed_from(work_dir) == 'epoch_1_iter_13.pth'

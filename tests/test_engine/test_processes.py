@@ -85,6 +85,7 @@ def test_sigterm_to_torchrun(start, tmp_path):
     assert job.text().count('--resume') == 1
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two(start_two, tmp_path):
     jobs = start_two(dict(slow=0.2))
     jobs[1].wait_for('iter_2.1')
@@ -101,6 +102,7 @@ def test_a_stopped_peer_ends_the_other(start_two):
     assert 'Process 0: iteration' in jobs[0].text()
 
 
+@pytest.mark.slow
 def test_a_signal_while_a_peer_is_stopped(start_two):
     jobs = start_two(dict(slow=0.05, epochs=1000, hook=dict(seconds=2)))
     jobs[1].wait_for('iter_3.1')

@@ -66,6 +66,7 @@ def test_with_the_checkpoint_hook_of_mmengine(start, tmp_path):
     assert epoch == 0 and 3 <= done <= 5
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(start, tmp_path):
     job = start(dict(slow=60))
     job.wait_for('iter_1.0')

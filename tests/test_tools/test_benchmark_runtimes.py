@@ -47,6 +47,7 @@ def tiny(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_rows(tiny, capsys):
     pytest.importorskip('executorch')
     rows = list(runtimes.runtime_rows(ARGS))
