@@ -14,7 +14,7 @@ from mobilevig_det.checkpoints import read_checkpoint
 
 import pytest
 import torch
-from jobs import Job, position
+from jobs import position
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, 'sigtimedwait'), reason='signals as Linux has them'
@@ -33,19 +33,6 @@ def free_port():
     with socket.socket() as one:
         one.bind(('127.0.0.1', 0))
         return one.getsockname()[1]
-
-
-@pytest.fixture
-def start(tmp_path):
-    jobs = []
-
-    def start(settings, **kwargs):
-        jobs.append(Job(tmp_path, settings, **kwargs))
-        return jobs[-1]
-
-    yield start
-    for job in jobs:
-        job.end()
 
 
 @pytest.fixture

@@ -7,25 +7,12 @@ from mobilevig_det.checkpoints import read_checkpoint
 from mobilevig_det.engine import ignore_signals_in_workers
 
 import pytest
-from jobs import Job, position
+from jobs import position
 from mmengine.config import Config
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, 'sigtimedwait'), reason='signals as Linux has them'
 )
-
-
-@pytest.fixture
-def start(tmp_path):
-    jobs = []
-
-    def start(settings, **kwargs):
-        jobs.append(Job(tmp_path, settings, **kwargs))
-        return jobs[-1]
-
-    yield start
-    for job in jobs:
-        job.end()
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,17 @@
+"""Commands that are ended with the test."""
+
+import pytest
+from jobs import Job
+
+
+@pytest.fixture
+def start(tmp_path):
+    jobs = []
+
+    def start(settings, **kwargs):
+        jobs.append(Job(tmp_path, settings, **kwargs))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        job.end()
