@@ -1,0 +1,174 @@
+"""The graph step of adaptive graph convolution (AGC).
+
+Source: AdaptViG (WACV 2026, arXiv 2511.09942), section 3.1.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .custom_op import custom_op
+from .links import Link, Strip, as_pixels, both_axes, shifted, spread, strongest
+from .svga import is_traced
+
+EPS = 1e-6  # beside the temperature
+
+
+def _links(x: Tensor, stride: int) -> list[Link]:
+    """Those of shift K are without a gate. A gate is at most 1: a gated one beside
+    them would never win, and is left out."""
+    height, width = (int(side) for side in x.shape[-2:])
+    powers = [2**i for i in range(1, max(height, width).bit_length())]
+    return both_axes(height, width, sorted({stride, *powers}))
+
+
+def naive_gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
+    """:func:`gated_max` as it is defined, link by link, and as exporters see it."""
+    scale = temperature.abs() + EPS
+    x_j = x - x
+    for link in _links(x, stride):
+        difference = shifted(x, link) - x
+        if link.shift != stride:
+            wide = torch.promote_types(x.dtype, torch.float32)
+            distance = difference.to(wide).abs().sum(1, keepdim=True)
+            difference = (torch.exp(-distance / scale) * difference).to(x.dtype)
+        x_j = torch.maximum(x_j, difference)
+    return x_j
+
+
+def _gate(
+    links: list[Link],
+    plain: int,
+    distances: Tensor,
+    scale: Tensor,
+    difference: Tensor,
+    scratch: Tensor,
+    number: int,
+    strip: Strip,
+) -> None:
+    """Gate a link's differences, and note its distances."""
+    if links[number - 1].shift == plain:
+        return
+    distance = torch.abs(difference, out=scratch).sum(-1, keepdim=True)
+    if distances.numel():
+        distances[number - 1][strip] = distance[..., 0]
+    difference.mul_(torch.exp(-distance / scale))
+
+
+def _fake_search(
+    x: Tensor, temperature: Tensor, stride: int, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    out = torch.empty_like(x)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    links = len(_links(x, stride)) if keep else 0
+    return (
+        out,
+        torch.empty_like(out if keep else x.new_empty(0), dtype=torch.uint8),
+        torch.empty((len(x), links, *x.shape[-2:]), dtype=wide, device=x.device),
+    )
+
+
+@custom_op('gated_max', fake=_fake_search)
+def _search(
+    x: Tensor, temperature: Tensor, stride: int, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The graph step and, if ``keep``, which link won and the gated links'
+    distances (else empty tensors)."""
+    out, winner, distances = _fake_search(x, temperature, stride, keep)
+    links, scale = _links(x, stride), temperature.abs() + EPS
+    for i, image in enumerate(x):
+        won = winner[i].permute(1, 2, 0) if keep else None
+        gate = partial(_gate, links, stride, distances[i], scale)
+        strongest(as_pixels(image), links, out[i].permute(1, 2, 0), won, gate)
+    return out, winner, distances
+
+
+def _gate_backward(
+    links: list[Link],
+    plain: int,
+    distances: Tensor,
+    scale: Tensor,
+    to_scale: Tensor,
+    grad: Tensor,
+    number: int,
+    strip: Strip,
+    get_difference: Callable[[], Tensor],
+) -> None:
+    """Of d = ||difference||_1, gate = exp(-d / scale), result = gate * difference."""
+    if links[number - 1].shift == plain:
+        return
+    difference = get_difference()
+    distance = distances[number - 1][strip][..., None]
+    gate = torch.exp(-distance / scale)
+    to_gate = (grad * difference).sum(-1, keepdim=True)
+    to_exponent = to_gate * gate
+    to_scale.add_((to_exponent * distance).sum() / scale**2)
+    grad.mul_(gate).addcmul_(difference.sign_(), -to_exponent / scale)
+
+
+def _fake_spread(grad, x, temperature, winner, distances, stride):
+    return torch.empty_like(grad), torch.empty_like(temperature)
+
+
+@custom_op('gated_max_backward', fake=_fake_spread)
+def _spread(
+    grad: Tensor,
+    x: Tensor,
+    temperature: Tensor,
+    winner: Tensor,
+    distances: Tensor,
+    stride: int,
+) -> tuple[Tensor, Tensor]:
+    out = torch.empty_like(grad)
+    links, scale = _links(x, stride), temperature.abs() + EPS
+    to_scale = distances.new_zeros(())
+    for i, image in enumerate(grad):
+        gate = partial(_gate_backward, links, stride, distances[i], scale, to_scale)
+        won = winner[i].permute(1, 2, 0)
+        spreading = spread(as_pixels(image), won, links, gate, as_pixels(x[i]))
+        out[i] = spreading.permute(2, 0, 1)
+    return out, (to_scale * temperature.sign()).to(temperature.dtype)
+
+
+class _GatedMax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, temperature: Tensor, stride: int) -> Tensor:
+        out, winner, distances = _search(x, temperature, stride, True)
+        ctx.stride = stride
+        ctx.save_for_backward(x, temperature, winner, distances)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *_spread(grad, *ctx.saved_tensors, ctx.stride), None
+
+
+def gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
+    """Largest gated difference of the neighbours from a pixel, not below 0.
+
+    ``x_j = max(0, v - x, g_i (v_i - x))`` over the neighbours v at K pixels, and v_i
+    at i = 2, 4, 8, ... pixels, on the pixel's column and row, wrapping round, with
+    ``g_i = exp(-||x - v_i||_1 / (|temperature| + 1e-6))``, the norm over channels.
+
+    Equal to that definition to rounding, for finite ``x`` of any floating dtype; the
+    distances are summed in float32 or wider. The gradient of an output goes to its
+    strongest link (of equal ones to the first). The backward keeps ``x``, one byte
+    an element and one channel a gated link, and can't itself be differentiated.
+
+    Args:
+        x (Tensor): Feature map of shape (B, C, H, W), in any memory format.
+        temperature (Tensor): Of shape ().
+        stride (int): Distance K of the neighbours without a gate, in pixels.
+
+    Returns:
+        Tensor: Of the same shape, dtype and memory format as ``x``.
+    """
+    if is_traced():
+        return naive_gated_max(x, temperature, stride)
+    if torch.is_grad_enabled() and (x.requires_grad or temperature.requires_grad):
+        return _GatedMax.apply(x, temperature, stride)
+    return _search(x, temperature, stride, False)[0]

@@ -1,0 +1,163 @@
+"""The graph step of dynamic axial graph construction (DAGC).
+
+Source: GreedyViG (CVPR 2024, arXiv 2405.06849), section 3.1 and algorithm 1; the
+distance is the authors' code's, which takes the sum of absolute differences.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .custom_op import custom_op
+from .links import (
+    Link,
+    Strip,
+    as_pixels,
+    both_axes,
+    link_dtype,
+    shifted,
+    spread,
+    strongest,
+)
+from .svga import is_traced
+
+
+def _links(x: Tensor, stride: int) -> list[Link]:
+    return both_axes(
+        *x.shape[-2:], range(stride, max(int(n) for n in x.shape[-2:]), stride)
+    )
+
+
+def threshold(x: Tensor) -> Tensor:
+    """Below which distance a neighbour is admitted, one value an image.
+
+    The mean less the standard deviation (unbiased) of the pixels' L1 distances
+    from those half of the image away. NaN for a single pixel.
+
+    Args:
+        x (Tensor): Feature maps of shape (B, C, H, W), in float32 or wider.
+
+    Returns:
+        Tensor: Of shape (B,).
+    """
+    half = [-(-int(n) // 2) for n in x.shape[-2:]]
+    distance = (x - torch.roll(x, half, (2, 3))).abs_().sum(1).flatten(1)
+    if distance.shape[1] == 1:  # without PyTorch's warning
+        return torch.full_like(distance[:, 0], math.nan)
+    return distance.mean(1) - distance.std(1)
+
+
+def naive_thresholded_max(x: Tensor, stride: int) -> Tensor:
+    """:func:`thresholded_max` as it is defined, link by link, and as exporters see
+    it."""
+    wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    limit = threshold(wide)[:, None, None, None]
+    x_j = x - x
+    for link in _links(x, stride):
+        distance = (wide - shifted(wide, link)).abs().sum(1, keepdim=True)
+        admitted = (distance < limit).to(x.dtype)
+        x_j = torch.maximum(x_j, (shifted(x, link) - x) * admitted)
+    return x_j
+
+
+def _admit(
+    limit: Tensor,
+    links: list[Link],
+    distances: dict[Link, Tensor],
+    difference: Tensor,
+    scratch: Tensor,
+    number: int,
+    strip: Strip,
+) -> None:
+    """Leave the differences of the neighbours that are near enough."""
+    link = links[number - 1]
+    # The same pairs, seen from the other ends: there already where K divides the
+    # side.
+    mirrored = Link(link.dim, difference.shape[link.dim] - link.shift)
+    if mirrored.shift < link.shift and mirrored in distances:
+        distance = torch.roll(distances[mirrored], link.shift, link.dim)
+    else:
+        distance = torch.abs(difference, out=scratch).sum(-1, keepdim=True)
+        distances[link] = distance
+    difference.add_(torch.where(distance < limit, 0.0, -math.inf))
+
+
+def _fake_search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
+    out = torch.empty_like(x)
+    dtype = link_dtype(_links(x, stride))
+    return out, torch.empty_like(out if keep else x.new_empty(0), dtype=dtype)
+
+
+@custom_op('thresholded_max', fake=_fake_search)
+def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
+    """The graph step and, if ``keep``, which link won (else an empty tensor)."""
+    out, winner = _fake_search(x, stride, keep)
+    links = _links(x, stride)
+    for i, image in enumerate(x):
+        pixels = as_pixels(image)
+        limit = threshold(pixels.permute(2, 0, 1)[None])
+        if not limit > 0:  # Nothing is nearer: a single pixel, NaN, infinity.
+            out[i] = image - image
+            winner[i : i + 1] = 0
+            continue
+        won = winner[i].permute(1, 2, 0) if keep else None
+        best = out[i].permute(1, 2, 0)
+        strongest(pixels, links, best, won, partial(_admit, limit, links, {}))
+    return out, winner
+
+
+@custom_op(
+    'thresholded_max_backward', fake=lambda grad, winner, stride: torch.empty_like(grad)
+)
+def _spread(grad: Tensor, winner: Tensor, stride: int) -> Tensor:
+    out, links = torch.empty_like(grad), _links(grad, stride)
+    for i, image in enumerate(grad):
+        won = winner[i].permute(1, 2, 0)
+        out[i] = spread(as_pixels(image), won, links).permute(2, 0, 1)
+    return out
+
+
+class _ThresholdedMax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, stride: int) -> Tensor:
+        out, winner = _search(x, stride, True)
+        ctx.stride = stride
+        ctx.save_for_backward(winner)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return _spread(grad, *ctx.saved_tensors, ctx.stride), None
+
+
+def thresholded_max(x: Tensor, stride: int) -> Tensor:
+    """Largest difference of the admitted neighbours from a pixel, not below 0.
+
+    ``x_j = max(0, v - x)`` over the neighbours v at i = K, 2K, ... pixels on the
+    pixel's column and row, wrapping round, whose L1 distance from the pixel over
+    the channels is below the image's :func:`threshold`.
+
+    Equal to that definition for finite ``x`` of any floating dtype, except where a
+    distance is the threshold but for rounding. Where anything of an image is NaN
+    or infinite so is its threshold: nothing is admitted, and only those values
+    themselves become NaN. The gradient of a pixel's output goes to its strongest
+    neighbour (of equal ones to the first) and, negated, to the pixel; none goes
+    through the threshold. The backward keeps one byte an element (two above 255
+    neighbours), and can't itself be differentiated.
+
+    Args:
+        x (Tensor): Feature map of shape (B, C, H, W), in any memory format.
+        stride (int): Distance K between the neighbours, in pixels.
+
+    Returns:
+        Tensor: Of the same shape, dtype and memory format as ``x``.
+    """
+    if is_traced():
+        return naive_thresholded_max(x, stride)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _ThresholdedMax.apply(x, stride)
+    return _search(x, stride, False)[0]

@@ -1,0 +1,100 @@
+"""The graph step of mobile graph convolution (MGC).
+
+Source: MobileViGv2, Scaling Graph Convolutions for Mobile Vision (CVPRW 2024,
+arXiv 2406.05850), section 3.1.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .custom_op import custom_op
+from .links import Link, as_pixels, both_axes, pieces, shifted, spread, strongest
+from .svga import is_traced
+
+
+def _links(x: Tensor, stride: int) -> list[Link]:
+    return both_axes(*x.shape[-2:], (stride, -stride))
+
+
+def naive_cross_max(x: Tensor, stride: int) -> Tensor:
+    """:func:`cross_max` as it is defined, link by link, and as exporters see it."""
+    x_j = x - x
+    for link in _links(x, stride):
+        x_j = torch.maximum(x_j, shifted(x, link) - x)
+    return x_j
+
+
+def _fake_search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
+    out = torch.empty_like(x)
+    return out, torch.empty_like(out if keep else x.new_empty(0), dtype=torch.uint8)
+
+
+@custom_op('cross_max', fake=_fake_search)
+def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
+    """The graph step and, if ``keep``, which link won (else an empty tensor)."""
+    out, winner = _fake_search(x, stride, keep)
+    links = _links(x, stride)
+    if keep:
+        for i, image in enumerate(x):
+            best, won = out[i].permute(1, 2, 0), winner[i].permute(1, 2, 0)
+            strongest(as_pixels(image), links, best, won)
+        return out, winner
+    # Rounding is monotone: the largest difference is that to the largest.
+    out.copy_(x)
+    for link in links:
+        dim = link.dim + 2
+        for to, source, length in pieces(link, x.shape[dim]):
+            best = out.narrow(dim, to, length)
+            torch.maximum(best, x.narrow(dim, source, length), out=best)
+    return out.sub_(x), winner
+
+
+@custom_op(
+    'cross_max_backward', fake=lambda grad, winner, stride: torch.empty_like(grad)
+)
+def _spread(grad: Tensor, winner: Tensor, stride: int) -> Tensor:
+    out, links = torch.empty_like(grad), _links(grad, stride)
+    for i, image in enumerate(grad):
+        won = winner[i].permute(1, 2, 0)
+        out[i] = spread(as_pixels(image), won, links).permute(2, 0, 1)
+    return out
+
+
+class _CrossMax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, stride: int) -> Tensor:
+        out, winner = _search(x, stride, True)
+        ctx.stride = stride
+        ctx.save_for_backward(winner)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return _spread(grad, *ctx.saved_tensors, ctx.stride), None
+
+
+def cross_max(x: Tensor, stride: int) -> Tensor:
+    """Largest difference of four neighbours from a pixel, not below 0.
+
+    ``x_j = max(0, S(x, n) - x)`` over the columns and the rows and n = K, -K,
+    where S shifts round by n pixels; a shift beyond the side is none.
+
+    Equal to that definition to the bit for finite ``x`` of any floating dtype. The
+    gradient of a pixel's output goes to its strongest neighbour (of equal ones to
+    the first) and, negated, to the pixel. The backward keeps one byte an element,
+    and can't itself be differentiated.
+
+    Args:
+        x (Tensor): Feature map of shape (B, C, H, W), in any memory format.
+        stride (int): Distance K of the neighbours, in pixels.
+
+    Returns:
+        Tensor: Of the same shape, dtype and memory format as ``x``.
+    """
+    if is_traced():
+        return naive_cross_max(x, stride)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _CrossMax.apply(x, stride)
+    return _search(x, stride, False)[0]
