@@ -21,7 +21,7 @@ from .ops.provide import provide_mmcv_ext  # noqa: E402
 
 provide_mmcv_ext()  # before anything below imports mmcv.ops
 
-from .backbones import MobileViG  # noqa: E402
+from .backbones import AdaptViG, GreedyViG, MobileViG, MobileViGv2, RapidNet  # noqa: E402
 from .checkpoints import allow_checkpoint_types  # noqa: E402
 
 allow_checkpoint_types()
@@ -34,4 +34,12 @@ if sys.modules.get('timm'):
 
 __version__ = '0.2.0'
 
-__all__ = ['MobileViG', '__version__', 'registry']
+__all__ = [
+    'AdaptViG',
+    'GreedyViG',
+    'MobileViG',
+    'MobileViGv2',
+    'RapidNet',
+    '__version__',
+    'registry',
+]

@@ -1,6 +1,18 @@
 """The backbones that configs name in ``type=``."""
 
+from .adaptvig import AdaptViG
 from .base import BaseBackbone, fuse_backbones
+from .greedyvig import GreedyViG
 from .mobilevig import MobileViG
+from .mobilevigv2 import MobileViGv2
+from .rapidnet import RapidNet
 
-__all__ = ['BaseBackbone', 'MobileViG', 'fuse_backbones']
+__all__ = [
+    'AdaptViG',
+    'BaseBackbone',
+    'GreedyViG',
+    'MobileViG',
+    'MobileViGv2',
+    'RapidNet',
+    'fuse_backbones',
+]

@@ -11,50 +11,52 @@ from ..errors import UserError
 
 NUM_STAGES = 4
 # Far beyond any network; more is a slip, on which torch would run out of memory.
-MOST = dict(channels=1 << 16, blocks=1 << 10)
+MOST = dict(channels=1 << 16, blocks=1 << 10, graph_blocks=1 << 10)
 MOST_STRIDE = 1 << 16
 
 
 def parse_arch(arch: str | dict, settings: Mapping[str, dict]) -> dict:
-    """The stages' ``channels`` and ``blocks``, given as such or by a name.
+    """The stages' ``channels``, ``blocks`` and, of MobileViG's siblings,
+    ``graph_blocks``, given as such or by a name.
 
     Args:
         arch (str | dict): A name of ``settings``, in any case, or a dict
             like those there.
         settings (Mapping[str, dict]): The backbone's sizes.
     """
+    keys = list(next(iter(settings.values())))
+    named = f'{", ".join(map(repr, keys[:-1]))} and {keys[-1]!r}'
     if isinstance(arch, str):
         if arch.lower() not in settings:
             raise UserError(
                 f'Unknown arch {arch!r}: choose one of '
-                f'{", ".join(map(repr, settings))}, or give a '
-                "dict with 'channels' and 'blocks'."
+                f'{", ".join(map(repr, settings))}, or give a dict with {named}.'
             )
         return settings[arch.lower()]
-    if not isinstance(arch, dict) or set(arch) != {'channels', 'blocks'}:
+    if not isinstance(arch, dict) or set(arch) != set(keys):
         raise UserError(
             f'arch must be one of {", ".join(map(repr, settings))} or a dict with '
-            f"exactly 'channels' and 'blocks', but got {arch!r}."
+            f'exactly {named}, but got {arch!r}.'
         )
-    channels, blocks = arch['channels'], arch['blocks']
     for name, value in arch.items():
+        least = int(name != 'graph_blocks')  # stages without are theirs, too
         if not isinstance(value, Sequence) or not all(
-            _is_integer(v) and 0 < v <= MOST[name] for v in value
+            _is_integer(v) and least <= v <= MOST[name] for v in value
         ):
             raise UserError(
-                f'arch[{name!r}] must be a list of positive '
-                f'integers up to {MOST[name]}, but got {value!r}.'
+                f'arch[{name!r}] must be a list of '
+                f'{"positive integers" if least else "integers of at least 0"} '
+                f'up to {MOST[name]}, but got {value!r}.'
             )
-    if not len(channels) == len(blocks) == NUM_STAGES:
+    if any(len(value) != NUM_STAGES for value in arch.values()):
         raise UserError(
-            f"arch['channels'] and arch['blocks'] must both have "
-            f'{NUM_STAGES} entries, one a stage, but have '
-            f'{len(channels)} and {len(blocks)}.'
+            f'{named} of arch must all have {NUM_STAGES} entries, one a stage, but '
+            f'have {" and ".join(str(len(arch[key])) for key in keys)}.'
         )
-    if channels[0] < 2:
+    if arch['channels'][0] < 2:
         raise UserError(
             "arch['channels'] must begin with at least 2, as the stem's first "
-            f'convolution has half of them, but got {channels!r}.'
+            f'convolution has half of them, but got {arch["channels"]!r}.'
         )
     return arch
 
@@ -86,6 +88,23 @@ def check_graph_stride(graph_stride: int) -> None:
             'graph_stride must be an integer of at least 1 (and up to '
             f'{MOST_STRIDE}), but got {graph_stride!r}.'
         )
+
+
+def check_graph_strides(graph_strides: Sequence[int], number: int) -> None:
+    if not isinstance(graph_strides, Sequence) or len(graph_strides) != number:
+        raise UserError(
+            f'graph_strides must be a list of {number} integers, but got '
+            f'{graph_strides!r}.'
+            if number
+            else f'graph_strides must be None, as there is no graph, but is '
+            f'{graph_strides!r}.'
+        )
+    for stride in graph_strides:
+        if not _is_integer(stride) or not 0 < stride <= MOST_STRIDE:
+            raise UserError(
+                'graph_strides must be integers of at least 1 (and up to '
+                f'{MOST_STRIDE}), but are {graph_strides!r}.'
+            )
 
 
 def check_frozen_stages(frozen_stages: int) -> None:

@@ -1,6 +1,6 @@
 """What all backbones do alike, whatever their stages are made of."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn as nn
@@ -13,6 +13,7 @@ from ..checkpoints.diagnosis import check_weights
 from ..checkpoints.key_mapping import (
     CLASSIFIER_PREFIXES,
     backbone_of_classifier,
+    from_authors,
     is_authors_layout,
 )
 from ..errors import UserError
@@ -50,8 +51,6 @@ class BaseBackbone(BaseModule):
     """
 
     arch_settings: dict[str, dict[str, tuple[int, ...]]]
-    # The authors' names of the weights to ours; those unknown stay.
-    from_authors: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
     num_stages = NUM_STAGES
     min_size = 32
     fused = False
@@ -213,7 +212,7 @@ class BaseBackbone(BaseModule):
         if is_authors_layout(weights):
             weights = {
                 key: value
-                for key, value in self.from_authors(weights).items()
+                for key, value in from_authors(weights).items()
                 if not key.startswith(CLASSIFIER_PREFIXES)
             }
         check_weights(
@@ -221,10 +220,18 @@ class BaseBackbone(BaseModule):
             self.state_dict(),
             prefix,
             f'{type(self).__name__}, arch={self.arch!r}',
-            self.arch_settings,
+            {cls.__name__: cls.arch_settings for cls in _with_sizes(BaseBackbone)},
         )
         state_dict.update((prefix + key, value) for key, value in weights.items())
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _with_sizes(cls: type[BaseBackbone]) -> Iterator[type[BaseBackbone]]:
+    """The backbones that there are, below one class."""
+    for below in cls.__subclasses__():
+        if hasattr(below, 'arch_settings'):
+            yield below
+        yield from _with_sizes(below)
 
 
 def fuse_backbones(model: nn.Module) -> int:

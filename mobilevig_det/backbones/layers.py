@@ -17,7 +17,7 @@ from ..ops.norm_act import norm_act
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution with a bias (also before a norm), norm, activation.
+    """Convolution, with a bias also before a norm, norm, activation.
 
     Not mmcv's ConvModule: that one warns of the bias and initialises the
     weights in its own way.
@@ -34,6 +34,8 @@ class ConvNormAct(nn.Sequential):
         groups: int = 1,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
+        dilation: int = 1,
+        bias: bool = True,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers['conv'] = nn.Conv2d(
@@ -41,8 +43,10 @@ class ConvNormAct(nn.Sequential):
             out_channels,
             kernel_size,
             stride,
-            padding=kernel_size // 2,
+            padding=kernel_size // 2 * dilation,
+            dilation=dilation,
             groups=groups,
+            bias=bias,
         )
         if norm_cfg is not None:
             layers['norm'] = build_norm_layer(norm_cfg, out_channels)[1]
@@ -112,14 +116,20 @@ class Branch(nn.Module):
 
     Args:
         drop_path_rate (float): How often training leaves the branch out.
+        layer_scale (Tensor, optional): Initial scale of its result: of shape
+            (C, 1, 1) or (C,). Defaults to None: not scaled.
     """
 
     # Set by a backbone's with_cp='act'.
     recompute_act = False
+    last_layer: str  # the name of the one that the scale is folded into
 
-    def __init__(self, drop_path_rate: float) -> None:
+    def __init__(
+        self, drop_path_rate: float, layer_scale: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.drop_path = DropPath(drop_path_rate)
+        self.layer_scale = None if layer_scale is None else nn.Parameter(layer_scale)
 
     def run(self, layers: Sequence[ConvNormAct], x: Tensor) -> Tensor:
         """Run the layers, between two of them perhaps with norm and
@@ -137,6 +147,11 @@ class Branch(nn.Module):
             )
         return layers[-1].after_conv(x)
 
+    def scaled(self, out: Tensor) -> Tensor:
+        return (
+            out if self.layer_scale is None else self.layer_scale.view(-1, 1, 1) * out
+        )
+
     def add(self, out: Tensor, x: Tensor) -> Tensor:
         """``x`` plus the branch's ``out``, in the memory of ``out``, which no
         backward reads."""
@@ -144,62 +159,61 @@ class Branch(nn.Module):
         return out.add_(x) if out.dtype == x.dtype else x + out
 
     def fuse(self) -> None:
-        """Fold what follows the convolutions, whose norms are folded."""
+        """Fold the layer scale into the last convolution, if it is next."""
+        if self.layer_scale is None or hasattr(getattr(self, self.last_layer), 'norm'):
+            return
+        scale, conv = self.layer_scale.detach(), getattr(self, self.last_layer).conv
+        conv.weight.data.mul_(scale.view(-1, 1, 1, 1))
+        conv.bias.data.mul_(scale.flatten())
+        self.layer_scale = None
 
 
 class MBConv(Branch):
     """Inverted residual block with a layer scale."""
 
     expand_ratio = 4
+    last_layer = 'project'
 
     def __init__(
         self,
         channels: int,
         drop_path_rate: float,
-        layer_scale_init_value: float,
+        layer_scale: Tensor,
         norm_cfg: dict,
         act_cfg: dict,
     ) -> None:
-        super().__init__(drop_path_rate)
+        super().__init__(drop_path_rate, layer_scale)
         mid = channels * self.expand_ratio
         self.expand = ConvNormAct(channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.depthwise = ConvNormAct(
             mid, mid, 3, groups=mid, norm_cfg=norm_cfg, act_cfg=act_cfg
         )
         self.project = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
-        self.layer_scale: nn.Parameter | None = nn.Parameter(
-            torch.full((channels, 1, 1), float(layer_scale_init_value))
-        )
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.run((self.expand, self.depthwise, self.project), x)
-        if self.layer_scale is not None:
-            out = self.layer_scale * out
-        return self.add(out, x)
-
-    def fuse(self) -> None:
-        """Fold the layer scale into the last convolution, if it is next."""
-        if self.layer_scale is not None and not hasattr(self.project, 'norm'):
-            scale, conv = self.layer_scale.detach(), self.project.conv
-            assert conv.bias is not None
-            conv.weight.data.mul_(scale[..., None])
-            conv.bias.data.mul_(scale.flatten())
-            self.layer_scale = None
+        return self.add(self.scaled(out), x)
 
 
 class FFN(Branch):
     """Two 1x1 convolutions, four times as wide in between."""
 
     expand_ratio = 4
+    last_layer = 'fc2'
 
     def __init__(
-        self, channels: int, drop_path_rate: float, norm_cfg: dict, act_cfg: dict
+        self,
+        channels: int,
+        drop_path_rate: float,
+        norm_cfg: dict,
+        act_cfg: dict,
+        layer_scale: Tensor | None = None,
     ) -> None:
-        super().__init__(drop_path_rate)
+        super().__init__(drop_path_rate, layer_scale)
         mid = channels * self.expand_ratio
         self.fc1 = ConvNormAct(channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.fc2 = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.run((self.fc1, self.fc2), x)
-        return self.add(out, x)
+        return self.add(self.scaled(out), x)

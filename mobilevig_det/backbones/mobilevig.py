@@ -11,7 +11,6 @@ import torch.nn as nn
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from ..checkpoints.key_mapping import from_authors
 from ..ops import max_relative
 from .arguments import (
     check_graph_stride,
@@ -147,7 +146,6 @@ class MobileViG(BaseBackbone):
         'm': dict(channels=(42, 84, 224, 400), blocks=(3, 3, 9, 3)),
         'b': dict(channels=(42, 84, 240, 464), blocks=(5, 5, 15, 5)),
     }
-    from_authors = staticmethod(from_authors)
 
     def __init__(
         self,
@@ -181,7 +179,13 @@ class MobileViG(BaseBackbone):
         ]
         stages: list[list[nn.Module]] = [
             [
-                MBConv(width, next(rates), layer_scale_init_value, norm_cfg, act_cfg)
+                MBConv(
+                    width,
+                    next(rates),
+                    torch.full((width, 1, 1), float(layer_scale_init_value)),
+                    norm_cfg,
+                    act_cfg,
+                )
                 for _ in range(depth)
             ]
             for width, depth in zip(channels[:-1], blocks[:-1])

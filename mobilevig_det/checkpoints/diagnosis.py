@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .key_mapping import guess_arch, is_authors_layout
+from .sibling_keys import family_of
 
 
 def check_weights(
@@ -14,7 +15,7 @@ def check_weights(
     own: Mapping[str, Tensor],
     prefix: str,
     described: str,
-    arch_settings: Mapping[str, Mapping],
+    families: Mapping[str, Mapping[str, Mapping]],
 ) -> None:
     """Raise a UserError unless the weights are all there, and fit.
 
@@ -23,7 +24,7 @@ def check_weights(
         own (Mapping): The backbone's ``state_dict()``.
         prefix (str): What stood before their names in the checkpoint.
         described (str): The backbone and its size, for the message.
-        arch_settings (Mapping): Its sizes by name.
+        families (Mapping): Of every backbone, its sizes by name.
     """
     shapes, given = (
         {
@@ -56,7 +57,7 @@ def check_weights(
         return
     lines = [
         f'The checkpoint does not fit this backbone ({described}): '
-        + diagnose(weights, own, prefix, arch_settings)
+        + diagnose(weights, own, prefix, families)
     ]
     for name, keys in misfits:
         if keys:
@@ -69,7 +70,7 @@ def diagnose(
     weights: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
     prefix: str,
-    arch_settings: Mapping[str, Mapping],
+    families: Mapping[str, Mapping[str, Mapping]],
 ) -> str:
     """What the weights that do not fit seem to be, and what to do."""
     if not weights:
@@ -78,8 +79,15 @@ def diagnose(
             if prefix
             else 'it holds no weights.'
         )
-    found = guess_arch(weights, arch_settings)
-    if found and found != guess_arch(own, arch_settings):
+    family = family_of(weights)
+    sizes = families.get(family, {})
+    found = guess_arch(weights, sizes)
+    if found and family != family_of(own):
+        return (
+            f'it is a {family}-{found.capitalize()}: use a config with type='
+            f'{family!r} and arch={found!r}, or another checkpoint.'
+        )
+    if found and found != guess_arch(own, sizes):
         return (
             f'it is of arch={found!r}. Use the config of that size, '
             'or another checkpoint.'
@@ -93,7 +101,7 @@ def diagnose(
             "prefix='backbone.' to init_cfg."
         )
     # What follows 'backbone.' in a classifier's names.
-    if any(re.match(r'\d+\.[01]\.(fc1|graph_conv)\.', k) for k in weights):
+    if any(re.match(r'\d+\.\d+\.(fc1|graph_conv|dws|mixer)\.', k) for k in weights):
         return (
             "it is a classifier's. It belongs into the backbone's "
             'init_cfg, without a prefix.'

@@ -16,7 +16,8 @@ authors (github.com/SLDGroup/MobileViG)   here
 
 ``i`` runs through stages 1-3 (s = 0, 1, 2) with each downsampling
 convolution as an entry of its own, so its meaning depends on the depths,
-which are read off the keys.
+which are read off the keys. MobileViG's siblings have names of their own, in
+:mod:`.sibling_keys`; which of the two a file has, its keys tell.
 """
 
 import re
@@ -24,6 +25,13 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from ..errors import UserError
+from .sibling_keys import (
+    CONV_NORM,
+    STEM,
+    is_siblings,
+    modules_from_authors,
+    modules_to_authors,
+)
 
 T = TypeVar('T')
 
@@ -39,10 +47,8 @@ _MBCONV = {
     'mlp.norm2': 'project.norm',
     'layer_scale_2': 'layer_scale',
 }
-_STEM = {'0': '0.conv', '1': '0.norm', '3': '1.conv', '4': '1.norm'}
-_CONV_NORM = {'0': 'conv', '1': 'norm'}
 _SVGA = {
-    f'{part}.{theirs}.{i}': f'{name}.{ours}.{_CONV_NORM[i]}'
+    f'{part}.{theirs}.{i}': f'{name}.{ours}.{CONV_NORM[i]}'
     for part, name, layers in (
         ('0', 'grapher', {'fc1': 'fc1', 'graph_conv.nn': 'graph_conv', 'fc2': 'fc2'}),
         ('1', 'ffn', {'fc1': 'fc1', 'fc2': 'fc2'}),
@@ -56,8 +62,8 @@ LAYOUTS = ('authors', 'mobilevig_det')
 
 # A key that every backbone of the layout has, and no other model.
 _ANCHORS = {
-    'authors': 'local_backbone.0.layer_scale_2',
-    'mobilevig_det': 'downsamples.0.conv.weight',
+    'authors': ('local_backbone.0.layer_scale_2', 'backbone.0.0.dws.pw1.weight'),
+    'mobilevig_det': ('downsamples.0.conv.weight',),
 }
 
 
@@ -84,14 +90,14 @@ def _numbers(pattern: str, keys: Iterable[str]) -> set[int]:
 def _modules(keys: Iterable[str]) -> dict[str, str]:
     """Names of the modules that the authors' keys belong to, to ours."""
     keys = list(keys)
-    modules = {f'stem.stem.{a}': f'stem.{b}' for a, b in _STEM.items()}
+    modules = {f'stem.stem.{a}': f'stem.{b}' for a, b in STEM.items()}
     indices = _numbers(r'local_backbone\.([0-9]{1,4})\.', keys)
     downsamples = _numbers(r'local_backbone\.([0-9]{1,4})\.conv\.', keys)
     stage = block = 0
     for i in sorted(indices):
         theirs = f'local_backbone.{i}'
         if i in downsamples:
-            for a, b in _CONV_NORM.items():
+            for a, b in CONV_NORM.items():
                 modules[f'{theirs}.conv.{a}'] = f'downsamples.{stage}.{b}'
             stage, block = stage + 1, 0
         else:
@@ -133,40 +139,55 @@ def from_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
     Raises:
         UserError: If two weights would have one name.
     """
-    modules = _modules(state_dict)
+    modules = (
+        modules_from_authors(state_dict)
+        if is_siblings(state_dict)
+        else _modules(state_dict)
+    )
     return _under({k: _rename(k, modules) for k in state_dict}, state_dict)
 
 
 def to_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
     """The inverse of :func:`from_authors`, key by key."""
+    modules = (
+        modules_to_authors(state_dict)
+        if is_siblings(state_dict)
+        else {
+            ours: name for name, ours in _modules(_representatives(state_dict)).items()
+        }
+    )
+    return _under({k: _rename(k, modules) for k in state_dict}, state_dict)
+
+
+def _representatives(state_dict: Mapping[str, T]) -> list[str]:
+    """Keys of the authors', from which :func:`_modules` reads the depths of a
+    MobileViG with our keys."""
     depths: list[int] = [0, 0, 0]
     for key in state_dict:
         match = re.match(r'stages\.([012])\.([0-9]{1,4})\.', key)
         if match:
             stage, block = map(int, match.groups())
             depths[stage] = max(depths[stage], block + 1)
-    theirs = []  # representative keys, from which _modules reads the depths
+    theirs = []
     index = 0
     for depth in depths:
         theirs += [f'local_backbone.{index + b}.layer_scale_2' for b in range(depth)]
         theirs.append(f'local_backbone.{index + depth}.conv.0.weight')
         index += depth + 1
-    theirs += [
+    return theirs + [
         f'backbone.{k.split(".")[2]}.0.fc1.0.weight'
         for k in state_dict
         if k.startswith('stages.3.')
     ]
-    modules = {ours: name for name, ours in _modules(theirs).items()}
-    return _under({k: _rename(k, modules) for k in state_dict}, state_dict)
 
 
 def find_backbones(keys: Iterable[str], layout: str) -> list[str]:
     """What stands before the keys of a backbone in that layout: '' in an
     ImageNet file, 'backbone.' in a detector's; none if there is no such."""
-    anchor = _ANCHORS[layout]
     return [
         key[: -len(anchor)]
         for key in map(str, keys)
+        for anchor in _ANCHORS[layout]
         if key == anchor or key.endswith('.' + anchor)
     ]
 
@@ -216,6 +237,9 @@ def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> str | None:
         for s in range(4)
     )
     for name, setting in arch_settings.items():
-        if setting['channels'] == channels and setting['blocks'] == blocks:
+        graph_blocks = setting.get('graph_blocks', (0,) * 4)
+        if setting['channels'] == channels and blocks == tuple(
+            map(sum, zip(setting['blocks'], graph_blocks))
+        ):
             return name
     return None

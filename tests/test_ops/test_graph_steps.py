@@ -81,7 +81,7 @@ def test_equal_to_the_authors(family, graph, form):
             assert torch.equal(function(*inputs, stride), out)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     shape=shapes,
     stride=st.integers(1, 11),

@@ -1,0 +1,111 @@
+"""AdaptViG backbone.
+
+Source: AdaptViG: Adaptive Vision GNN with Exponential Decay Gating (WACV 2026, arXiv
+2511.09942), section 3 and table 1.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from ..ops import gated_max
+from .siblings import GraphConv, SiblingBackbone
+
+
+class ExponentialDecayGating(nn.Module):
+    """Links to two pixels and, through a learned gate, to farther ones."""
+
+    def __init__(self, graph_stride: int) -> None:
+        super().__init__()
+        self.graph_stride = graph_stride
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gated_max(x, self.temperature, self.graph_stride)
+
+
+class GlobalAttention(nn.Module):
+    """``max(0, softmax(q k^T / sqrt(C / 4)) v - x)``, one head over all pixels."""
+
+    reduction = 4
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        mid = channels // self.reduction
+        self.q = nn.Conv2d(channels, mid, 1, bias=False)
+        self.k = nn.Conv2d(channels, mid, 1, bias=False)
+        self.v = nn.Conv2d(channels, channels, 1, bias=False)
+        self.q_norm = nn.LayerNorm(mid)
+        self.k_norm = nn.LayerNorm(mid)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            conv(x).flatten(2).transpose(1, 2) for conv in (self.q, self.k, self.v)
+        )
+        out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        return F.relu(out.transpose(1, 2).reshape(x.shape) - x)
+
+
+@MODELS.register_module()
+class AdaptViG(SiblingBackbone):
+    """AdaptViG backbone.
+
+    A PyTorch implementation of `AdaptViG: Adaptive Vision GNN with Exponential Decay
+    Gating <https://arxiv.org/abs/2511.09942>`_: in every stage MBConv blocks and then
+    graph blocks, in which a pixel is joined to two others and, through gates, to
+    those 2, 4, 8, ... pixels away; in stage 4 to all by attention.
+
+    Args:
+        arch (str | dict): 's', 'm' or 'b', or a dict with the four stages'
+            ``channels`` (those of stage 4 at least 4), ``blocks`` (MBConv) and
+            ``graph_blocks``. Defaults to 'm'.
+        graph_strides (Sequence[int], optional): Distances K of the graph neighbours
+            without a gate in stages 1-3, in pixels of their maps. Defaults to None:
+            (8, 4, 2).
+        others: See :class:`.MobileViG`.
+
+    Raises:
+        UserError: As :class:`.MobileViG`.
+
+    Examples:
+        >>> import torch
+        >>> from mobilevig_det import AdaptViG
+        >>> AdaptViG.out_channels('m')
+        [48, 96, 192, 320]
+        >>> model = AdaptViG('m').eval()
+        >>> for out in model(torch.rand(1, 3, 64, 96)):
+        ...     print(tuple(out.shape))
+        (1, 48, 16, 24)
+        (1, 96, 8, 12)
+        (1, 192, 4, 6)
+        (1, 320, 2, 3)
+    """
+
+    arch_settings = {
+        's': dict(
+            channels=(32, 64, 128, 256), blocks=(3, 3, 9, 3), graph_blocks=(3, 3, 3, 3)
+        ),
+        'm': dict(
+            channels=(48, 96, 192, 320), blocks=(4, 4, 12, 4), graph_blocks=(4, 4, 4, 4)
+        ),
+        'b': dict(
+            channels=(48, 96, 192, 384), blocks=(5, 5, 15, 5), graph_blocks=(5, 5, 5, 5)
+        ),
+    }
+    graph_strides = (8, 4, 2)
+    flat_layer_scale = True
+
+    @staticmethod
+    def graph_conv(
+        stage: int, channels: int, strides: Sequence[int], norm_cfg: dict, act_cfg: dict
+    ) -> GraphConv:
+        step = (
+            ExponentialDecayGating(strides[stage])
+            if stage < len(strides)
+            else GlobalAttention(channels)
+        )
+        return GraphConv(channels, step, norm_cfg, act_cfg)

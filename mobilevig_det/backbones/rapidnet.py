@@ -1,0 +1,129 @@
+"""RapidNet backbone.
+
+Source: RapidNet: Multi-Level Dilated Convolution Based Mobile Backbone (WACV 2025,
+arXiv 2412.10995), section 3 and table 1.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn as nn
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from .layers import Branch, ConvNormAct
+from .siblings import Mixer, SiblingBackbone
+
+
+class MultiLevelDilatedConv(nn.ModuleList):
+    """The sum of two dense convolutions 3x3, of dilation 2 and 3."""
+
+    def __init__(self, channels: int, norm_cfg: dict, act_cfg: dict) -> None:
+        super().__init__(
+            ConvNormAct(
+                channels,
+                channels,
+                3,
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg,
+                dilation=dilation,
+            )
+            for dilation in (2, 3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self[0](x) + self[1](x)
+
+
+class DilatedMixer(Mixer):
+    """Dilated convolutions between two 1x1 convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.fc2(self.graph_conv(self.fc1(self.position(x))))
+        return self.add(self.scaled(out), x)
+
+
+class LargeKernelFFN(Branch):
+    """A depthwise convolution 7x7 without a bias, then an FFN."""
+
+    expand_ratio = 4
+    last_layer = 'fc2'
+
+    def __init__(
+        self,
+        channels: int,
+        drop_path_rate: float,
+        norm_cfg: dict,
+        act_cfg: dict,
+        layer_scale: Tensor,
+    ) -> None:
+        super().__init__(drop_path_rate, layer_scale)
+        mid = channels * self.expand_ratio
+        self.depthwise = ConvNormAct(
+            channels, channels, 7, groups=channels, norm_cfg=norm_cfg, bias=False
+        )
+        self.fc1 = ConvNormAct(channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.fc2 = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.run((self.depthwise, self.fc1, self.fc2), x)
+        return self.add(self.scaled(out), x)
+
+
+@MODELS.register_module()
+class RapidNet(SiblingBackbone):
+    """RapidNet backbone.
+
+    A PyTorch implementation of `RapidNet: Multi-Level Dilated Convolution Based
+    Mobile Backbone <https://arxiv.org/abs/2412.10995>`_: MBConv blocks, and in the
+    last two stages then blocks of dilated convolutions. It has no graph.
+
+    Args:
+        arch (str | dict): 'ti', 's', 'm' or 'b', or a dict with the four stages'
+            ``channels``, ``blocks`` (MBConv) and ``graph_blocks`` (dilated).
+            Defaults to 'm'.
+        graph_strides (None): There are none.
+        others: See :class:`.MobileViG`. With ``drop_path_rate`` p, the rates are
+            the authors': linspace(0, p, all blocks), of which each dilated block
+            takes the next one and an MBConv that of the dilated block to come, so
+            that the last rate in use is about 0.2 p.
+
+    Raises:
+        UserError: As :class:`.MobileViG`.
+
+    Examples:
+        >>> import torch
+        >>> from mobilevig_det import RapidNet
+        >>> RapidNet.out_channels('m')
+        [32, 64, 160, 320]
+        >>> model = RapidNet('m').eval()
+        >>> for out in model(torch.rand(1, 3, 64, 96)):
+        ...     print(tuple(out.shape))
+        (1, 32, 16, 24)
+        (1, 64, 8, 12)
+        (1, 160, 4, 6)
+        (1, 320, 2, 3)
+    """
+
+    arch_settings = {
+        'ti': dict(
+            channels=(32, 64, 112, 224), blocks=(2, 2, 6, 2), graph_blocks=(0, 0, 2, 2)
+        ),
+        's': dict(
+            channels=(32, 64, 112, 224), blocks=(3, 3, 9, 3), graph_blocks=(0, 0, 3, 3)
+        ),
+        'm': dict(
+            channels=(32, 64, 160, 320), blocks=(3, 3, 9, 3), graph_blocks=(0, 0, 3, 3)
+        ),
+        'b': dict(
+            channels=(64, 128, 224, 416), blocks=(3, 3, 9, 3), graph_blocks=(0, 0, 3, 3)
+        ),
+    }
+    mixer = DilatedMixer
+    ffn = LargeKernelFFN
+    rates_skip_mbconv = True
+
+    @staticmethod
+    def graph_conv(
+        stage: int, channels: int, strides: Sequence[int], norm_cfg: dict, act_cfg: dict
+    ) -> MultiLevelDilatedConv:
+        return MultiLevelDilatedConv(channels, norm_cfg, act_cfg)

@@ -1,0 +1,159 @@
+"""Names of the weights of MobileViG's siblings: the authors' and ours, and back.
+
+==========================================  =====================================
+authors (s, b from 0)                       here
+==========================================  =====================================
+``stem.stem.{0,1,3,4}``                     ``stem.{0,1}.{conv,norm}``
+``backbone.s.0.conv.{0,1}``, s > 0          ``downsamples.s-1.{conv,norm}``
+``backbone.s.b.dws.{pw1,norm1}``            ``stages.s.b'.expand.{conv,norm}``
+``backbone.s.b.dws.{dw,norm2}``             ``stages.s.b'.depthwise.…``
+``backbone.s.b.dws.{pw2,norm3}``            ``stages.s.b'.project.…``
+``backbone.s.b.layer_scale_{1,2}``          ``stages.s.b'.layer_scale``
+``backbone.s.b.mixer.cpe.pe``               ``stages.s.b'.mixer.position``
+``backbone.s.b.mixer.{fc1,fc2}.{0,1}``      ``stages.s.b'.mixer.{fc1,fc2}.…``
+``backbone.s.b.mixer.graph_conv.…``         ``stages.s.b'.mixer.graph_conv.…``
+``backbone.s.b.layer_scale_1``, with mixer  ``stages.s.b'.mixer.layer_scale``
+``backbone.s.b.layer_scale_2``, with mixer  ``stages.s.b'.ffn.layer_scale``
+``backbone.s.b.ffn.…``                      ``stages.s.b'.ffn.…``
+==========================================  =====================================
+
+b' is b in the first stage and b - 1 in the others, which begin with the
+downsampling. An MBConv's scale is ``layer_scale_2`` where it has one dimension
+(GreedyViG, AdaptViG), else ``layer_scale_1``.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar('T')
+
+STEM = {'0': '0.conv', '1': '0.norm', '3': '1.conv', '4': '1.norm'}
+CONV_NORM = {'0': 'conv', '1': 'norm'}
+_IN_A_BLOCK = {
+    'dws.pw1': 'expand.conv',
+    'dws.norm1': 'expand.norm',
+    'dws.dw': 'depthwise.conv',
+    'dws.norm2': 'depthwise.norm',
+    'dws.pw2': 'project.conv',
+    'dws.norm3': 'project.norm',
+    'mixer.cpe.pe': 'mixer.position',
+    'mixer.graph_conv.temperature': 'mixer.graph_conv.graph_step.temperature',
+    **{
+        f'mixer.{part}.{i}': f'mixer.{part}.{name}'
+        for part in ('fc1', 'fc2')
+        for i, name in CONV_NORM.items()
+    },
+    # RapidNet has dilated convolutions where the others have a graph.
+    **{
+        f'mixer.graph_conv.nn_2.{i}': f'mixer.graph_conv.1.{name}'
+        for i, name in CONV_NORM.items()
+    },
+    **{
+        f'mixer.graph_conv.{x}_{theirs}': f'mixer.graph_conv.graph_step.{x}{ours}'
+        for x in 'qkv'
+        for theirs, ours in (('conv', ''), ('norm', '_norm'))
+    },
+    'ffn.0': 'ffn.fc1.conv',
+    'ffn.1': 'ffn.fc1.norm',
+    'ffn.3': 'ffn.fc2.conv',
+    'ffn.4': 'ffn.fc2.norm',
+    'ffn.conv.conv': 'ffn.depthwise.conv',
+    'ffn.norm1': 'ffn.depthwise.norm',
+    'ffn.fc1': 'ffn.fc1.conv',
+    'ffn.norm2': 'ffn.fc1.norm',
+    'ffn.fc2': 'ffn.fc2.conv',
+    'ffn.norm3': 'ffn.fc2.norm',
+}
+_BLOCK = re.compile(r'(backbone|stages)\.([0-3])\.([0-9]{1,4})\.')
+
+
+def _blocks(keys: Iterable[str]) -> dict[str, set[str]]:
+    """The parts' names of each block, ``backbone.s.b.`` or ``stages.s.b.``."""
+    found: dict[str, set[str]] = {}
+    for key in keys:
+        if match := _BLOCK.match(key):
+            found.setdefault(match[0], set()).add(key[match.end() :])
+    return found
+
+
+def _names_in_block(rests: Iterable[str]) -> dict[str, str]:
+    """Of a block with these keys: the authors' modules to ours."""
+    names = dict(_IN_A_BLOCK)
+    mixes = any(rest.startswith('mixer.') for rest in rests)
+    dilated = any(
+        rest.startswith(('mixer.graph_conv.nn_2.', 'mixer.graph_conv.1.'))
+        for rest in rests
+    )
+    for i, name in CONV_NORM.items():
+        place = '0.' if dilated else ''
+        names[f'mixer.graph_conv.nn.{i}'] = f'mixer.graph_conv.{place}{name}'
+    # 'ffn.fc1' is RapidNet's convolution; the others count theirs.
+    for theirs in [key for key in names if key.startswith('ffn.')]:
+        if theirs.split('.')[1].isdigit() == dilated:
+            del names[theirs]
+    if mixes:
+        names['layer_scale_1'] = 'mixer.layer_scale'
+        names['layer_scale_2'] = 'ffn.layer_scale'
+    return names
+
+
+def modules_from_authors(keys: Iterable[str]) -> dict[str, str]:
+    """Names of the modules that the authors' keys belong to, to ours."""
+    modules = {f'stem.stem.{a}': f'stem.{b}' for a, b in STEM.items()}
+    for place, rests in _blocks(keys).items():
+        _, stage, block, _ = place.split('.')
+        if not place.startswith('backbone.'):
+            continue
+        if stage != '0' and block == '0':
+            for a, b in CONV_NORM.items():
+                modules[f'{place}conv.{a}'] = f'downsamples.{int(stage) - 1}.{b}'
+            continue
+        ours = f'stages.{stage}.{int(block) - (stage != "0")}.'
+        names = _names_in_block(rests)
+        if 'layer_scale_1' not in names:
+            names['layer_scale_1'] = names['layer_scale_2'] = 'layer_scale'
+        modules.update((place + a, ours + b) for a, b in names.items())
+    return modules
+
+
+def modules_to_authors(state_dict: Mapping[str, T]) -> dict[str, str]:
+    """Names of the modules that our keys belong to, to the authors'."""
+    modules = {f'stem.{b}': f'stem.stem.{a}' for a, b in STEM.items()}
+    for stage in (1, 2, 3):
+        for a, b in CONV_NORM.items():
+            modules[f'downsamples.{stage - 1}.{b}'] = f'backbone.{stage}.0.conv.{a}'
+    for place, rests in _blocks(state_dict).items():
+        _, stage, block, _ = place.split('.')
+        if not place.startswith('stages.'):
+            continue
+        theirs = f'backbone.{stage}.{int(block) + (stage != "0")}.'
+        for a, b in _names_in_block(rests).items():
+            modules[place + b] = theirs + a
+        scale = getattr(state_dict.get(f'{place}layer_scale'), 'shape', ())
+        modules[f'{place}layer_scale'] = (
+            f'{theirs}layer_scale_{2 if len(scale) == 1 else 1}'
+        )
+    return modules
+
+
+def is_siblings(keys: Iterable[str]) -> bool:
+    """Whether the keys, in either layout, are of a sibling of MobileViG."""
+    return any(
+        (match := _BLOCK.match(key))
+        and key[match.end() :].startswith(('dws.', 'mixer.'))
+        for key in keys
+    )
+
+
+def family_of(state_dict: Mapping[str, T]) -> str:
+    """Name of the backbone whose weights, under our names, these may be."""
+    keys = list(state_dict)
+    if any('.mixer.graph_conv.1.' in key for key in keys):
+        return 'RapidNet'
+    if any('.graph_step.' in key for key in keys):
+        return 'AdaptViG'
+    if not is_siblings(keys):
+        return 'MobileViG'
+    scale = getattr(state_dict.get('stages.0.0.layer_scale'), 'shape', ())
+    return 'GreedyViG' if len(scale) == 1 else 'MobileViGv2'
