@@ -126,7 +126,7 @@ def drop_path_rates(last: float, blocks: int) -> list[float]:
     """Rates of the blocks, which grow linearly from 0 to that of the last."""
     if not isinstance(last, Real) or not 0 <= last < 1:
         raise UserError(f'drop_path_rate must be in [0, 1), but got {last!r}.')
-    return torch.linspace(0, float(last), blocks).tolist()
+    return torch.linspace(0, float(last), blocks, device='cpu').tolist()
 
 
 def check_layer_scale(value: float) -> None:

@@ -16,6 +16,7 @@ from ..checkpoints.key_mapping import (
     from_authors,
     is_authors_layout,
 )
+from ..checkpoints.sibling_keys import with_unfolded_positions
 from ..errors import UserError
 from ..ops.svga import is_traced
 from .arguments import (
@@ -210,9 +211,10 @@ class BaseBackbone(BaseModule):
         }
         weights = backbone_of_classifier(weights)
         if is_authors_layout(weights):
+            renamed = with_unfolded_positions(from_authors(weights))
             weights = {
                 key: value
-                for key, value in from_authors(weights).items()
+                for key, value in renamed.items()
                 if not key.startswith(CLASSIFIER_PREFIXES)
             }
         check_weights(

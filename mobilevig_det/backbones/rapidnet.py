@@ -10,7 +10,7 @@ import torch.nn as nn
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from .layers import Branch, ConvNormAct
+from .layers import FFN, ConvNormAct
 from .siblings import Mixer, SiblingBackbone
 
 
@@ -42,11 +42,8 @@ class DilatedMixer(Mixer):
         return self.add(self.scaled(out), x)
 
 
-class LargeKernelFFN(Branch):
+class LargeKernelFFN(FFN):
     """A depthwise convolution 7x7 without a bias, then an FFN."""
-
-    expand_ratio = 4
-    last_layer = 'fc2'
 
     def __init__(
         self,
@@ -54,15 +51,12 @@ class LargeKernelFFN(Branch):
         drop_path_rate: float,
         norm_cfg: dict,
         act_cfg: dict,
-        layer_scale: Tensor,
+        layer_scale: Tensor | None = None,
     ) -> None:
-        super().__init__(drop_path_rate, layer_scale)
-        mid = channels * self.expand_ratio
+        super().__init__(channels, drop_path_rate, norm_cfg, act_cfg, layer_scale)
         self.depthwise = ConvNormAct(
             channels, channels, 7, groups=channels, norm_cfg=norm_cfg, bias=False
         )
-        self.fc1 = ConvNormAct(channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.fc2 = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.run((self.depthwise, self.fc1, self.fc2), x)

@@ -5,6 +5,7 @@ then an FFN, each with a layer scale.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -81,7 +82,7 @@ class Mixer(Branch):
         super().__init__(drop_path_rate, layer_scale)
         self.position = PositionEncoding(channels)
         self.fc1 = ConvNormAct(channels, channels, norm_cfg=norm_cfg)
-        self.graph_conv = graph_conv
+        self.graph_conv: Any = graph_conv
         self.fc2 = ConvNormAct(channels, channels, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ class SiblingBackbone(BaseBackbone):
     # The authors' code moves on to the next rate after a graph block only.
     rates_skip_mbconv = False
     mixer = Mixer
-    ffn: type[Branch] = FFN
+    ffn = FFN
     # Shape of a layer scale of C channels: (C, 1, 1), or (C,).
     flat_layer_scale = False
 

@@ -212,10 +212,9 @@ def convert(state_dict: Mapping[str, T], layout: str) -> dict[str, T]:
     }[layout]
     names = {key: key for key in state_dict}
     for prefix in find_backbones(state_dict, other):
-        inner = {
-            key[len(prefix) :]: key for key in state_dict if key.startswith(prefix)
-        }
-        names.update((key, prefix + name) for name, key in rename(inner).items())
+        old = [key for key in state_dict if key.startswith(prefix)]
+        inner = {key[len(prefix) :]: state_dict[key] for key in old}
+        names.update((key, prefix + new) for key, new in zip(old, rename(inner)))
     return _under(names, state_dict)
 
 

@@ -10,6 +10,7 @@ authors (s, b from 0)                       here
 ``backbone.s.b.dws.{pw2,norm3}``            ``stages.s.b'.project.…``
 ``backbone.s.b.layer_scale_{1,2}``          ``stages.s.b'.layer_scale``
 ``backbone.s.b.mixer.cpe.pe``               ``stages.s.b'.mixer.position``
+``backbone.s.b.mixer.cpe.reparam_conv``     ``stages.s.b'.mixer.folded_position``
 ``backbone.s.b.mixer.{fc1,fc2}.{0,1}``      ``stages.s.b'.mixer.{fc1,fc2}.…``
 ``backbone.s.b.mixer.graph_conv.…``         ``stages.s.b'.mixer.graph_conv.…``
 ``backbone.s.b.layer_scale_1``, with mixer  ``stages.s.b'.mixer.layer_scale``
@@ -24,7 +25,9 @@ downsampling. An MBConv's scale is ``layer_scale_2`` where it has one dimension
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 T = TypeVar('T')
 
@@ -38,6 +41,7 @@ _IN_A_BLOCK = {
     'dws.pw2': 'project.conv',
     'dws.norm3': 'project.norm',
     'mixer.cpe.pe': 'mixer.position',
+    'mixer.cpe.reparam_conv': 'mixer.folded_position',
     'mixer.graph_conv.temperature': 'mixer.graph_conv.graph_step.temperature',
     **{
         f'mixer.{part}.{i}': f'mixer.{part}.{name}'
@@ -120,9 +124,9 @@ def modules_from_authors(keys: Iterable[str]) -> dict[str, str]:
 def modules_to_authors(state_dict: Mapping[str, T]) -> dict[str, str]:
     """Names of the modules that our keys belong to, to the authors'."""
     modules = {f'stem.{b}': f'stem.stem.{a}' for a, b in STEM.items()}
-    for stage in (1, 2, 3):
+    for i in range(3):
         for a, b in CONV_NORM.items():
-            modules[f'downsamples.{stage - 1}.{b}'] = f'backbone.{stage}.0.conv.{a}'
+            modules[f'downsamples.{i}.{b}'] = f'backbone.{i + 1}.0.conv.{a}'
     for place, rests in _blocks(state_dict).items():
         _, stage, block, _ = place.split('.')
         if not place.startswith('stages.'):
@@ -135,6 +139,20 @@ def modules_to_authors(state_dict: Mapping[str, T]) -> dict[str, str]:
             f'{theirs}layer_scale_{2 if len(scale) == 1 else 1}'
         )
     return modules
+
+
+def with_unfolded_positions(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """Our keys, where position encodings that add x itself by their centre tap are
+    as they were trained. MobileViGv2's and RapidNet's code can fold them so."""
+    weights: dict[str, Any] = {}
+    for key, value in state_dict.items():
+        name = key.replace('.mixer.folded_position.', '.mixer.position.')
+        weights[name] = value
+        if name != key and isinstance(value, Tensor) and value.dim() == 4:
+            unfolded = value.clone()
+            unfolded[:, :, value.shape[2] // 2, value.shape[3] // 2] -= 1
+            weights[name] = unfolded
+    return weights
 
 
 def is_siblings(keys: Iterable[str]) -> bool:

@@ -20,9 +20,9 @@ EPS = 1e-6  # beside the temperature
 def _links(x: Tensor, stride: int) -> list[Link]:
     """Those of shift K are without a gate. A gate is at most 1: a gated one beside
     them would never win, and is left out."""
-    height, width = (int(side) for side in x.shape[-2:])
-    powers = [2**i for i in range(1, max(height, width).bit_length())]
-    return both_axes(height, width, sorted({stride, *powers}))
+    longest = max(int(side) for side in x.shape[-2:])
+    powers = (2**i for i in range(1, longest.bit_length()))
+    return both_axes(x, sorted({stride, *powers}))
 
 
 def naive_gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:

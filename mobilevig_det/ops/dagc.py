@@ -26,9 +26,8 @@ from .svga import is_traced
 
 
 def _links(x: Tensor, stride: int) -> list[Link]:
-    return both_axes(
-        *x.shape[-2:], range(stride, max(int(n) for n in x.shape[-2:]), stride)
-    )
+    longest = max(int(side) for side in x.shape[-2:])
+    return both_axes(x, range(stride, longest, stride))
 
 
 def threshold(x: Tensor) -> Tensor:

@@ -25,13 +25,14 @@ class Link(NamedTuple):
     shift: int
 
 
-def both_axes(height: int, width: int, shifts: Sequence[int]) -> list[Link]:
-    """Links of these shifts, those along the columns first. None as long as its
-    axis, which leads to the pixel itself, and none longer: the authors' code makes
-    no shift of these."""
+def both_axes(x: Tensor, shifts: Sequence[int]) -> list[Link]:
+    """Links of these shifts on maps (B, C, H, W), those along columns first.
+
+    None as long as its axis, which leads to the pixel itself, and none longer: the
+    authors' code makes no shift of these."""
     return [
         Link(dim, shift)
-        for dim, side in enumerate((height, width))
+        for dim, side in enumerate(x.shape[-2:])
         for shift in shifts
         if abs(shift) < side
     ]
@@ -123,7 +124,7 @@ def strongest(
                     torch.maximum(won, scratch.mul_(number), out=won)
                 torch.maximum(top, difference, out=top)
             best[strip] = top
-            if winner is not None:
+            if winner is not None and won is not None:
                 winner[strip] = won
 
 

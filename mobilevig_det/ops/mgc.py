@@ -14,7 +14,7 @@ from .svga import is_traced
 
 
 def _links(x: Tensor, stride: int) -> list[Link]:
-    return both_axes(*x.shape[-2:], (stride, -stride))
+    return both_axes(x, (stride, -stride))
 
 
 def naive_cross_max(x: Tensor, stride: int) -> Tensor:

@@ -1,0 +1,7 @@
+# AdaptViG-S: no detection run of it was published; the recipe is M's.
+_base_ = './adaptvig_m_fpn_1x.py'
+
+model = dict(
+    backbone=dict(arch='s', init_cfg=dict(checkpoint='mobilevig://adaptvig-s')),
+    neck=dict(in_channels=[32, 64, 128, 256]),
+)
