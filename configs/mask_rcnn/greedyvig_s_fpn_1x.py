@@ -8,3 +8,6 @@ model = dict(
     ),
     neck=dict(in_channels=[48, 96, 192, 384]),
 )
+
+# The number of GPUs, and so the batch, is not published.
+train_dataloader = dict(batch_size=1)

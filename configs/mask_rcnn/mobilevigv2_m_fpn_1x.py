@@ -4,7 +4,12 @@ _base_ = './mobilevig_m_fpn_1x.py'
 
 model = dict(
     backbone=dict(
-        type='MobileViGv2', arch='m', init_cfg=dict(checkpoint='mobilevig://mobilevigv2-m')
+        type='MobileViGv2',
+        arch='m',
+        init_cfg=dict(checkpoint='mobilevig://mobilevigv2-m'),
     ),
     neck=dict(in_channels=[32, 64, 192, 384]),
 )
+
+# The number of GPUs, and so the batch, is not published.
+train_dataloader = dict(batch_size=1)

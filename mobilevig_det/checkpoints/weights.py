@@ -16,7 +16,6 @@ import http.client
 import os
 import urllib.request
 from pathlib import Path
-from typing import NamedTuple
 
 from mmengine.dist import barrier, is_distributed
 from mmengine.runner import CheckpointLoader
@@ -24,34 +23,14 @@ from torch import hub
 from tqdm import tqdm
 
 from ..errors import UserError
+from .published import PAGES, PUBLISHED, Published
 from .reading import averaged, read_checkpoint
 
 InitCfg = dict | list  # of dicts
 
 SCHEME = 'mobilevig://'
-REPOSITORY = 'https://huggingface.co/SLDGroup/MobileViG/resolve/main/'
+REPOSITORY = PAGES + 'MobileViG/resolve/main/'  # of MobileViG itself
 WITHOUT = 'To start from random weights, set model.backbone.init_cfg=None.'
-
-
-class Published(NamedTuple):
-    """A file that the authors published; None is what we do not know."""
-
-    path: str | None  # below REPOSITORY
-    sha256: str | None = None
-
-
-# No hash was published, and none of the files could be fetched where this was
-# written; the name of Ti's file is not known either.
-PUBLISHED = {
-    # ImageNet-1K: for a backbone's init_cfg
-    'ti': Published(None),
-    's': Published('MobileViG_S_78_2.pth.tar'),
-    'm': Published('MobileViG_M_80_7.pth.tar'),
-    'b': Published('MobileViG_B_82_6.pth.tar'),
-    # Mask R-CNN on COCO: for load_from, tools/test.py, …
-    'coco-m': Published('Detection/det_mobilevig_m_62_8.pth'),
-    'coco-b': Published('Detection/det_mobilevig_b_64_3.pth'),
-}
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
@@ -131,8 +110,7 @@ def _find(name: str) -> Path:
         raise UserError(
             f'The name of the published file for {SCHEME}{name} is not '
             f'known: give the file yourself: {SCHEME}/path/to/file. The '
-            "authors' files are at https://huggingface.co/SLDGroup/MobileViG. "
-            f'{WITHOUT}'
+            f"authors' files are at {PAGES}MobileViG. {WITHOUT}"
         )
     folder = os.environ.get('MOBILEVIG_WEIGHTS')
     if folder:
@@ -144,13 +122,21 @@ def _find(name: str) -> Path:
         if path.is_file():
             _verify(path, published.sha256)
             return path
-    return _download(REPOSITORY + published.path, published.sha256)
+    if published.repository is None:
+        raise UserError(
+            f'The address of the published file for {SCHEME}{name}, {published.path}, '
+            f'is not known: look for it below {PAGES}, put it into the folder that '
+            f'MOBILEVIG_WEIGHTS names, or give it as {SCHEME}/path/to/file. {WITHOUT}'
+        )
+    ours = published.page == Published(None).page
+    repository = REPOSITORY if ours else published.repository
+    return _download(repository + published.path, published.sha256)
 
 
 def _download(url: str, sha256: str | None = None) -> Path:
     """Path of a file in torch hub's cache, downloaded if it is not there."""
     name = os.path.basename(url.partition('?')[0])
-    if not url.startswith(REPOSITORY):
+    if not url.startswith((REPOSITORY, PAGES)):
         # Many files in the world are called model_best.pth.tar.
         name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}'
     path = Path(hub.get_dir(), 'checkpoints', name)
