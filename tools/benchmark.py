@@ -16,6 +16,7 @@ from mobilevig_det.apis.cli import command  # first: names what misfits
 from mobilevig_det.benchmark import (
     GRAPH_SHAPES,
     RIVALS,
+    SIBLINGS,
     detector_rows,
     graph_rows,
     inference_rows,
@@ -23,6 +24,7 @@ from mobilevig_det.benchmark import (
     operator_rows,
     runtime_rows,
     save,
+    sibling_rows,
     training_rows,
     write,
 )
@@ -31,7 +33,7 @@ from mobilevig_det.errors import UserError
 import torch
 
 ARCHS = ('ti', 's', 'm', 'b')
-PARTS = ('graph', 'inference', 'training', 'operators', 'runtimes')
+PARTS = ('graph', 'inference', 'training', 'operators', 'runtimes', 'siblings')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,7 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=PARTS,
         default=PARTS[:3],
         help="operators: mmcv's, beside the compiled ones where mmcv has them; "
-        'runtimes: exported models beside PyTorch',
+        'runtimes: exported models beside PyTorch; siblings: the graph steps of '
+        "MobileViG's siblings beside the authors'",
     )
     parser.add_argument(
         '--detector',
@@ -52,6 +55,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='also whole Mask R-CNN training steps and inference',
     )
     parser.add_argument('--archs', nargs='+', choices=ARCHS, default=ARCHS)
+    parser.add_argument(
+        '--siblings',
+        nargs='*',
+        choices=SIBLINGS,
+        default=(),
+        metavar='NAME',
+        help=f'also these backbones: {", ".join(SIBLINGS)}',
+    )
     parser.add_argument('--rivals', nargs='*', default=RIVALS, help='models of timm')
     parser.add_argument(
         '--sizes',
@@ -113,6 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         training=training_rows,
         operators=operator_rows,
         runtimes=runtime_rows,
+        siblings=sibling_rows,
     )
     for rows in [measures[part] for part in PARTS if part in args.parts] + [
         detector_rows

@@ -13,7 +13,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..ops import gated_max
-from .siblings import GraphConv, SiblingBackbone
+from .siblings import SiblingBackbone
 
 
 class ExponentialDecayGating(nn.Module):
@@ -100,12 +100,7 @@ class AdaptViG(SiblingBackbone):
     flat_layer_scale = True
 
     @staticmethod
-    def graph_conv(
-        stage: int, channels: int, strides: Sequence[int], norm_cfg: dict, act_cfg: dict
-    ) -> GraphConv:
-        step = (
-            ExponentialDecayGating(strides[stage])
-            if stage < len(strides)
-            else GlobalAttention(channels)
-        )
-        return GraphConv(channels, step, norm_cfg, act_cfg)
+    def graph_step(stage: int, channels: int, strides: Sequence[int]) -> nn.Module:
+        if stage < len(strides):
+            return ExponentialDecayGating(strides[stage])
+        return GlobalAttention(channels)

@@ -4,13 +4,14 @@ Source: GreedyViG: Dynamic Axial Graph Construction for Efficient Vision GNNs (C
 2024, arXiv 2405.06849), section 3 and table 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from mmdet.registry import MODELS
+from torch import Tensor
 
 from ..ops import thresholded_max
-from .siblings import GraphConv, SiblingBackbone
+from .siblings import SiblingBackbone
 
 
 @MODELS.register_module()
@@ -68,8 +69,7 @@ class GreedyViG(SiblingBackbone):
     flat_layer_scale = True
 
     @staticmethod
-    def graph_conv(
-        stage: int, channels: int, strides: Sequence[int], norm_cfg: dict, act_cfg: dict
-    ) -> GraphConv:
-        step = partial(thresholded_max, stride=strides[stage])
-        return GraphConv(channels, step, norm_cfg, act_cfg)
+    def graph_step(
+        stage: int, channels: int, strides: Sequence[int]
+    ) -> Callable[[Tensor], Tensor]:
+        return partial(thresholded_max, stride=strides[stage])

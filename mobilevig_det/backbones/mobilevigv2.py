@@ -4,13 +4,14 @@ Source: Scaling Graph Convolutions for Mobile Vision (CVPRW 2024, arXiv 2406.058
 section 3 and table 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from mmdet.registry import MODELS
+from torch import Tensor
 
 from ..ops import cross_max
-from .siblings import GraphConv, SiblingBackbone
+from .siblings import SiblingBackbone
 
 
 @MODELS.register_module()
@@ -67,8 +68,7 @@ class MobileViGv2(SiblingBackbone):
     rates_skip_mbconv = True
 
     @staticmethod
-    def graph_conv(
-        stage: int, channels: int, strides: Sequence[int], norm_cfg: dict, act_cfg: dict
-    ) -> GraphConv:
-        step = partial(cross_max, stride=strides[stage])
-        return GraphConv(channels, step, norm_cfg, act_cfg)
+    def graph_step(
+        stage: int, channels: int, strides: Sequence[int]
+    ) -> Callable[[Tensor], Tensor]:
+        return partial(cross_max, stride=strides[stage])

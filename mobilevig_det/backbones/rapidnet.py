@@ -35,11 +35,22 @@ class MultiLevelDilatedConv(nn.ModuleList):
 
 
 class DilatedMixer(Mixer):
-    """Dilated convolutions between two 1x1 convolutions."""
+    """Mixes by dilated convolutions."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.fc2(self.graph_conv(self.fc1(self.position(x))))
-        return self.add(self.scaled(out), x)
+    def __init__(
+        self,
+        channels: int,
+        drop_path_rate: float,
+        norm_cfg: dict,
+        act_cfg: dict,
+        layer_scale: Tensor,
+        graph_step: None,
+    ) -> None:
+        graph_conv = MultiLevelDilatedConv(channels, norm_cfg, act_cfg)
+        super().__init__(channels, drop_path_rate, norm_cfg, layer_scale, graph_conv)
+
+    def mix(self, x: Tensor) -> Tensor:
+        return self.fc2(self.graph_conv(x))
 
 
 class LargeKernelFFN(FFN):
@@ -117,7 +128,5 @@ class RapidNet(SiblingBackbone):
     rates_skip_mbconv = True
 
     @staticmethod
-    def graph_conv(
-        stage: int, channels: int, strides: Sequence[int], norm_cfg: dict, act_cfg: dict
-    ) -> MultiLevelDilatedConv:
-        return MultiLevelDilatedConv(channels, norm_cfg, act_cfg)
+    def graph_step(stage: int, channels: int, strides: Sequence[int]) -> None:
+        return None

@@ -43,29 +43,6 @@ class PositionEncoding(nn.Conv2d):
             self.folded = True
 
 
-class GraphConv(ConvNormAct):
-    """Graph convolution: concat(x, x_j), then 1x1 conv, to half of the channels.
-
-    Args:
-        channels (int): Of x.
-        graph_step (Callable): Computes x_j of x. May be a module.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        graph_step: Callable[[Tensor], Tensor],
-        norm_cfg: dict,
-        act_cfg: dict,
-    ) -> None:
-        super().__init__(2 * channels, channels, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.graph_step = graph_step
-
-    def join(self, x: Tensor) -> Tensor:
-        """What the convolution is of."""
-        return torch.cat([x, self.graph_step(x)], dim=1)
-
-
 class Mixer(Branch):
     """Position encoding, 1x1 conv, what mixes pixels, 1x1 conv."""
 
@@ -86,13 +63,42 @@ class Mixer(Branch):
         self.fc2 = ConvNormAct(channels, channels, norm_cfg=norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.graph_conv.join(self.fc1(self.position(x)))
-        out = self.run((self.graph_conv, self.fc2), out)
-        return self.add(self.scaled(out), x)
+        return self.add(self.scaled(self.mix(self.fc1(self.position(x)))), x)
+
+    def mix(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def fuse(self) -> None:
         super().fuse()
         self.position.fold()
+
+
+class GraphMixer(Mixer):
+    """Mixes by a graph convolution: concat(x, x_j), then 1x1 conv.
+
+    Args:
+        graph_step (Callable): Computes x_j of x; may be a module.
+        others: See :class:`Mixer`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        drop_path_rate: float,
+        norm_cfg: dict,
+        act_cfg: dict,
+        layer_scale: Tensor,
+        graph_step: Callable[[Tensor], Tensor],
+    ) -> None:
+        graph_conv = ConvNormAct(
+            2 * channels, channels, norm_cfg=norm_cfg, act_cfg=act_cfg
+        )
+        super().__init__(channels, drop_path_rate, norm_cfg, layer_scale, graph_conv)
+        self.graph_step = graph_step
+
+    def mix(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, self.graph_step(x)], dim=1)
+        return self.run((self.graph_conv, self.fc2), x)
 
 
 class GraphBlock(nn.Module):
@@ -123,8 +129,8 @@ class SiblingBackbone(BaseBackbone):
     graph_strides: tuple[int, ...] = ()
     # The authors' code moves on to the next rate after a graph block only.
     rates_skip_mbconv = False
-    mixer = Mixer
-    ffn = FFN
+    mixer: Callable[..., Mixer] = GraphMixer
+    ffn: Callable[..., Branch] = FFN
     # Shape of a layer scale of C channels: (C, 1, 1), or (C,).
     flat_layer_scale = False
 
@@ -169,11 +175,10 @@ class SiblingBackbone(BaseBackbone):
                 )
                 number += not self.rates_skip_mbconv
             for _ in range(graph_blocks):
-                mixing = self.graph_conv(i, width, strides, norm_cfg, act_cfg)
-                rate = rates[number]
+                rate, step = rates[number], self.graph_step(i, width, strides)
                 stage.append(
                     GraphBlock(
-                        self.mixer(width, rate, norm_cfg, scale(width), mixing),
+                        self.mixer(width, rate, norm_cfg, act_cfg, scale(width), step),
                         self.ffn(width, rate, norm_cfg, act_cfg, scale(width)),
                     )
                 )
@@ -196,8 +201,8 @@ class SiblingBackbone(BaseBackbone):
         )
 
     @staticmethod
-    def graph_conv(
-        stage: int, channels: int, strides: Sequence[int], norm_cfg: dict, act_cfg: dict
-    ) -> nn.Module:
-        """What mixes pixels in that stage's (from 0) graph blocks."""
+    def graph_step(
+        stage: int, channels: int, strides: Sequence[int]
+    ) -> Callable[[Tensor], Tensor] | None:
+        """What computes x_j in that stage's (from 0) graph blocks."""
         raise NotImplementedError

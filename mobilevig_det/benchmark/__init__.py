@@ -1,6 +1,6 @@
 """Timing the graph step, the backbones beside their rivals, and detectors."""
 
-from .backbones import inference_rows, training_rows
+from .backbones import SIBLINGS, inference_rows, training_rows
 from .detectors import detector_rows
 from .graph_step import GRAPH_SHAPES, graph_rows
 from .machine import machine
@@ -8,10 +8,12 @@ from .operators import operator_rows
 from .results import save, write
 from .rivals import RIVALS
 from .runtimes import runtime_rows
+from .sibling_steps import sibling_rows
 
 __all__ = [
     'GRAPH_SHAPES',
     'RIVALS',
+    'SIBLINGS',
     'detector_rows',
     'graph_rows',
     'inference_rows',
@@ -19,6 +21,7 @@ __all__ = [
     'operator_rows',
     'runtime_rows',
     'save',
+    'sibling_rows',
     'training_rows',
     'write',
 ]

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..backbones import MobileViG
+from ..backbones import BaseBackbone, MobileViG
 from ..backbones.layers import Branch, ConvNormAct
 from ..backbones.mobilevig import MaxRelativeGraphConv
 
@@ -36,9 +36,9 @@ THEIRS: tuple[tuple[type, str, Callable], ...] = (
 )
 
 
-class Authors(MobileViG):
-    """The backbone with the definition's graph step, in the usual memory
-    format, nothing in place, nothing folded."""
+class AsTheAuthors(BaseBackbone):
+    """A backbone with the definition's graph step, in the usual memory format,
+    nothing in place, nothing folded."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -53,3 +53,7 @@ class Authors(MobileViG):
             x = stage(self.downsamples[i - 1](x) if i else x)
             outs.append(x)
         return tuple(outs)
+
+
+class Authors(AsTheAuthors, MobileViG):
+    """See :class:`.AsTheAuthors`."""

@@ -1,4 +1,4 @@
-"""Every size of MobileViG beside the authors' and its rivals."""
+"""Every size of MobileViG, and its siblings, beside the authors' and its rivals."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -8,13 +8,37 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..backbones import MobileViG
+from ..backbones import (
+    AdaptViG,
+    BaseBackbone,
+    GreedyViG,
+    MobileViG,
+    MobileViGv2,
+    RapidNet,
+)
 from .authors import Authors
+from .authors_siblings import (
+    AuthorsAdaptViG,
+    AuthorsGreedyViG,
+    AuthorsMobileViGv2,
+    AuthorsRapidNet,
+)
 from .rivals import build_rival, import_timm
 from .turns import in_turns
 
 BACKBONE_AMP = torch.bfloat16  # under --amp
 MATRIX_PRODUCT = 'matrix product'
+# Name of a sibling and size to ours and the authors'.
+SIBLINGS = {
+    f'{cls.__name__}-{arch}': (cls, authors, arch)
+    for cls, authors in (
+        (MobileViGv2, AuthorsMobileViGv2),
+        (GreedyViG, AuthorsGreedyViG),
+        (RapidNet, AuthorsRapidNet),
+        (AdaptViG, AuthorsAdaptViG),
+    )
+    for arch in cls.arch_settings
+}
 
 
 def make_matrix_product(args: Namespace):
@@ -34,7 +58,7 @@ def make_inference(args: Namespace, size: str, build: Callable, fuse: bool = Fal
     images = torch.rand(
         args.batch_size, 3, *map(int, size.split('x')), device=args.device
     )
-    if not isinstance(model, MobileViG):
+    if not isinstance(model, BaseBackbone):
         images = images.contiguous(memory_format=torch.channels_last)
     counter = FlopCounterMode(display=False)
 
@@ -58,16 +82,25 @@ def authors_of(name: str) -> str:
     return name.split(',')[0] + ', authors'
 
 
+def contestants(args: Namespace) -> dict[str, tuple[Callable, Callable]]:
+    """What builds each backbone, and what builds it as the authors run it."""
+    chosen: dict[str, tuple] = {
+        f'MobileViG-{arch}': (MobileViG, Authors, arch) for arch in args.archs
+    }
+    chosen.update((name, SIBLINGS[name]) for name in args.siblings)
+    return {
+        name: (partial(build, ours, arch), partial(build, theirs, arch))
+        for name, (ours, theirs, arch) in chosen.items()
+    }
+
+
 def inference_rows(args: Namespace) -> Iterator[dict]:
     rivals = args.rivals if args.rivals and import_timm() else ()
     for size in args.sizes:
         make = partial(make_inference, size=size)
         makes = {MATRIX_PRODUCT: make_matrix_product}
-        for arch in args.archs:
-            name, ours = f'MobileViG-{arch}', partial(build, MobileViG, arch)
-            makes[f'{name}, authors'] = partial(
-                make, build=partial(build, Authors, arch)
-            )
+        for name, (ours, theirs) in contestants(args).items():
+            makes[f'{name}, authors'] = partial(make, build=theirs)
             makes[name] = partial(make, build=ours)
             makes[f'{name}, fused'] = partial(make, build=ours, fuse=True)
         for name in rivals:
@@ -100,10 +133,9 @@ def make_training(args: Namespace, build: Callable):
 
 
 def training_rows(args: Namespace) -> Iterator[dict]:
-    for arch in args.archs:
-        name, ours = f'MobileViG-{arch}', partial(build, MobileViG, arch)
-        makes = {
-            f'{name}, authors': partial(build, Authors, arch),
+    for name, (ours, theirs) in contestants(args).items():
+        makes: dict[str, Callable] = {
+            f'{name}, authors': theirs,
             name: ours,
             f"{name}, with_cp='act'": partial(ours, with_cp='act'),
         }

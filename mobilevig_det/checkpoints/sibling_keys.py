@@ -42,7 +42,7 @@ _IN_A_BLOCK = {
     'dws.norm3': 'project.norm',
     'mixer.cpe.pe': 'mixer.position',
     'mixer.cpe.reparam_conv': 'mixer.folded_position',
-    'mixer.graph_conv.temperature': 'mixer.graph_conv.graph_step.temperature',
+    'mixer.graph_conv.temperature': 'mixer.graph_step.temperature',
     **{
         f'mixer.{part}.{i}': f'mixer.{part}.{name}'
         for part in ('fc1', 'fc2')
@@ -54,7 +54,7 @@ _IN_A_BLOCK = {
         for i, name in CONV_NORM.items()
     },
     **{
-        f'mixer.graph_conv.{x}_{theirs}': f'mixer.graph_conv.graph_step.{x}{ours}'
+        f'mixer.graph_conv.{x}_{theirs}': f'mixer.graph_step.{x}{ours}'
         for x in 'qkv'
         for theirs, ours in (('conv', ''), ('norm', '_norm'))
     },

@@ -9,6 +9,7 @@ untrained model predicts something.
 
 import re
 
+import mobilevig_det
 from mobilevig_det import MobileViG
 from mobilevig_det.apis.cli import load_config
 
@@ -30,6 +31,8 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.utils import is_installed
 from page import DOCS, code_block
 from reference import golden_state_dict
+from siblings import CLASSES, SMALLEST
+from siblings import golden_state_dict as sibling_weights
 
 PAGE = 'use_in_your_project.md'
 FAMILIES = {
@@ -162,6 +165,31 @@ def test_recipe(family, tmp_path, weights, monkeypatch):
     for key, value in RGB.items():
         assert cfg.model.data_preprocessor[key] == value
 
+    model = trains_and_predicts(cfg, family)
+    assert torch.equal(
+        model.backbone.stem[0].conv.weight, golden_state_dict('m')['stem.stem.0.weight']
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', ['Cascade Mask R-CNN', 'FCOS', 'RTMDet-ins'])
+@pytest.mark.parametrize('sibling, arch', SMALLEST)
+def test_recipe_of_a_sibling(sibling, arch, family, tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(recipes()[family])
+    cfg = Config.fromfile(path)
+    backbone = cfg.model.backbone
+    ours = getattr(mobilevig_det, CLASSES[sibling])
+    channels = ours.out_channels(arch, backbone.get('out_indices', (0, 1, 2, 3)))
+    assert len(channels) == len(cfg.model.neck.in_channels)
+    torch.save(sibling_weights(sibling, arch), tmp_path / 'backbone.pth')
+    backbone.update(type=CLASSES[sibling], arch=arch)
+    backbone.init_cfg.checkpoint = str(tmp_path / 'backbone.pth')
+    cfg.model.neck.in_channels = channels
+    trains_and_predicts(cfg, family)
+
+
+def trains_and_predicts(cfg, family):
     for name in ('train_cfg', 'test_cfg'):
         keep_few(cfg.model.get(name) or {})
     for augment in cfg.model.data_preprocessor.get('batch_augments') or ():
@@ -176,9 +204,6 @@ def test_recipe(family, tmp_path, weights, monkeypatch):
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
-    assert torch.equal(
-        model.backbone.stem[0].conv.weight, golden_state_dict('m')['stem.stem.0.weight']
-    )
 
     # A step: every loss is finite, and all of the backbone learns.
     model.train()
@@ -202,7 +227,7 @@ def test_recipe(family, tmp_path, weights, monkeypatch):
         assert panoptic.shape == (1, *size)
         # 80 things, 53 stuff classes, and void
         assert 0 <= panoptic.min() and panoptic.max() % INSTANCE_OFFSET <= 133
-        return
+        return model
     found = found.pred_instances
     assert len(found) > 0
     assert found.scores.shape == found.labels.shape == (len(found),)
@@ -214,6 +239,7 @@ def test_recipe(family, tmp_path, weights, monkeypatch):
     if 'masks' in found:
         assert found.masks.shape == (len(found), *size)
         assert found.masks.dtype == torch.bool
+    return model
 
 
 def test_diff(tmp_path):

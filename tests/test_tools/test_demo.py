@@ -111,3 +111,29 @@ def test_a_step_that_fails_is_told(demo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match='train.py failed'):
         demo.main()
+
+
+def test_any_backbone(demo):
+    assert not demo.backbone_options('mobilevig_ti')
+    assert len(demo.BACKBONES) == 18
+    assert demo.backbone_options('greedyvig_s') == [
+        '--cfg-options',
+        'model.backbone.type=GreedyViG',
+        'model.backbone.arch=s',
+        'model.neck.in_channels=[48,96,192,384]',
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name', ['mobilevigv2_ti', 'greedyvig_s', 'rapidnet_ti', 'adaptvig_s']
+)
+def test_siblings_learn(demo, name, tmp_path, monkeypatch):
+    """One epoch on the shapes, and some of them are found."""
+    root = shapes.make_shapes(tmp_path / 'shapes', 320, 16, 128)
+    monkeypatch.setenv('SHAPES_ROOT', str(root))
+    options = [*demo.backbone_options(name), 'train_cfg.max_epochs=1', 'max_epochs=1']
+    log = demo.run(
+        'train.py', demo.CONFIG, '--work-dir', str(tmp_path / 'run'), *options
+    )
+    assert demo.average_precisions(log)['segm_mAP'] > 0
