@@ -6,6 +6,7 @@ import json
 import zlib
 
 import numpy as np
+import pytest
 import torch
 from reference import DATA
 
@@ -23,6 +24,11 @@ CLASSES = dict(
 )
 ALL = [(family, size) for family, sizes in SIZES.items() for size in sizes]
 SMALLEST = [(family, sizes[0]) for family, sizes in SIZES.items()]
+# For what takes long: one always, the others with the slow tests.
+ONE_AND_OTHERS = [
+    pytest.param(*which, marks=[pytest.mark.slow] if i else [])
+    for i, which in enumerate(SMALLEST)
+]
 
 
 @functools.cache

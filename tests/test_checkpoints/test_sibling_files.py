@@ -10,7 +10,7 @@ from mobilevig_det.errors import UserError
 import pytest
 import torch
 from checkpoints import run_tool
-from siblings import ALL, CLASSES, SMALLEST, golden_state_dict
+from siblings import ALL, CLASSES, ONE_AND_OTHERS, SMALLEST, golden_state_dict
 
 DETECTORS = dict(mobilevigv2='mb', greedyvig='sb', rapidnet='mb', adaptvig='mb')
 PAGES = 'https://huggingface.co/SLDGroup/'
@@ -70,15 +70,15 @@ def best_model(family, size):
     return {'state_dict': raw, 'state_dict_ema': golden}
 
 
-@pytest.fixture(scope='module', params=SMALLEST, ids=lambda which: which[0])
-def published(request, tmp_path_factory):
+@pytest.fixture
+def published(tmp_path, request):
     """The family, its size, a folder with its file under the published name."""
     family, size = request.param
-    folder = tmp_path_factory.mktemp(family)
-    torch.save(best_model(family, size), folder / PUBLISHED[f'{family}-{size}'].path)
-    return family, size, folder
+    torch.save(best_model(family, size), tmp_path / PUBLISHED[f'{family}-{size}'].path)
+    return family, size, tmp_path
 
 
+@pytest.mark.parametrize('published', SMALLEST, indirect=True)
 def test_by_name(published, monkeypatch):
     family, size, folder = published
     monkeypatch.setenv('MOBILEVIG_WEIGHTS', str(folder))
@@ -96,6 +96,11 @@ def test_by_name(published, monkeypatch):
         assert torch.equal(found, want)
 
 
+@pytest.mark.parametrize(
+    'published',
+    [pytest.param(p.values, marks=p.marks) for p in ONE_AND_OTHERS],
+    indirect=True,
+)
 def test_convert_tool(published, monkeypatch, tmp_path):
     family, size, folder = published
     original = folder / PUBLISHED[f'{family}-{size}'].path

@@ -81,7 +81,7 @@ def test_equal_to_the_authors(family, graph, form):
             assert torch.equal(function(*inputs, stride), out)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     shape=shapes,
     stride=st.integers(1, 11),
@@ -123,7 +123,7 @@ def test_equal_to_the_definition(
         assert out.is_contiguous(memory_format=memory_format)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     shape=shapes,
     stride=st.integers(1, 9),
@@ -151,8 +151,8 @@ def test_gradient_of_the_definition(family, shape, stride, memory_format, seed):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_gradcheck(family):
-    for size, stride in (((5, 4), 2), ((1, 6), 1), ((4, 4), 4)):
-        inputs = [random_map((2, 3, *size), 3), *arguments(family, 3, torch.double)]
+    for size, stride in (((3, 4), 2), ((1, 5), 1)):
+        inputs = [random_map((1, 3, *size), 3), *arguments(family, 3, torch.double)]
         for tensor in inputs:
             tensor.requires_grad_()
         assert torch.autograd.gradcheck(
