@@ -11,7 +11,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .custom_op import custom_op
-from .links import Link, Strip, as_pixels, both_axes, shifted, spread, strongest
+from .links import (
+    Link,
+    Strip,
+    as_pixels,
+    both_axes,
+    check_fixed_size,
+    shifted,
+    spread,
+    strongest,
+)
 from .svga import is_traced
 
 EPS = 1e-6  # beside the temperature
@@ -168,6 +177,7 @@ def gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
         Tensor: Of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
+        check_fixed_size(x)
         return naive_gated_max(x, temperature, stride)
     if torch.is_grad_enabled() and (x.requires_grad or temperature.requires_grad):
         return _GatedMax.apply(x, temperature, stride)

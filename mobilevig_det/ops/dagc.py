@@ -17,6 +17,7 @@ from .links import (
     Strip,
     as_pixels,
     both_axes,
+    check_fixed_size,
     link_dtype,
     shifted,
     spread,
@@ -156,6 +157,7 @@ def thresholded_max(x: Tensor, stride: int) -> Tensor:
         Tensor: Of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
+        check_fixed_size(x)
         return naive_thresholded_max(x, stride)
     if x.requires_grad and torch.is_grad_enabled():
         return _ThresholdedMax.apply(x, stride)

@@ -9,7 +9,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .custom_op import custom_op
-from .links import Link, as_pixels, both_axes, pieces, shifted, spread, strongest
+from .links import (
+    Link,
+    as_pixels,
+    both_axes,
+    check_fixed_size,
+    pieces,
+    shifted,
+    spread,
+    strongest,
+)
 from .svga import is_traced
 
 
@@ -94,6 +103,7 @@ def cross_max(x: Tensor, stride: int) -> Tensor:
         Tensor: Of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
+        check_fixed_size(x)
         return naive_cross_max(x, stride)
     if x.requires_grad and torch.is_grad_enabled():
         return _CrossMax.apply(x, stride)

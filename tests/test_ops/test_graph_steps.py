@@ -2,6 +2,7 @@
 
 import copy
 
+from mobilevig_det.errors import UserError
 from mobilevig_det.ops import cross_max, gated_max, links, thresholded_max
 from mobilevig_det.ops.agc import naive_gated_max
 from mobilevig_det.ops.dagc import naive_thresholded_max
@@ -248,6 +249,15 @@ def test_compiled_traced_exported(family):
     expected = model(x)
     torch.testing.assert_close(torch.jit.trace(model.eval(), x)(x), expected)
     torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_no_export_of_any_size(family):
+    size = {2: torch.export.Dim('H', min=2), 3: torch.export.Dim('W', min=2)}
+    with pytest.raises(UserError, match='one size only'):
+        torch.export.export(
+            Step(family), (torch.randn(1, 3, 6, 5),), dynamic_shapes=(size,)
+        )
 
 
 @pytest.mark.parametrize('family', FAMILIES)
