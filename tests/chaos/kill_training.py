@@ -84,8 +84,8 @@ class Harness:
             outcome = self.report.points.setdefault(kill.point, Outcome())
             outcome.kills += 1
             intact = {path for _, path in intact_checkpoints(folder / 'run')}
-            old, torn = torn, {*(folder / 'run').glob('epoch_*.pth')} - intact
-            outcome.torn += bool(torn - old)
+            was, torn = torn, torn_checkpoints(folder / 'run', intact)
+            outcome.torn += bool(torn - was)
             outcome.nothing_intact += saved and not intact
             saved = saved or bool(intact)
             pending.append(outcome)
@@ -156,6 +156,12 @@ def intact_checkpoints(folder: Path) -> list[tuple[int, Path]]:
         except UserError:
             pass
     return sorted(found)
+
+
+def torn_checkpoints(folder: Path, intact: set[Path]) -> set[tuple[Path, int]]:
+    """Paths of the others, and when they were written: one may be torn again."""
+    others = set(folder.glob('epoch_*.pth')) - intact
+    return {(path, path.stat().st_mtime_ns) for path in others}
 
 
 def newest_iteration(folder: Path) -> int:

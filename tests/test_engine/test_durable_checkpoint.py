@@ -1,8 +1,6 @@
 """Checkpoints through kills, torn files, full disks and moved folders."""
 
-import errno
 import os
-import resource
 import shutil
 import struct
 import zipfile
@@ -199,77 +197,6 @@ def test_checkpoints_of_mmengines_own_hook(tmp_path):
     tiny.train(stock)
     result = tiny.train({**cfg, 'resume': True})
     assert sorted(result.losses) == list(range(10, 20))
-
-
-class FullDisk:
-    """Writes past a few kilobytes fail, as the real limit of the system has it."""
-
-    def __init__(self, iterations):
-        self.iterations = iterations
-
-    def __call__(self, runner):
-        hook = tiny.checkpoint_hook(runner)
-        write = hook._write
-
-        def limited(runner, path, **kwargs):
-            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            if runner.iter in self.iterations:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-            try:
-                return write(runner, path, **kwargs)
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-        hook._write = limited
-
-
-def test_a_full_disk_costs_one_checkpoint(tmp_path):
-    cfg = tiny.config(tmp_path)
-    result = tiny.train(cfg, dict(iter=13), minutes=2, prepare=FullDisk({12}))
-    hook = tiny.checkpoint_hook(result.runner)
-    assert names(tmp_path) == [
-        'best_acc_epoch_1.pth',
-        'epoch_1.pth',
-        'epoch_1_iter_14.pth',
-    ]
-    assert not list(tmp_path.glob('.*.part'))
-    assert hook.last_ckpt == str(tmp_path / 'epoch_1_iter_14.pth')
-
-
-def test_a_disk_that_stays_full(tmp_path):
-    """The training is done, but nobody is told that all is well."""
-    with pytest.raises(UserError, match='last weights could not be saved'):
-        tiny.train(tiny.config(tmp_path), prepare=FullDisk(set(range(11, 99))))
-    assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_1.pth']
-    assert (tmp_path / 'last_checkpoint').read_text() == 'epoch_1.pth'
-    read_checkpoint(tmp_path / 'epoch_1.pth')
-
-
-@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EDQUOT])
-def test_no_room_at_the_last_moment(tmp_path, monkeypatch, code):
-    real = os.fsync
-
-    def full(handle):
-        monkeypatch.setattr(os, 'fsync', real)
-        raise OSError(code, os.strerror(code))
-
-    def prepare(runner):
-        monkeypatch.setattr(os, 'fsync', full)
-
-    tiny.train(tiny.config(tmp_path, epochs=2), prepare=prepare)
-    assert 'epoch_2.pth' in names(tmp_path)
-
-
-def test_other_errors_are_not_hidden(tmp_path, monkeypatch):
-    def broken(*args):
-        raise PermissionError(errno.EACCES, 'no')
-
-    with pytest.raises(PermissionError):
-        tiny.train(
-            tiny.config(tmp_path),
-            prepare=lambda runner: monkeypatch.setattr(os, 'replace', broken),
-        )
-    assert not list(tmp_path.glob('.*.part'))
 
 
 class Spoil(Hook):
