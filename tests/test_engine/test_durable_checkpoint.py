@@ -185,6 +185,53 @@ def test_another_runs_files_are_not_the_newest(work_dir):
     assert resumed_from(work_dir) == 'epoch_0_iter_5.pth'
 
 
+def test_killed_before_its_first_checkpoint_it_begins_again(work_dir):
+    """A new run in the folder of another: not that one is resumed."""
+    tiny.train(tiny.config(work_dir), dict(iter=5))
+    cfg = tiny.config(work_dir, resume=True, log_level='WARNING')
+    result = tiny.train(cfg, dict(iter=3))
+    assert min(result.losses) == 0
+    (log,) = (work_dir / result.runner.timestamp).glob('*.log')
+    assert 'begins again' in (said := log.read_text())
+    assert f'{work_dir}/epoch_1_iter_15.pth is of another run' in said
+    # Its own first checkpoint torn: the other's aren't the next best.
+    tiny.train(tiny.config(work_dir), dict(iter=5), minutes=4)
+    assert names(work_dir)[1] == 'epoch_0_iter_5.pth'
+    (work_dir / 'epoch_0_iter_5.pth').write_bytes(b'torn')
+    with pytest.raises(UserError, match='nothing to resume from'):
+        tiny.train(tiny.config(work_dir, resume=True))
+
+
+def test_the_other_run_goes_on_where_it_is_named(work_dir):
+    tiny.train(tiny.config(work_dir), dict(iter=5))
+    cfg = tiny.config(
+        work_dir, resume=True, load_from=str(work_dir / 'epoch_1_iter_13.pth')
+    )
+    cfg['default_hooks']['checkpoint']['resume_newest'] = False
+    tiny.train(cfg, dict(iter=14))
+    assert resumed_from(work_dir) == 'epoch_1_iter_15.pth'
+
+
+def test_files_that_name_no_run(work_dir):
+    """Of MMEngine's own hook: named, they make the folder theirs again."""
+    tiny.train(tiny.config(work_dir), dict(iter=5))
+    assert (work_dir / 'current_run').exists()
+    for path in work_dir.glob('epoch*.pth'):
+        checkpoint = torch.load(path, weights_only=True)
+        del checkpoint['message_hub']['runtime_info']['run']
+        torch.save(checkpoint, path)
+    cfg = tiny.config(work_dir, resume=True, load_from=str(work_dir / 'epoch_1.pth'))
+    cfg['default_hooks']['checkpoint']['resume_newest'] = False
+    tiny.train(cfg, dict(iter=11))
+    assert not (work_dir / 'current_run').exists()
+    os.utime(work_dir / 'epoch_1_iter_15.pth')
+    assert resumed_from(work_dir) == 'epoch_1_iter_15.pth'
+
+
+def test_one_run_alone_leaves_no_name(interrupted):
+    assert not (interrupted / 'current_run').exists()
+
+
 def test_checkpoints_of_mmengines_own_hook(tmp_path):
     cfg = tiny.config(
         tmp_path, epochs=2, val_cfg=None, val_dataloader=None, val_evaluator=None

@@ -361,17 +361,18 @@ class DurableCheckpointHook(CheckpointHook):
         keys = f'best_score{suffix}', f'best_ckpt{suffix}'
         before = {k: hub.runtime_info.get(k) for k in keys}
         hub.update_info_dict(dict(zip(keys, (score, path))))
-        done = [
-            is_main_process()
-            and self._write(
-                runner,
-                path,
-                save_optimizer=False,
-                save_param_scheduler=False,
-                meta=dict(epoch=runner.epoch, iter=runner.iter),
-            )
-        ]
-        broadcast_object_list(done)
+        with watched_save(runner):
+            done = [
+                is_main_process()
+                and self._write(
+                    runner,
+                    path,
+                    save_optimizer=False,
+                    save_param_scheduler=False,
+                    meta=dict(epoch=runner.epoch, iter=runner.iter),
+                )
+            ]
+            broadcast_object_list(done)
         old = before[keys[1]]
         if not done[0]:
             for k, value in before.items():
