@@ -54,8 +54,8 @@ def stop_in_write(name):
 def main(folder, settings):
     """``workers``, ``epochs``, ``slow`` (seconds an iteration), ``hook`` and
     ``watchdog`` (arguments of ours), ``fail_at`` (an iteration, in the first start),
-    ``stop_in_write`` (a checkpoint), ``resume``, ``mmengine`` (its own checkpoint hook and
-    loop)."""
+    ``stop_in_write`` (a checkpoint), ``resume``, ``mmengine`` (its own checkpoint hook
+    and loop)."""
     torch.set_num_threads(1)
     cfg = tiny.config(
         Path(folder) / 'run',
