@@ -11,3 +11,7 @@ default_hooks = dict(
     stop_on_signal=dict(type='mobilevig_det.engine.StopOnSignalHook'),
     hang_watchdog=dict(type='mobilevig_det.engine.HangWatchdogHook'),
 )
+# A disk that fails costs points of the curves.
+visualizer = dict(
+    vis_backends=[dict(type='mobilevig_det.engine.SurvivingLocalVisBackend')]
+)

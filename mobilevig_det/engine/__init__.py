@@ -1,5 +1,6 @@
 """Training that survives: hooks and loops of MMEngine's, by ``type=`` in a config."""
 
+from .curves import SurvivingLocalVisBackend
 from .hooks import (
     DurableCheckpointHook,
     FiniteNumbersHook,
@@ -16,6 +17,7 @@ __all__ = [
     'StopOnSignalHook',
     'SurvivingEpochTrainLoop',
     'SurvivingIterTrainLoop',
+    'SurvivingLocalVisBackend',
     'ignore_signals',
     'ignore_signals_in_workers',
 ]

@@ -1,11 +1,13 @@
 """Disks that are full, or fail otherwise, while a checkpoint is written."""
 
 import errno
+import json
 import logging
 import os
 import resource
 
 from mobilevig_det.checkpoints import read_checkpoint
+from mobilevig_det.engine import SurvivingLocalVisBackend
 from mobilevig_det.engine.durable_files import remove, write_durably
 from mobilevig_det.errors import UserError
 
@@ -153,3 +155,41 @@ def test_the_first_error_is_told(tmp_path, monkeypatch):
 
 def test_remove_what_is_gone(tmp_path):
     assert remove(str(tmp_path / 'none'), logging.getLogger())
+
+
+def test_curves_are_worth_less_than_the_training(tmp_path):
+    """MMEngine's own backend ends it here."""
+    own = 'mobilevig_det.engine.SurvivingLocalVisBackend'
+    cfg = tiny.config(tmp_path, epochs=2)
+    cfg['default_hooks']['logger'] = dict(type='LoggerHook', interval=1)
+    cfg['visualizer'] = dict(
+        type='Visualizer', name=str(tmp_path), vis_backends=[dict(type=own)]
+    )
+
+    def prepare(runner):
+        """No curves from the start: their file is a folder."""
+        (tmp_path / runner.timestamp / 'vis_data' / 'scalars.json').mkdir(parents=True)
+
+    result = tiny.train(cfg, prepare=prepare)
+    assert len(result.losses) == 20
+    log = (tmp_path / result.runner.timestamp).glob('*.log')
+    assert next(log).read_text().count('The curves cannot be written') == 1
+
+
+def test_no_half_of_a_line_in_the_curves(tmp_path):
+    """A limit of the file's size, and room again."""
+    backend = SurvivingLocalVisBackend(str(tmp_path))
+    backend.add_scalars(dict(loss=0.5), 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+    try:
+        backend.add_scalars(dict(loss=0.25), 2)
+        backend.add_scalar('loss', 0.125, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    backend.add_scalar('loss', 0.0625, 4)
+    lines = (tmp_path / 'scalars.json').read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        dict(loss=0.5, step=1),
+        dict(loss=0.0625, step=4),
+    ]
