@@ -10,4 +10,6 @@ default_hooks = dict(
     # SIGTERM and Ctrl-C save; a dead or hung process ends the job.
     stop_on_signal=dict(type='mobilevig_det.engine.StopOnSignalHook'),
     hang_watchdog=dict(type='mobilevig_det.engine.HangWatchdogHook'),
+    # The history of what is logged doesn't grow.
+    runtime_info=dict(type='mobilevig_det.engine.BoundedRuntimeInfoHook'),
 )

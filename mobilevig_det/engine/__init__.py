@@ -1,6 +1,7 @@
 """Training that survives: hooks and loops of MMEngine's, by ``type=`` in a config."""
 
 from .hooks import (
+    BoundedRuntimeInfoHook,
     DurableCheckpointHook,
     FiniteNumbersHook,
     HangWatchdogHook,
@@ -10,6 +11,7 @@ from .loops import SurvivingEpochTrainLoop, SurvivingIterTrainLoop
 from .workers import ignore_signals, ignore_signals_in_workers
 
 __all__ = [
+    'BoundedRuntimeInfoHook',
     'DurableCheckpointHook',
     'FiniteNumbersHook',
     'HangWatchdogHook',

@@ -117,7 +117,9 @@ class FastCocoMetric(CocoMetric):
                     f'CocoMetric: something was found in image {image_id!r}, which the '
                     'annotations do not have: ann_file must be that of the data set.'
                 )
-            scores = each.get('mask_scores', each['scores']) if masks else each['scores']
+            scores = (
+                each.get('mask_scores', each['scores']) if masks else each['scores']
+            )
             if masks:
                 key, regions = 'segmentation', each['masks']
                 areas = mask_utils.area(regions)
