@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 OURS, STOCK = 'BoundedRuntimeInfoHook', 'RuntimeInfoHook'
 CUSTOM = [
-    dict(data_src='loss', log_name='wide', method_name='mean', window_size=13),
+    dict(data_src='loss_b', log_name='wide', method_name='mean', window_size=13),
     dict(data_src='loss', log_name='epoch', method_name='mean', window_size='epoch'),
     dict(data_src='loss', log_name='least', method_name='min', window_size='epoch'),
     dict(data_src='acc', log_name='all', method_name='mean', window_size='global'),
