@@ -4,6 +4,7 @@ import os.path as osp
 import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -40,6 +41,10 @@ class FastCocoMetric(CocoMetric):
     Raises:
         UserError: If something was found in images that the annotations lack.
     """
+
+    _coco_api: Any
+    cat_ids: list[int]
+    img_ids: list[int]
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep what was found, with its masks as run lengths."""
