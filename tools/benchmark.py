@@ -17,8 +17,10 @@ from mobilevig_det.benchmark import (
     GRAPH_SHAPES,
     RIVALS,
     detector_rows,
+    evaluation_rows,
     graph_rows,
     inference_rows,
+    logging_rows,
     machine,
     operator_rows,
     runtime_rows,
@@ -31,7 +33,15 @@ from mobilevig_det.errors import UserError
 import torch
 
 ARCHS = ('ti', 's', 'm', 'b')
-PARTS = ('graph', 'inference', 'training', 'operators', 'runtimes')
+PARTS = (
+    'graph',
+    'inference',
+    'training',
+    'operators',
+    'runtimes',
+    'evaluation',
+    'logging',
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,7 +54,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=PARTS,
         default=PARTS[:3],
         help="operators: mmcv's, beside the compiled ones where mmcv has them; "
-        'runtimes: exported models beside PyTorch',
+        'runtimes: exported models beside PyTorch; evaluation: from predictions '
+        'to AP; logging: early and late in a training',
     )
     parser.add_argument(
         '--detector',
@@ -61,6 +72,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--graph-shapes', nargs='+', default=GRAPH_SHAPES)
     parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument(
+        '--images',
+        type=int,
+        default=5000,
+        help='of the evaluation, 100 detections each',
+    )
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--threads', type=int, help='of the CPU')
@@ -104,6 +121,8 @@ def main(argv: list[str] | None = None) -> None:
                 n.isdigit() and int(n) for n in numbers
             ):
                 raise UserError(f'{size!r} is not a size like {example}.')
+    if args.images < 1:
+        raise UserError(f'--images {args.images}: at least one is needed.')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: PyTorch sees no GPU here.')
     result = dict(machine=machine(args), batch_size=args.batch_size, rows=[])
@@ -113,6 +132,8 @@ def main(argv: list[str] | None = None) -> None:
         training=training_rows,
         operators=operator_rows,
         runtimes=runtime_rows,
+        evaluation=evaluation_rows,
+        logging=logging_rows,
     )
     for rows in [measures[part] for part in PARTS if part in args.parts] + [
         detector_rows

@@ -20,6 +20,7 @@ default_hooks = dict(
     finite_numbers=dict(type='mobilevig_det.engine.FiniteNumbersHook'),
     stop_on_signal=dict(type='mobilevig_det.engine.StopOnSignalHook'),
     hang_watchdog=dict(type='mobilevig_det.engine.HangWatchdogHook'),
+    runtime_info=dict(type='mobilevig_det.engine.BoundedRuntimeInfoHook'),
 )
 visualizer = dict(
     type='Visualizer',

@@ -5,5 +5,8 @@ data_root = '{{$COCO_ROOT:data/coco/}}'.rstrip('/') + '/'
 train_dataloader = dict(dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
+val_evaluator = dict(
+    type='mobilevig_det.evaluation.FastCocoMetric',
+    ann_file=data_root + 'annotations/instances_val2017.json',
+)
 test_evaluator = val_evaluator

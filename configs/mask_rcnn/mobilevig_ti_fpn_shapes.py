@@ -105,7 +105,10 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+val_evaluator = dict(
+    type='mobilevig_det.evaluation.FastCocoMetric',
+    ann_file=data_root + 'annotations/instances_val.json',
+)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(

@@ -2,7 +2,9 @@
 
 from .backbones import inference_rows, training_rows
 from .detectors import detector_rows
+from .evaluation import evaluation_rows
 from .graph_step import GRAPH_SHAPES, graph_rows
+from .log_history import logging_rows
 from .machine import machine
 from .operators import operator_rows
 from .results import save, write
@@ -13,8 +15,10 @@ __all__ = [
     'GRAPH_SHAPES',
     'RIVALS',
     'detector_rows',
+    'evaluation_rows',
     'graph_rows',
     'inference_rows',
+    'logging_rows',
     'machine',
     'operator_rows',
     'runtime_rows',

@@ -69,7 +69,14 @@ def draw(result: dict, path: Path) -> None:
                 if r['name'] in RIVALS
                 or any(
                     theirs in r['name']
-                    for theirs in ('authors', 'compiled', 'definition', 'ResNet')
+                    for theirs in (
+                        'authors',
+                        'compiled',
+                        'definition',
+                        'ResNet',
+                        'stock',
+                        'MME',
+                    )
                 )
                 else 'tab:green'
                 for r in shown

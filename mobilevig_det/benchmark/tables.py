@@ -49,7 +49,7 @@ def table(result: dict) -> list[tuple[str, ...]]:
             if 'peak_bytes' in row and 'peak_bytes' in base:
                 memory = base['peak_bytes'] / max(row['peak_bytes'], 1)
                 ratio += f' ({memory:.2f})'
-        gmacs, batch = row.get('gmacs'), result['batch_size']
+        gmacs, batch = row.get('gmacs'), row.get('images', result['batch_size'])
         limit = timed.get((*start[:2], MATRIX_PRODUCT))
         if limit is row:
             batch = 1
@@ -87,6 +87,7 @@ def markdown(result: dict) -> str:
         and 'failed' not in row
         and result['machine']['device'] != 'cpu'
     ]
+    notes += [row['note'] for row in result['rows'] if 'note' in row]
     return '\n'.join(
         [
             facts,
@@ -96,7 +97,8 @@ def markdown(result: dict) -> str:
             'x ceiling: time over what the rate of the matrix product allows. '
             "x base: times faster than the definition, the authors' algorithm, "
             "compiled mmcv or PyTorch (in brackets its peak memory over this one's). "
-            'Peak: tensors made by the run, without weights and input.',
+            'Peak: tensors made by the run, without weights and input; of the '
+            'evaluation all that the process took more than before.',
             *notes,
             '',
         ]

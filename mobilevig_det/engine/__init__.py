@@ -2,6 +2,7 @@
 
 from .curves import SurvivingLocalVisBackend
 from .hooks import (
+    BoundedRuntimeInfoHook,
     DurableCheckpointHook,
     FiniteNumbersHook,
     HangWatchdogHook,
@@ -11,6 +12,7 @@ from .loops import SurvivingEpochTrainLoop, SurvivingIterTrainLoop
 from .workers import ignore_signals, ignore_signals_in_workers
 
 __all__ = [
+    'BoundedRuntimeInfoHook',
     'DurableCheckpointHook',
     'FiniteNumbersHook',
     'HangWatchdogHook',
