@@ -19,10 +19,12 @@ from mobilevig_det.benchmark import (
     detector_rows,
     graph_rows,
     inference_rows,
+    loader_rows,
     machine,
     operator_rows,
     runtime_rows,
     save,
+    target_rows,
     training_rows,
     write,
 )
@@ -31,7 +33,7 @@ from mobilevig_det.errors import UserError
 import torch
 
 ARCHS = ('ti', 's', 'm', 'b')
-PARTS = ('graph', 'inference', 'training', 'operators', 'runtimes')
+PARTS = ('graph', 'inference', 'training', 'operators', 'runtimes', 'loader', 'targets')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,10 +43,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--parts',
         nargs='*',
-        choices=PARTS,
         default=PARTS[:3],
-        help="operators: mmcv's, beside the compiled ones where mmcv has them; "
-        'runtimes: exported models beside PyTorch',
+        metavar='PART',
+        help=f'of {", ".join(PARTS)}, with spaces or commas between. operators: '
+        "mmcv's, beside the compiled ones where mmcv has them; runtimes: exported "
+        "models beside PyTorch; loader, targets: MMDetection's beside ours",
     )
     parser.add_argument(
         '--detector',
@@ -76,7 +79,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--out-dir', default='work_dirs/benchmark')
     parser.add_argument('--from-file', help='draw a benchmark.json again, run nothing')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.parts = [part for given in args.parts for part in given.split(',') if part]
+    for part in args.parts:
+        if part not in PARTS:
+            parser.error(f'--parts: {part!r} is none of {", ".join(PARTS)}')
+    return args
 
 
 @command
@@ -113,6 +121,8 @@ def main(argv: list[str] | None = None) -> None:
         training=training_rows,
         operators=operator_rows,
         runtimes=runtime_rows,
+        loader=loader_rows,
+        targets=target_rows,
     )
     for rows in [measures[part] for part in PARTS if part in args.parts] + [
         detector_rows

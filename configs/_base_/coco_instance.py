@@ -16,7 +16,6 @@ train_pipeline, test_pipeline = (
 # (An import statement would make it a config of another kind.)
 num_workers = (__import__('os').cpu_count() or 1) // int('{{$LOCAL_WORLD_SIZE:1}}')
 num_workers = min(max(num_workers, 1), 8)
-# For model.data_preprocessor.non_blocking=True, which a config of a model sets.
 train_dataloader = dict(
     num_workers=num_workers,
     pin_memory=True,

@@ -3,6 +3,7 @@
 from .backbones import inference_rows, training_rows
 from .detectors import detector_rows
 from .graph_step import GRAPH_SHAPES, graph_rows
+from .loading import loader_rows, target_rows
 from .machine import machine
 from .operators import operator_rows
 from .results import save, write
@@ -15,10 +16,12 @@ __all__ = [
     'detector_rows',
     'graph_rows',
     'inference_rows',
+    'loader_rows',
     'machine',
     'operator_rows',
     'runtime_rows',
     'save',
+    'target_rows',
     'training_rows',
     'write',
 ]
