@@ -11,9 +11,6 @@ from mmcv.ops import roi_align
 from mmdet.structures.mask import BitmapMasks
 from torch import Tensor
 
-# Full-size maps that the mask targets are taken from at a time.
-MAPS = 8
-
 
 class Patch(NamedTuple):
     """The ones of an instance, and where they are; everywhere else are zeros."""
@@ -237,18 +234,13 @@ class CompactBitmapMasks(BitmapMasks):
                 bboxes, out_shape, inds, device, interpolation, binarize
             )
         bboxes = torch.as_tensor(bboxes, device=device)
-        assigned, places = torch.as_tensor(inds).cpu().unique(return_inverse=True)
-        targets = bboxes.new_empty(len(bboxes), *out_shape)
-        for start in range(0, len(assigned), MAPS):
-            some = assigned[start : start + MAPS].numpy()
-            maps = self[some].to_tensor(bboxes.dtype, device)
-            here = ((places >= start) & (places < start + MAPS)).nonzero()[:, 0]
-            image = places[here, None].to(bboxes) - start
-            here = here.to(device)
-            rois = torch.cat([image, bboxes[here]], 1)
-            targets[here] = roi_align(
-                maps[:, None], rois, out_shape, 1.0, 0, 'avg', True
-            )[:, 0]
+        assigned, image = torch.as_tensor(inds).cpu().unique(return_inverse=True)
+        maps = self[assigned.numpy()].to_tensor(bboxes.dtype, device)
+        # All RoIs at once and in their order: our operator's matrix products would
+        # round in another way for fewer.
+        rois = torch.cat([image[:, None].to(bboxes), bboxes], 1)
+        targets = roi_align(maps[:, None], rois, out_shape, 1.0, 0, 'avg', True)
+        targets = targets.squeeze(1)
         return BitmapMasks(
             (targets >= 0.5 if binarize else targets).cpu().numpy(), *out_shape
         )
