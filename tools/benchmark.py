@@ -20,11 +20,13 @@ from mobilevig_det.benchmark import (
     evaluation_rows,
     graph_rows,
     inference_rows,
+    loader_rows,
     logging_rows,
     machine,
     operator_rows,
     runtime_rows,
     save,
+    target_rows,
     training_rows,
     write,
 )
@@ -39,6 +41,8 @@ PARTS = (
     'training',
     'operators',
     'runtimes',
+    'loader',
+    'targets',
     'evaluation',
     'logging',
 )
@@ -51,11 +55,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--parts',
         nargs='*',
-        choices=PARTS,
         default=PARTS[:3],
-        help="operators: mmcv's, beside the compiled ones where mmcv has them; "
-        'runtimes: exported models beside PyTorch; evaluation: from predictions '
-        'to AP; logging: early and late in a training',
+        metavar='PART',
+        help=f'of {", ".join(PARTS)}, with spaces or commas between. operators: '
+        "mmcv's, beside the compiled ones where mmcv has them; runtimes: exported "
+        "models beside PyTorch; loader, targets: MMDetection's beside ours; "
+        'evaluation: from predictions to AP; logging: early and late in a training',
     )
     parser.add_argument(
         '--detector',
@@ -93,7 +98,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--out-dir', default='work_dirs/benchmark')
     parser.add_argument('--from-file', help='draw a benchmark.json again, run nothing')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.parts = [part for given in args.parts for part in given.split(',') if part]
+    for part in args.parts:
+        if part not in PARTS:
+            parser.error(f'--parts: {part!r} is none of {", ".join(PARTS)}')
+    return args
 
 
 @command
@@ -134,6 +144,8 @@ def main(argv: list[str] | None = None) -> None:
         runtimes=runtime_rows,
         evaluation=evaluation_rows,
         logging=logging_rows,
+        loader=loader_rows,
+        targets=target_rows,
     )
     for rows in [measures[part] for part in PARTS if part in args.parts] + [
         detector_rows

@@ -4,6 +4,7 @@ from .backbones import inference_rows, training_rows
 from .detectors import detector_rows
 from .evaluation import evaluation_rows
 from .graph_step import GRAPH_SHAPES, graph_rows
+from .loading import loader_rows, target_rows
 from .log_history import logging_rows
 from .machine import machine
 from .operators import operator_rows
@@ -18,11 +19,13 @@ __all__ = [
     'evaluation_rows',
     'graph_rows',
     'inference_rows',
+    'loader_rows',
     'logging_rows',
     'machine',
     'operator_rows',
     'runtime_rows',
     'save',
+    'target_rows',
     'training_rows',
     'write',
 ]

@@ -49,7 +49,8 @@ def table(result: dict) -> list[tuple[str, ...]]:
             if 'peak_bytes' in row and 'peak_bytes' in base:
                 memory = base['peak_bytes'] / max(row['peak_bytes'], 1)
                 ratio += f' ({memory:.2f})'
-        gmacs, batch = row.get('gmacs'), row.get('images', result['batch_size'])
+        gmacs = row.get('gmacs')
+        batch = row.get('images', result['batch_size'])
         limit = timed.get((*start[:2], MATRIX_PRODUCT))
         if limit is row:
             batch = 1
@@ -88,6 +89,11 @@ def markdown(result: dict) -> str:
         and result['machine']['device'] != 'cpu'
     ]
     notes += [row['note'] for row in result['rows'] if 'note' in row]
+    notes += [
+        f'{row["name"]}: {row["pipe_bytes"] / 1e6:.2f} MB an image through the pipe.'
+        for row in result['rows']
+        if 'pipe_bytes' in row
+    ]
     return '\n'.join(
         [
             facts,
