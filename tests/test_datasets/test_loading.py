@@ -69,7 +69,10 @@ def sample(rng, path, kinds, width, height):
 STEPS = dict(
     resize=dict(type='Resize', scale=(71, 45), keep_ratio=True),
     stretch=dict(type='Resize', scale=(40, 45), keep_ratio=False),
-    many=dict(type='RandomResize', scale=[(60, 30), (90, 60)], keep_ratio=True),
+    many=dict(
+        type='RandomResize', scale=[(60, 30), (90, 60)], keep_ratio=True,
+        resize_type='mmdet.Resize',  # else mmcv's, without a default scope
+    ),
     flip=dict(type='RandomFlip', prob=0.8, direction=['horizontal', 'vertical']),
     crop=dict(
         type='RandomCrop', crop_size=(21, 17), recompute_bbox=True,
