@@ -1,10 +1,12 @@
-"""Training that survives: hooks and loops of MMEngine's, by ``type=`` in a config."""
+"""Training that survives, and is fast: hooks and loops of MMEngine's, by ``type=``
+in a config."""
 
 from .hooks import (
     DurableCheckpointHook,
     FiniteNumbersHook,
     HangWatchdogHook,
     StopOnSignalHook,
+    WinogradHook,
 )
 from .loops import SurvivingEpochTrainLoop, SurvivingIterTrainLoop
 from .workers import ignore_signals, ignore_signals_in_workers
@@ -16,6 +18,7 @@ __all__ = [
     'StopOnSignalHook',
     'SurvivingEpochTrainLoop',
     'SurvivingIterTrainLoop',
+    'WinogradHook',
     'ignore_signals',
     'ignore_signals_in_workers',
 ]

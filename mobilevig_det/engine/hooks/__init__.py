@@ -4,10 +4,12 @@ from .durable_checkpoint import DurableCheckpointHook
 from .finite_numbers import FiniteNumbersHook
 from .hang_watchdog import HangWatchdogHook
 from .stop_signals import StopOnSignalHook
+from .winograd import WinogradHook
 
 __all__ = [
     'DurableCheckpointHook',
     'FiniteNumbersHook',
     'HangWatchdogHook',
     'StopOnSignalHook',
+    'WinogradHook',
 ]
