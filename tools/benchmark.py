@@ -31,7 +31,7 @@ from mobilevig_det.errors import UserError
 import torch
 
 ARCHS = ('ti', 's', 'm', 'b')
-PARTS = ('graph', 'inference', 'training', 'operators', 'runtimes')
+PARTS = ('graph', 'inference', 'training', 'operators', 'runtimes', 'detector')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,12 +44,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=PARTS,
         default=PARTS[:3],
         help="operators: mmcv's, beside the compiled ones where mmcv has them; "
-        'runtimes: exported models beside PyTorch',
+        'runtimes: exported models beside PyTorch; detector: MMDetection as it is '
+        'beside ours',
     )
     parser.add_argument(
         '--detector',
         action='store_true',
-        help='also whole Mask R-CNN training steps and inference',
+        help='also the part detector',
     )
     parser.add_argument('--archs', nargs='+', choices=ARCHS, default=ARCHS)
     parser.add_argument('--rivals', nargs='*', default=RIVALS, help='models of timm')
@@ -113,10 +114,11 @@ def main(argv: list[str] | None = None) -> None:
         training=training_rows,
         operators=operator_rows,
         runtimes=runtime_rows,
+        detector=detector_rows,
     )
-    for rows in [measures[part] for part in PARTS if part in args.parts] + [
-        detector_rows
-    ] * args.detector:
+    if args.detector:
+        args.parts = [*args.parts, 'detector']
+    for rows in [measures[part] for part in PARTS if part in args.parts]:
         # What is done is kept if the rest is stopped.
         for row in rows(args):
             result['rows'].append(row)

@@ -154,25 +154,32 @@ def winograd_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     return _Convolution.apply(x, weight, bias)
 
 
+def _under_autocast() -> bool:
+    if hasattr(torch, 'get_autocast_dtype'):  # torch >= 2.4
+        return torch.is_autocast_enabled('cpu')
+    return torch.is_autocast_cpu_enabled()
+
+
 class WinogradConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1 that takes Winograd's algorithm where that is
     faster: float32 on CPUs, enough channels, enough pixels. Elsewhere, under
     autocast and to exporters and compilers it is its base class."""
 
     def forward(self, x: Tensor) -> Tensor:
-        compiling = getattr(torch.compiler, 'is_compiling', bool)  # torch >= 2.2
-        tiles = x.shape[0] * -(-x.shape[-2] // OUT) * -(-x.shape[-1] // OUT)
-        if (
-            x.ndim == 4
-            and tiles >= FEWEST_TILES
-            and x.device.type == 'cpu'
-            and x.dtype == self.weight.dtype == torch.float32
-            and not torch.is_autocast_cpu_enabled()
-            and not is_traced()
-            and not compiling()
-        ):
+        if self._gains(x):
             return winograd_conv3x3(x, self.weight, self.bias)
         return super().forward(x)
+
+    def _gains(self, x: Tensor) -> bool:
+        compiling = getattr(torch.compiler, 'is_compiling', bool)  # torch >= 2.2
+        if is_traced() or compiling() or x.device.type != 'cpu' or x.ndim != 4:
+            return False
+        tiles = x.shape[0] * -(-x.shape[2] // OUT) * -(-x.shape[3] // OUT)
+        return (
+            tiles >= FEWEST_TILES
+            and x.dtype == self.weight.dtype == torch.float32
+            and not _under_autocast()
+        )
 
 
 def use_winograd(model: nn.Module) -> int:
