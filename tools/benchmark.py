@@ -48,9 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'beside ours',
     )
     parser.add_argument(
-        '--detector',
-        action='store_true',
-        help='also the part detector',
+        '--detector', action='store_true', help='also the part detector'
     )
     parser.add_argument('--archs', nargs='+', choices=ARCHS, default=ARCHS)
     parser.add_argument('--rivals', nargs='*', default=RIVALS, help='models of timm')

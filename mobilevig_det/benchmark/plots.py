@@ -11,6 +11,9 @@ from .rivals import RIVALS
 from .stages import STAGES
 from .tables import median
 
+# In the names of rows that ours are compared with.
+THEIRS = 'authors', 'compiled', 'definition', 'ResNet', 'stock'
+
 
 def draw_growth(result: dict, path: Path) -> None:
     """What the graph step costs an element, as the map grows."""
@@ -103,7 +106,13 @@ def draw(result: dict, path: Path) -> None:
                 if r['name'] in RIVALS
                 or any(
                     theirs in r['name']
-                    for theirs in ('authors', 'compiled', 'definition', 'ResNet', 'stock')
+                    for theirs in (
+                        'authors',
+                        'compiled',
+                        'definition',
+                        'ResNet',
+                        'stock',
+                    )
                 )
                 else 'tab:green'
                 for r in shown

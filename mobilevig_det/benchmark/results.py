@@ -22,4 +22,4 @@ def save(result: dict, folder: Path) -> None:
     draw_growth(result, folder / 'growth.png')
     draw_stages(result, folder / 'stages.png')
     print(markdown(result))
-    print(f'Written: {folder}/benchmark.{{md,csv,png,json}}, growth.png')
+    print(f'Written: {folder}/benchmark.{{md,csv,png,json}}, growth.png, stages.png')

@@ -24,6 +24,8 @@ class Losses(Hook):
 
 def narrow(cfg):
     model = cfg.model
+    model.train_cfg.rcnn.sampler.num = 16
+    model.train_cfg.rpn_proposal.max_per_img = 40
     model.neck.out_channels = CHANNELS
     model.rpn_head.update(in_channels=CHANNELS, feat_channels=CHANNELS)
     for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
@@ -41,14 +43,15 @@ def ten_iterations(tmp_path, enabled):
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
     cfg.train_dataloader.dataset.pipeline[2].scale = (64, 64)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=10)
-    cfg.param_scheduler = None
+    # M's warm-up. At higher rates the rounding soon decides which of two boxes of
+    # next to equal scores is a proposal, and then losses jump.
+    cfg.param_scheduler = load_config('mobilevig_m_fpn_1x').param_scheduler[0]
     for split in ('val', 'test'):
         for name in ('dataloader', 'cfg', 'evaluator'):
             cfg[f'{split}_{name}'] = None
     assert cfg.default_hooks.winograd.type == 'mobilevig_det.engine.WinogradHook'
     cfg.default_hooks = dict(
-        winograd=dict(cfg.default_hooks.winograd, enabled=enabled),
-        checkpoint=None,
+        winograd=dict(cfg.default_hooks.winograd, enabled=enabled), checkpoint=None
     )
     runner = Runner.from_cfg(cfg)
     losses = Losses()
@@ -71,7 +74,7 @@ def test_same_losses_weights_and_predictions(shapes_root, tmp_path, monkeypatch)
     assert not any(isinstance(m, WinogradConv2d) for m in plain.modules())
     assert len(losses) == 10
     for found, want in zip(losses, plain_losses):
-        assert found == pytest.approx(want, rel=1e-3, abs=1e-4)
+        assert found == pytest.approx(want, rel=1e-4, abs=1e-5)
     assert list(weights) == list(plain_weights)
 
     plain.load_state_dict(weights)
