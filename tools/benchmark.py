@@ -45,6 +45,7 @@ PARTS = (
     'targets',
     'evaluation',
     'logging',
+    'detector',
 )
 
 
@@ -60,12 +61,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help=f'of {", ".join(PARTS)}, with spaces or commas between. operators: '
         "mmcv's, beside the compiled ones where mmcv has them; runtimes: exported "
         "models beside PyTorch; loader, targets: MMDetection's beside ours; "
-        'evaluation: from predictions to AP; logging: early and late in a training',
+        'evaluation: from predictions to AP; logging: early and late in a training; '
+        'detector: MMDetection as it is beside ours',
     )
     parser.add_argument(
-        '--detector',
-        action='store_true',
-        help='also whole Mask R-CNN training steps and inference',
+        '--detector', action='store_true', help='also the part detector'
     )
     parser.add_argument('--archs', nargs='+', choices=ARCHS, default=ARCHS)
     parser.add_argument('--rivals', nargs='*', default=RIVALS, help='models of timm')
@@ -146,10 +146,11 @@ def main(argv: list[str] | None = None) -> None:
         logging=logging_rows,
         loader=loader_rows,
         targets=target_rows,
+        detector=detector_rows,
     )
-    for rows in [measures[part] for part in PARTS if part in args.parts] + [
-        detector_rows
-    ] * args.detector:
+    if args.detector:
+        args.parts = [*args.parts, 'detector']
+    for rows in [measures[part] for part in PARTS if part in args.parts]:
         # What is done is kept if the rest is stopped.
         for row in rows(args):
             result['rows'].append(row)

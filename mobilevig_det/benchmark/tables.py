@@ -79,10 +79,9 @@ def table(result: dict) -> list[tuple[str, ...]]:
 def markdown(result: dict) -> str:
     facts = ', '.join(f'{k} {v}' for k, v in result['machine'].items())
     rows = [HEADER, ('---',) * len(HEADER), *table(result)]
-    steps = COCO_STEPS * 8 / result['batch_size']
     notes = [
-        f'{row["name"]}: 12 epochs of COCO at this rate take '
-        f'{median(row) * steps / 3600:.0f} h.'
+        f'{row["name"]}, {row["size"]}: 12 epochs of COCO at this rate take '
+        f'{median(row) * COCO_STEPS * 8 / row["images"] / 3600:.0f} h.'
         for row in result['rows']
         if row['part'] == 'detector, training step'
         and 'failed' not in row

@@ -1,4 +1,5 @@
-"""Training that survives: hooks and loops of MMEngine's, by ``type=`` in a config."""
+"""Training that survives, and is fast: hooks and loops of MMEngine's, by ``type=``
+in a config."""
 
 from .curves import SurvivingLocalVisBackend
 from .hooks import (
@@ -7,6 +8,7 @@ from .hooks import (
     FiniteNumbersHook,
     HangWatchdogHook,
     StopOnSignalHook,
+    WinogradHook,
 )
 from .loops import SurvivingEpochTrainLoop, SurvivingIterTrainLoop
 from .workers import ignore_signals, ignore_signals_in_workers
@@ -20,6 +22,7 @@ __all__ = [
     'SurvivingEpochTrainLoop',
     'SurvivingIterTrainLoop',
     'SurvivingLocalVisBackend',
+    'WinogradHook',
     'ignore_signals',
     'ignore_signals_in_workers',
 ]

@@ -5,6 +5,7 @@ from .durable_checkpoint import DurableCheckpointHook
 from .finite_numbers import FiniteNumbersHook
 from .hang_watchdog import HangWatchdogHook
 from .stop_signals import StopOnSignalHook
+from .winograd import WinogradHook
 
 __all__ = [
     'BoundedRuntimeInfoHook',
@@ -12,4 +13,5 @@ __all__ = [
     'FiniteNumbersHook',
     'HangWatchdogHook',
     'StopOnSignalHook',
+    'WinogradHook',
 ]
