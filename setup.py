@@ -58,8 +58,14 @@ setup(
             'mmcv-lite>=2.0,<2.2',
             'mmdet>=3.2,<4',
             'setuptools<81',  # for pkg_resources, which mmengine forgets
+            'faster-coco-eval',  # the evaluation in C++; not required
         ],
-        'onedl': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection'],
+        'onedl': [
+            'onedl-mmengine',
+            'onedl-mmcv',
+            'onedl-mmdetection',
+            'faster-coco-eval',
+        ],
         # To write and run files of other runtimes, and to compare them.
         'export': [
             f'{name}; python_version < "3.14"'

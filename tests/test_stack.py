@@ -217,7 +217,7 @@ def test_versions_are_those_stated():
     if os.environ.get('TORCH'):
         pytest.skip('another torch was asked for')
     versions = tried()
-    assert len(versions) == 5
+    assert len(versions) == 6
     for name, version in versions.items():
         assert metadata.version(name).partition('+')[0] == version
 

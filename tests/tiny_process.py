@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -38,10 +39,23 @@ class Say(Hook):
         time.sleep(self.slow)
 
 
+def stop_in_write(name):
+    """The process that writes that checkpoint stops in the middle of it."""
+    real = os.fsync
+
+    def fsync(handle):
+        if os.readlink(f'/proc/self/fd/{handle}').endswith(f'/.{name}.part'):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        real(handle)
+
+    os.fsync = fsync
+
+
 def main(folder, settings):
     """``workers``, ``epochs``, ``slow`` (seconds an iteration), ``hook`` and
     ``watchdog`` (arguments of ours), ``fail_at`` (an iteration, in the first start),
-    ``resume``, ``mmengine`` (its own checkpoint hook and loop)."""
+    ``stop_in_write`` (a checkpoint), ``resume``, ``mmengine`` (its own checkpoint hook
+    and loop)."""
     torch.set_num_threads(1)
     cfg = tiny.config(
         Path(folder) / 'run',
@@ -71,7 +85,13 @@ def main(folder, settings):
     ignore_signals_in_workers(cfg)
     cfg['log_level'] = 'WARNING'
     say = Say(folder, settings.get('slow', 0.0), settings.get('fail_at'))
-    result = tiny.train(cfg, prepare=lambda runner: runner.register_hook(say))
+
+    def prepare(runner):
+        runner.register_hook(say)
+        if 'stop_in_write' in settings:
+            stop_in_write(settings['stop_in_write'])
+
+    result = tiny.train(cfg, prepare=prepare)
     if result.runner.rank == 0:
         torch.save(result.losses, Path(folder) / 'losses.pth')
     if 'RANK' in os.environ:

@@ -18,13 +18,17 @@ from mobilevig_det.benchmark import (
     RIVALS,
     SIBLINGS,
     detector_rows,
+    evaluation_rows,
     graph_rows,
     inference_rows,
+    loader_rows,
+    logging_rows,
     machine,
     operator_rows,
     runtime_rows,
     save,
     sibling_rows,
+    target_rows,
     training_rows,
     write,
 )
@@ -33,7 +37,19 @@ from mobilevig_det.errors import UserError
 import torch
 
 ARCHS = ('ti', 's', 'm', 'b')
-PARTS = ('graph', 'inference', 'training', 'operators', 'runtimes', 'siblings')
+PARTS = (
+    'graph',
+    'inference',
+    'training',
+    'operators',
+    'runtimes',
+    'loader',
+    'targets',
+    'evaluation',
+    'logging',
+    'siblings',
+    'detector',
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,16 +59,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--parts',
         nargs='*',
-        choices=PARTS,
         default=PARTS[:3],
-        help="operators: mmcv's, beside the compiled ones where mmcv has them; "
-        'runtimes: exported models beside PyTorch; siblings: the graph steps of '
-        "MobileViG's siblings beside the authors'",
+        metavar='PART',
+        help=f'of {", ".join(PARTS)}, with spaces or commas between. operators: '
+        "mmcv's, beside the compiled ones where mmcv has them; runtimes: exported "
+        "models beside PyTorch; loader, targets: MMDetection's beside ours; "
+        'evaluation: from predictions to AP; logging: early and late in a training; '
+        "siblings: the graph steps of MobileViG's siblings; "
+        'detector: MMDetection as it is beside ours',
     )
     parser.add_argument(
-        '--detector',
-        action='store_true',
-        help='also whole Mask R-CNN training steps and inference',
+        '--detector', action='store_true', help='also the part detector'
     )
     parser.add_argument('--archs', nargs='+', choices=ARCHS, default=ARCHS)
     parser.add_argument(
@@ -72,6 +89,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--graph-shapes', nargs='+', default=GRAPH_SHAPES)
     parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument(
+        '--images',
+        type=int,
+        default=5000,
+        help='of the evaluation, 100 detections each',
+    )
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--threads', type=int, help='of the CPU')
@@ -87,7 +110,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--out-dir', default='work_dirs/benchmark')
     parser.add_argument('--from-file', help='draw a benchmark.json again, run nothing')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.parts = [part for given in args.parts for part in given.split(',') if part]
+    for part in args.parts:
+        if part not in PARTS:
+            parser.error(f'--parts: {part!r} is none of {", ".join(PARTS)}')
+    return args
 
 
 @command
@@ -115,6 +143,8 @@ def main(argv: list[str] | None = None) -> None:
                 n.isdigit() and int(n) for n in numbers
             ):
                 raise UserError(f'{size!r} is not a size like {example}.')
+    if args.images < 1:
+        raise UserError(f'--images {args.images}: at least one is needed.')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: PyTorch sees no GPU here.')
     result = dict(machine=machine(args), batch_size=args.batch_size, rows=[])
@@ -125,10 +155,15 @@ def main(argv: list[str] | None = None) -> None:
         operators=operator_rows,
         runtimes=runtime_rows,
         siblings=sibling_rows,
+        evaluation=evaluation_rows,
+        logging=logging_rows,
+        loader=loader_rows,
+        targets=target_rows,
+        detector=detector_rows,
     )
-    for rows in [measures[part] for part in PARTS if part in args.parts] + [
-        detector_rows
-    ] * args.detector:
+    if args.detector:
+        args.parts = [*args.parts, 'detector']
+    for rows in [measures[part] for part in PARTS if part in args.parts]:
         # What is done is kept if the rest is stopped.
         for row in rows(args):
             result['rows'].append(row)

@@ -20,8 +20,12 @@ default_hooks = dict(
     finite_numbers=dict(type='mobilevig_det.engine.FiniteNumbersHook'),
     stop_on_signal=dict(type='mobilevig_det.engine.StopOnSignalHook'),
     hang_watchdog=dict(type='mobilevig_det.engine.HangWatchdogHook'),
+    runtime_info=dict(type='mobilevig_det.engine.BoundedRuntimeInfoHook'),
 )
-visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+visualizer = dict(
+    type='Visualizer',
+    vis_backends=[dict(type='mobilevig_det.engine.SurvivingLocalVisBackend')],
+)
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -3,7 +3,7 @@ _base_ = './coco_instance.py'
 train_pipeline, test_pipeline = (
     [
         dict(type='LoadAnnotations', with_bbox=True)
-        if step.type == 'LoadAnnotations'
+        if step.type.endswith('Annotations')
         else step
         for step in pipeline
     ]

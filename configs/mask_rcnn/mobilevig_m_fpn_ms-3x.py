@@ -4,7 +4,11 @@ _base_ = './mobilevig_m_fpn_1x.py'
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='mobilevig_det.datasets.loading.LoadCompactAnnotations',
+        with_bbox=True,
+        with_mask=True,
+    ),
     dict(type='RandomResize', scale=[(1333, 640), (1333, 800)], keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),

@@ -69,7 +69,11 @@ model = dict(
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='mobilevig_det.datasets.loading.LoadCompactAnnotations',
+        with_bbox=True,
+        with_mask=True,
+    ),
     dict(type='Resize', scale=image_size, keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
@@ -77,7 +81,11 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_size, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(
+        type='mobilevig_det.datasets.loading.LoadCompactAnnotations',
+        with_bbox=True,
+        with_mask=True,
+    ),
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
@@ -105,7 +113,10 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+val_evaluator = dict(
+    type='mobilevig_det.evaluation.FastCocoMetric',
+    ann_file=data_root + 'annotations/instances_val.json',
+)
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(

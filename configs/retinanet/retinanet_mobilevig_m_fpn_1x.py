@@ -10,6 +10,7 @@ _base_ = [
 custom_imports = dict(imports=['mobilevig_det'])
 
 model = dict(
+    data_preprocessor=dict(non_blocking=True),  # the loaders pin memory
     backbone=dict(
         _delete_=True,
         type='MobileViG',

@@ -209,9 +209,16 @@ def command(main: Callable) -> Callable:
             if message is None:
                 raise
             sys.exit(f'{Path(main.__code__.co_filename).name}: {message}')
-        if is_distributed():
-            # Left to the interpreter's end, its threads now and then abort
-            # a process whose work is done.
-            torch.distributed.destroy_process_group()
+        except SystemExit:  # a code of its own, as after a signal
+            _leave_process_group()
+            raise
+        _leave_process_group()
 
     return wrapper
+
+
+def _leave_process_group() -> None:
+    """Left to the interpreter's end, its threads now and then abort a process whose
+    work is done."""
+    if is_distributed():
+        torch.distributed.destroy_process_group()

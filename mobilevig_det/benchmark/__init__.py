@@ -2,7 +2,10 @@
 
 from .backbones import SIBLINGS, inference_rows, training_rows
 from .detectors import detector_rows
+from .evaluation import evaluation_rows
 from .graph_step import GRAPH_SHAPES, graph_rows
+from .loading import loader_rows, target_rows
+from .log_history import logging_rows
 from .machine import machine
 from .operators import operator_rows
 from .results import save, write
@@ -15,13 +18,17 @@ __all__ = [
     'RIVALS',
     'SIBLINGS',
     'detector_rows',
+    'evaluation_rows',
     'graph_rows',
     'inference_rows',
+    'loader_rows',
+    'logging_rows',
     'machine',
     'operator_rows',
     'runtime_rows',
     'save',
     'sibling_rows',
+    'target_rows',
     'training_rows',
     'write',
 ]

@@ -9,7 +9,6 @@ from mmcv.ops import batched_nms, roi_align
 from torch import Tensor
 
 from ..ops import mmcv_ext
-from .detectors import make_detector
 from .turns import in_turns
 
 COMPILED = 'compiled mmcv'
@@ -112,30 +111,13 @@ def make_operator(args: Namespace, case: str, name: str):
     return {}, CASES[case]()
 
 
-def make_whole(args: Namespace, training: bool, name: str):
-    torch.manual_seed(0)
-    return make_detector(args, 'm', training, compiled=name == COMPILED)
-
-
 def operator_rows(args: Namespace) -> Iterator[dict]:
-    """Each operator at the sizes of an 800x1216 image and of the demo, then a
-    whole Mask R-CNN M at the last of ``args.sizes``."""
+    """Each operator at the sizes of an 800x1216 image and of the demo."""
     names = [COMPILED, 'ours'] if mmcv_ext.is_compiled() else ['ours']
-    work = [(case, partial(make_operator, case=case)) for case in CASES]
-    work += [
-        (f'Mask R-CNN M, {step}', partial(make_whole, training=training))
-        for step, training in (('training step', True), ('prediction', False))
-    ]
-    for case, make in work:
-        whole = case.startswith('Mask R-CNN')
+    for case in CASES:
         rows = [
-            dict(
-                part='operators',
-                size=f'{case}, {args.sizes[-1]}' if whole else case,
-                name=name,
-                base=COMPILED,
-            )
+            dict(part='operators', size=case, name=name, base=COMPILED)
             for name in names
         ]
-        makes = [partial(make, name=name) for name in names]
+        makes = [partial(make_operator, case=case, name=name) for name in names]
         yield from in_turns(rows, makes, args.rounds, args)

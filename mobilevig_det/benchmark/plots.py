@@ -4,10 +4,15 @@ from collections import defaultdict
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from .backbones import MATRIX_PRODUCT
 from .rivals import RIVALS
+from .stages import STAGES
 from .tables import median
+
+# In the names of rows that ours are compared with.
+THEIRS = 'authors', 'compiled', 'definition', 'ResNet', 'stock'
 
 
 def draw_growth(result: dict, path: Path) -> None:
@@ -36,6 +41,38 @@ def draw_growth(result: dict, path: Path) -> None:
         axis.set(title=part, xlabel='pixels of the map', ylabel='ns/element')
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=4
+    )
+    figure.savefig(path, dpi=110)
+
+
+def draw_stages(result: dict, path: Path) -> None:
+    """Where the time of a whole detector's step goes: a stacked bar a row."""
+    rows = [row for row in result['rows'] if row.get('stages')]
+    parts = list(dict.fromkeys((row['part'], row['size']) for row in rows))
+    if not parts:
+        return
+    shown = [[r for r in rows if (r['part'], r['size']) == part] for part in parts]
+    figure = Figure(
+        figsize=(9, 1 + sum(0.7 + 0.3 * len(bars) for bars in shown)),
+        layout='constrained',
+    )
+    axes = figure.subplots(
+        len(parts), 1, squeeze=False, height_ratios=[2 + len(bars) for bars in shown]
+    )
+    for axis, part, bars in zip(axes[:, 0], parts, shown):
+        for bar in reversed(bars):
+            start = 0.0
+            for i, stage in enumerate(STAGES):
+                length = bar['stages'].get(stage, 0) * 1e3
+                axis.barh(bar['name'], length, left=start, color=f'C{i}')
+                start += length
+        axis.set(title=', '.join(part), xlabel='ms')
+        axis.tick_params('y', labelsize=7)
+    figure.legend(
+        [Patch(color=f'C{i}') for i in range(len(STAGES))],
+        STAGES,
+        loc='outside lower center',
+        ncols=5,
     )
     figure.savefig(path, dpi=110)
 
@@ -69,7 +106,14 @@ def draw(result: dict, path: Path) -> None:
                 if r['name'] in RIVALS
                 or any(
                     theirs in r['name']
-                    for theirs in ('authors', 'compiled', 'definition', 'ResNet')
+                    for theirs in (
+                        'authors',
+                        'compiled',
+                        'definition',
+                        'ResNet',
+                        'stock',
+                        'MME',
+                    )
                 )
                 else 'tab:green'
                 for r in shown

@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from .plots import draw, draw_growth
+from .plots import draw, draw_growth, draw_stages
 from .tables import HEADER, markdown, table
 
 
@@ -20,5 +20,6 @@ def save(result: dict, folder: Path) -> None:
         csv.writer(file).writerows([HEADER, *table(result)])
     draw(result, folder / 'benchmark.png')
     draw_growth(result, folder / 'growth.png')
+    draw_stages(result, folder / 'stages.png')
     print(markdown(result))
-    print(f'Written: {folder}/benchmark.{{md,csv,png,json}}, growth.png')
+    print(f'Written: {folder}/benchmark.{{md,csv,png,json}}, growth.png, stages.png')

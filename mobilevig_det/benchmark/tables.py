@@ -49,7 +49,8 @@ def table(result: dict) -> list[tuple[str, ...]]:
             if 'peak_bytes' in row and 'peak_bytes' in base:
                 memory = base['peak_bytes'] / max(row['peak_bytes'], 1)
                 ratio += f' ({memory:.2f})'
-        gmacs, batch = row.get('gmacs'), result['batch_size']
+        gmacs = row.get('gmacs')
+        batch = row.get('images', result['batch_size'])
         limit = timed.get((*start[:2], MATRIX_PRODUCT))
         if limit is row:
             batch = 1
@@ -78,14 +79,19 @@ def table(result: dict) -> list[tuple[str, ...]]:
 def markdown(result: dict) -> str:
     facts = ', '.join(f'{k} {v}' for k, v in result['machine'].items())
     rows = [HEADER, ('---',) * len(HEADER), *table(result)]
-    steps = COCO_STEPS * 8 / result['batch_size']
     notes = [
-        f'{row["name"]}: 12 epochs of COCO at this rate take '
-        f'{median(row) * steps / 3600:.0f} h.'
+        f'{row["name"]}, {row["size"]}: 12 epochs of COCO at this rate take '
+        f'{median(row) * COCO_STEPS * 8 / row["images"] / 3600:.0f} h.'
         for row in result['rows']
         if row['part'] == 'detector, training step'
         and 'failed' not in row
         and result['machine']['device'] != 'cpu'
+    ]
+    notes += [row['note'] for row in result['rows'] if 'note' in row]
+    notes += [
+        f'{row["name"]}: {row["pipe_bytes"] / 1e6:.2f} MB an image through the pipe.'
+        for row in result['rows']
+        if 'pipe_bytes' in row
     ]
     return '\n'.join(
         [
@@ -96,7 +102,8 @@ def markdown(result: dict) -> str:
             'x ceiling: time over what the rate of the matrix product allows. '
             "x base: times faster than the definition, the authors' algorithm, "
             "compiled mmcv or PyTorch (in brackets its peak memory over this one's). "
-            'Peak: tensors made by the run, without weights and input.',
+            'Peak: tensors made by the run, without weights and input; of the '
+            'evaluation all that the process took more than before.',
             *notes,
             '',
         ]

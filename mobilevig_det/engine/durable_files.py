@@ -1,15 +1,9 @@
 """Files that are either whole or not there, whatever happens while they are written."""
 
-import errno
+import contextlib
 import os
 from collections.abc import Callable
-
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # disk, file-size limit, quota
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether the error says that there is no room, and not something else."""
-    return error.errno in FULL
+from logging import Logger
 
 
 def part_of(path: str) -> str:
@@ -31,8 +25,9 @@ def write_durably(
             and raises where the file is not to be kept.
 
     Raises:
-        OSError: If it cannot be written; the temporary file is removed.
-        Exception: What ``check`` raises; likewise.
+        OSError: If it cannot be written; the temporary file is removed where it
+            can be.
+        BaseException: What ``check`` raises, or comes meanwhile; likewise.
     """
     part = part_of(path)
     try:
@@ -41,8 +36,8 @@ def write_durably(
         if check is not None:
             check(part)
         os.replace(part, path)
-    except Exception:
-        if os.path.exists(part):
+    except BaseException:  # a Ctrl-C too
+        with contextlib.suppress(OSError):  # the first error is the one to tell
             os.remove(part)
         raise
     _sync(os.path.dirname(path) or '.')
@@ -56,6 +51,22 @@ def write_text_durably(path: str, text: str) -> None:
             file.write(text)
 
     write_durably(path, write)
+
+
+def remove(path: str, logger: Logger) -> bool:
+    """Delete an old file, and say so where that isn't possible.
+
+    Returns:
+        bool: Whether there is no such file any more.
+    """
+    try:
+        os.remove(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.error(f'{path} could not be deleted ({error}).')
+        return False
+    return True
 
 
 def _sync(path: str) -> None:

@@ -8,9 +8,11 @@ import zipfile
 
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
 from ..checkpoints import read_checkpoint
 from ..errors import UserError
+from .current_run import is_of_run, marked_run
 
 POINTER = 'last_checkpoint'
 
@@ -37,6 +39,19 @@ def check_checkpoint(path: str) -> dict:
             f'{", ".join(sorted(missing))}.'
         )
     return checkpoint
+
+
+def resume_from_newest(runner: Runner, folder: str, template: str) -> None:
+    """Have MMEngine resume from :func:`find_newest`, or begin as the config does."""
+    newest = find_newest_for_all(folder, runner.work_dir, template)
+    if newest:
+        runner._load_from = newest
+        return
+    runner._resume = is_of_training(runner._load_from)
+    runner.logger.info(
+        f'{folder} holds no checkpoint to resume from: '
+        + (f'{runner._load_from} it is.' if runner._load_from else 'a new run.')
+    )
 
 
 def is_of_training(path: str | None) -> bool:
@@ -72,6 +87,7 @@ def find_newest(folder: str, pointer_folder: str, template: str) -> str | None:
     The pointer ``last_checkpoint`` is a hint: it may be empty, torn or say where
     the folder was before it was moved. A file that is both written later and of
     a later iteration goes before the one that it names (a kill between the two).
+    Where a new run began in the folder of an earlier one, only its own count.
 
     Args:
         folder (str): Where the checkpoints are.
@@ -79,18 +95,21 @@ def find_newest(folder: str, pointer_folder: str, template: str) -> str | None:
         template (str): Of their names, with one ``{}``.
 
     Returns:
-        str | None: Its path; None where there are no checkpoints at all.
+        str | None: Its path; None where there are no checkpoints of the run.
 
     Raises:
         UserError: If there are some, and not one can be read.
     """
     files = _by_age(folder, pointer_folder, template)
-    torn = []
+    run, torn, others = marked_run(folder), [], []
     for path in files:
         try:
-            check_checkpoint(path)
+            checkpoint = check_checkpoint(path)
         except UserError as error:
             torn.append(str(error))
+            continue
+        if not is_of_run(checkpoint, run):
+            others.append(path)
             continue
         for message in torn:
             print_log(f'Passed over: {message}', 'current', level=logging.WARNING)
@@ -100,7 +119,20 @@ def find_newest(folder: str, pointer_folder: str, template: str) -> str | None:
             'There is nothing to resume from: no checkpoint can be read. Train '
             'without resuming, or name another file. ' + ' '.join(torn)
         )
+    if others:
+        print_log(
+            f'The run that began {run} was ended before its first checkpoint: it '
+            f'begins again. {others[0]} is of another run, which goes on if that '
+            'file is named.',
+            'current',
+            level=logging.WARNING,
+        )
     return None
+
+
+def has_checkpoints(folder: str, template: str) -> bool:
+    """Whether there are any, whole or not."""
+    return bool(_by_age(folder, folder, template))
 
 
 def remove_leftovers(folder: str) -> None:

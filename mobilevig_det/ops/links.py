@@ -54,8 +54,8 @@ def check_fixed_size(x: Tensor) -> None:
     if any(isinstance(side, torch.SymInt) for side in x.shape[-2:]):
         raise UserError(
             'This backbone can be exported for images of one size only, as its links '
-            'depend on it: give the size (tools/export.py --part backbone --size H W), or leave the '
-            "height and the width out of torch.export's dynamic shapes."
+            'depend on it: tools/export.py --part backbone --size H W, or leave height '
+            "and width out of torch.export's dynamic shapes."
         )
 
 

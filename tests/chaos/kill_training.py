@@ -12,7 +12,6 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -22,75 +21,10 @@ from mobilevig_det.errors import UserError  # noqa: E402
 
 import torch  # noqa: E402
 from kill_points import POINTER, POINTS, RANDOM, Kill  # noqa: E402
-from victim import ITERATIONS, Numbers, start  # noqa: E402
+from kill_report import Outcome, Report, is_equal  # noqa: E402
+from victim import Numbers, start  # noqa: E402
 
 STUCK = 120  # seconds after which a start that doesn't end is an error
-
-
-@dataclass
-class Outcome:
-    """Of the kills at one point."""
-
-    kills: int = 0
-    resumed: int = 0  # by the next start, without a hand
-    lost: list = field(default_factory=list)  # iterations that were done again
-    nothing_intact: int = 0  # though something had been saved
-
-
-@dataclass
-class Report:
-    """Of a whole run of the harness."""
-
-    points: dict = field(default_factory=dict)
-    trainings: int = 0
-    equal: int = 0  # weights, losses and metrics, to the bit
-    leftovers: int = 0  # half-written files where a training ended
-    orphans: int = 0  # processes that outlived a kill
-    errors: list = field(default_factory=list)  # each kind once
-
-    def faults(self) -> list[str]:
-        """What a training that survives has none of."""
-        of_each = [
-            f'{point}: {outcome.kills - outcome.resumed} not resumed, '
-            f'{outcome.nothing_intact} with nothing intact'
-            for point, outcome in self.points.items()
-            if outcome.resumed < outcome.kills or outcome.nothing_intact
-        ]
-        if self.equal < self.trainings:
-            of_each.append(f'{self.trainings - self.equal} trainings ended otherwise')
-        if self.leftovers or self.orphans:
-            of_each.append(f'{self.leftovers} leftovers, {self.orphans} orphans')
-        return of_each
-
-    def table(self) -> str:
-        """Markdown."""
-        lines = [
-            '| killed | kills | resumed by themselves | no intact checkpoint '
-            '| iterations lost, mean | at most |',
-            '|---|---|---|---|---|---|',
-        ]
-        total = Outcome()
-        for point, outcome in self.points.items():
-            lines.append(_row(point, outcome))
-            total.kills += outcome.kills
-            total.resumed += outcome.resumed
-            total.lost += outcome.lost
-            total.nothing_intact += outcome.nothing_intact
-        lines.append(_row('all', total))
-        lines.append(
-            f'\n{self.equal} of {self.trainings} trainings of {ITERATIONS} iterations '
-            'ended with the weights, losses and metrics of one that was not killed, '
-            f'to the bit; {self.leftovers} half-written files and {self.orphans} '
-            'processes were left over.'
-        )
-        lines += [f'- {error}' for error in self.errors]
-        return '\n'.join(lines)
-
-
-def _row(name: str, of: Outcome) -> str:
-    mean = f'{sum(of.lost) / len(of.lost):.1f}' if of.lost else '-'
-    cells = name, of.kills, of.resumed, of.nothing_intact, mean, max(of.lost, default=0)
-    return f'| {" | ".join(map(str, cells))} |'
 
 
 class Harness:
@@ -130,7 +64,7 @@ class Harness:
     def _train_killed(self, kills: int) -> int:
         """One training, killed at most so often. Returns how often it was."""
         folder, numbers = self._fresh('killed'), Numbers()
-        killed, saved, pending = 0, False, []
+        killed, saved, pending, torn = 0, False, [], set()
         for _ in range(4 * kills + 10):
             kill = self._plan() if killed < kills else None
             before, numbers.first[0] = numbers.done[0], -1
@@ -149,9 +83,11 @@ class Harness:
             killed += 1
             outcome = self.report.points.setdefault(kill.point, Outcome())
             outcome.kills += 1
-            intact = bool(intact_checkpoints(folder / 'run'))
+            intact = {path for _, path in intact_checkpoints(folder / 'run')}
+            was, torn = torn, torn_checkpoints(folder / 'run', intact)
+            outcome.torn += bool(torn - was)
             outcome.nothing_intact += saved and not intact
-            saved = saved or intact
+            saved = saved or bool(intact)
             pending.append(outcome)
         raise RuntimeError('The training does not get on.')
 
@@ -183,13 +119,9 @@ class Harness:
         return os.waitstatus_to_exitcode(status)
 
     def _compare(self, folder: Path, numbers: Numbers) -> None:
-        weights, losses, metrics = self.whole
-        ended = torch.load(folder / 'end.pth')
-        same = weights.keys() == ended.keys() and all(
-            torch.equal(weights[name], ended[name]) for name in weights
-        )
+        ended = (torch.load(folder / 'end.pth'), *numbers.seen())
         self.report.trainings += 1
-        self.report.equal += same and (losses, metrics) == numbers.seen()
+        self.report.equal += is_equal(self.whole, ended)
         self.report.leftovers += len(list((folder / 'run').rglob('.*.part')))
 
     def _note_error(self, folder: Path) -> None:
@@ -224,6 +156,12 @@ def intact_checkpoints(folder: Path) -> list[tuple[int, Path]]:
         except UserError:
             pass
     return sorted(found)
+
+
+def torn_checkpoints(folder: Path, intact: set[Path]) -> set[tuple[Path, int]]:
+    """Paths of the others, and when they were written: one may be torn again."""
+    others = set(folder.glob('epoch_*.pth')) - intact
+    return {(path, path.stat().st_mtime_ns) for path in others}
 
 
 def newest_iteration(folder: Path) -> int:

@@ -106,10 +106,11 @@ def test_images(configs, arch):
     assert preprocessor.std == [58.395, 57.12, 57.375]
     assert preprocessor.bgr_to_rgb
     assert preprocessor.pad_size_divisor == 32
+    assert preprocessor.non_blocking and cfg.train_dataloader.pin_memory
     pipeline = cfg.train_dataloader.dataset.pipeline
     assert [step.type for step in pipeline] == [
         'LoadImageFromFile',
-        'LoadAnnotations',
+        'mobilevig_det.datasets.loading.LoadCompactAnnotations',
         'Resize',
         'RandomFlip',
         'PackDetInputs',
@@ -123,7 +124,7 @@ def test_images(configs, arch):
     assert [step.type for step in tested] == [
         'LoadImageFromFile',
         'Resize',
-        'LoadAnnotations',
+        'mobilevig_det.datasets.loading.LoadCompactAnnotations',
         'PackDetInputs',
     ]
     assert tested[1].scale == (1333, 800) and tested[1].keep_ratio
@@ -136,6 +137,7 @@ def test_rest_is_mask_rcnn_r50(configs, arch):
     model = configs[arch].model.to_dict()
     standard = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
     standard = standard.model.to_dict()
+    standard['data_preprocessor']['non_blocking'] = True  # as fast as it can be
     backbone = model.pop('backbone')
     model.pop('_scope_', None)  # MMEngine notes where it inherited from
     standard.pop('backbone')

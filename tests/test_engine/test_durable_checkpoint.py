@@ -1,8 +1,6 @@
 """Checkpoints through kills, torn files, full disks and moved folders."""
 
-import errno
 import os
-import resource
 import shutil
 import struct
 import zipfile
@@ -187,6 +185,53 @@ def test_another_runs_files_are_not_the_newest(work_dir):
     assert resumed_from(work_dir) == 'epoch_0_iter_5.pth'
 
 
+def test_killed_before_its_first_checkpoint_it_begins_again(work_dir):
+    """A new run in the folder of another: not that one is resumed."""
+    tiny.train(tiny.config(work_dir), dict(iter=5))
+    cfg = tiny.config(work_dir, resume=True, log_level='WARNING')
+    result = tiny.train(cfg, dict(iter=3))
+    assert min(result.losses) == 0
+    (log,) = (work_dir / result.runner.timestamp).glob('*.log')
+    assert 'begins again' in (said := log.read_text())
+    assert f'{work_dir}/epoch_1_iter_15.pth is of another run' in said
+    # Its own first checkpoint torn: the other's aren't the next best.
+    tiny.train(tiny.config(work_dir), dict(iter=5), minutes=4)
+    assert names(work_dir)[1] == 'epoch_0_iter_5.pth'
+    (work_dir / 'epoch_0_iter_5.pth').write_bytes(b'torn')
+    with pytest.raises(UserError, match='nothing to resume from'):
+        tiny.train(tiny.config(work_dir, resume=True))
+
+
+def test_the_other_run_goes_on_where_it_is_named(work_dir):
+    tiny.train(tiny.config(work_dir), dict(iter=5))
+    cfg = tiny.config(
+        work_dir, resume=True, load_from=str(work_dir / 'epoch_1_iter_13.pth')
+    )
+    cfg['default_hooks']['checkpoint']['resume_newest'] = False
+    tiny.train(cfg, dict(iter=14))
+    assert resumed_from(work_dir) == 'epoch_1_iter_15.pth'
+
+
+def test_files_that_name_no_run(work_dir):
+    """Of MMEngine's own hook: named, they make the folder theirs again."""
+    tiny.train(tiny.config(work_dir), dict(iter=5))
+    assert (work_dir / 'current_run').exists()
+    for path in work_dir.glob('epoch*.pth'):
+        checkpoint = torch.load(path, weights_only=True)
+        del checkpoint['message_hub']['runtime_info']['run']
+        torch.save(checkpoint, path)
+    cfg = tiny.config(work_dir, resume=True, load_from=str(work_dir / 'epoch_1.pth'))
+    cfg['default_hooks']['checkpoint']['resume_newest'] = False
+    tiny.train(cfg, dict(iter=11))
+    assert not (work_dir / 'current_run').exists()
+    os.utime(work_dir / 'epoch_1_iter_15.pth')
+    assert resumed_from(work_dir) == 'epoch_1_iter_15.pth'
+
+
+def test_one_run_alone_leaves_no_name(interrupted):
+    assert not (interrupted / 'current_run').exists()
+
+
 def test_checkpoints_of_mmengines_own_hook(tmp_path):
     cfg = tiny.config(
         tmp_path, epochs=2, val_cfg=None, val_dataloader=None, val_evaluator=None
@@ -199,77 +244,6 @@ def test_checkpoints_of_mmengines_own_hook(tmp_path):
     tiny.train(stock)
     result = tiny.train({**cfg, 'resume': True})
     assert sorted(result.losses) == list(range(10, 20))
-
-
-class FullDisk:
-    """Writes past a few kilobytes fail, as the real limit of the system has it."""
-
-    def __init__(self, iterations):
-        self.iterations = iterations
-
-    def __call__(self, runner):
-        hook = tiny.checkpoint_hook(runner)
-        write = hook._write
-
-        def limited(runner, path, **kwargs):
-            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            if runner.iter in self.iterations:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-            try:
-                return write(runner, path, **kwargs)
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-        hook._write = limited
-
-
-def test_a_full_disk_costs_one_checkpoint(tmp_path):
-    cfg = tiny.config(tmp_path)
-    result = tiny.train(cfg, dict(iter=13), minutes=2, prepare=FullDisk({12}))
-    hook = tiny.checkpoint_hook(result.runner)
-    assert names(tmp_path) == [
-        'best_acc_epoch_1.pth',
-        'epoch_1.pth',
-        'epoch_1_iter_14.pth',
-    ]
-    assert not list(tmp_path.glob('.*.part'))
-    assert hook.last_ckpt == str(tmp_path / 'epoch_1_iter_14.pth')
-
-
-def test_a_disk_that_stays_full(tmp_path):
-    """The training is done, but nobody is told that all is well."""
-    with pytest.raises(UserError, match='last weights could not be saved'):
-        tiny.train(tiny.config(tmp_path), prepare=FullDisk(set(range(11, 99))))
-    assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_1.pth']
-    assert (tmp_path / 'last_checkpoint').read_text() == 'epoch_1.pth'
-    read_checkpoint(tmp_path / 'epoch_1.pth')
-
-
-@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EDQUOT])
-def test_no_room_at_the_last_moment(tmp_path, monkeypatch, code):
-    real = os.fsync
-
-    def full(handle):
-        monkeypatch.setattr(os, 'fsync', real)
-        raise OSError(code, os.strerror(code))
-
-    def prepare(runner):
-        monkeypatch.setattr(os, 'fsync', full)
-
-    tiny.train(tiny.config(tmp_path, epochs=2), prepare=prepare)
-    assert 'epoch_2.pth' in names(tmp_path)
-
-
-def test_other_errors_are_not_hidden(tmp_path, monkeypatch):
-    def broken(*args):
-        raise PermissionError(errno.EACCES, 'no')
-
-    with pytest.raises(PermissionError):
-        tiny.train(
-            tiny.config(tmp_path),
-            prepare=lambda runner: monkeypatch.setattr(os, 'replace', broken),
-        )
-    assert not list(tmp_path.glob('.*.part'))
 
 
 class Spoil(Hook):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mobilevig_det.apis.cli import command
 from mobilevig_det.checkpoints import read_checkpoint
+from mobilevig_det.engine.hooks import hang_watchdog
 
 import pytest
 import torch
@@ -87,6 +88,17 @@ def test_a_stopped_peer_ends_the_other(start_two):
     os.kill(jobs[1].process.pid, signal.SIGSTOP)
     assert jobs[0].wait(20) == 4, jobs[0].text()
     assert 'Process 0: iteration' in jobs[0].text()
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['epoch_2.pth', pytest.param('best_acc_epoch_1.pth', marks=pytest.mark.slow)],
+)
+def test_a_peer_that_stops_in_a_write_ends_the_other(start_two, name):
+    """The first checkpoint tells how long the others may take."""
+    jobs = start_two(dict(stop_in_write=name, watchdog=dict(seconds=2)))
+    assert jobs[1].wait(60) == 4, jobs[1].text()
+    assert 'its checkpoint is not after' in jobs[1].text()
 
 
 @pytest.mark.slow
@@ -232,6 +244,38 @@ def test_a_killed_worker_is_one_message():
 
     with pytest.raises(SystemExit, match='memory runs out.*--resume.*pid'):
         main()
+
+
+def test_an_exit_code_of_its_own_leaves_the_group(tmp_path):
+    @command
+    def main():
+        torch.distributed.init_process_group(
+            'gloo', init_method=f'file://{tmp_path}/meet', rank=0, world_size=1
+        )
+        sys.exit(143)
+
+    with pytest.raises(SystemExit, match='143'):
+        main()
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    'saves, limit', [([], 600), ([1.0], 60), ([10.0, 1.0], 100), ([500.0], 600)]
+)
+def test_how_long_a_checkpoint_may_take(monkeypatch, saves, limit):
+    now = [0.0]
+    monkeypatch.setattr(hang_watchdog.time, 'monotonic', lambda: now[0])
+    hook = hang_watchdog.HangWatchdogHook()
+    for seconds in saves:
+        with hook.saving():
+            now[0] += seconds
+    hook.begin(60, 'not finished')
+    now[0] += 5
+    with hook.saving():
+        assert hook._limit[1] == limit
+        now[0] += 7
+    # As if the time in between had not been.
+    assert hook._limit == (now[0] + 55, 60, 'not finished')
 
 
 def test_other_errors_stay():

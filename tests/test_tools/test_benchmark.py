@@ -8,10 +8,13 @@ import sys
 from argparse import Namespace
 
 from mobilevig_det import MobileViG
-from mobilevig_det.benchmark import operators
+from mobilevig_det.benchmark import detectors, loading, operators
 from mobilevig_det.benchmark.authors import Authors, definition
 from mobilevig_det.benchmark.backbones import build
 from mobilevig_det.benchmark.measuring import peak_memory
+from mobilevig_det.benchmark.plots import draw_stages
+from mobilevig_det.benchmark.stages import STAGES
+from mobilevig_det.benchmark.tables import table
 
 import pytest
 import torch
@@ -171,16 +174,102 @@ def test_operators(monkeypatch, compiled):
     args = Namespace(sizes=['64x96'], rounds=1, device='cpu', batch_size=1, amp=False)
     rows = list(operators.operator_rows(args))
     names = ['compiled mmcv', 'ours'] if compiled else ['ours']
-    assert [row['name'] for row in rows] == names * 12
+    assert [row['name'] for row in rows] == names * 10
     assert all(row['base'] == 'compiled mmcv' for row in rows)
     if compiled:
         return
     for row, make in made:
-        if (
-            'demo' in row['size']
-            or '100 boxes' in row['size']
-            or 'R-CNN' in row['size']
-        ):
+        if 'demo' in row['size'] or '100 boxes' in row['size']:
             facts, run = make(args)
             assert facts == {}
             run()
+
+
+@pytest.mark.parametrize('parts', [['loader,targets'], ['loader', 'targets']])
+def test_parts(parts):
+    parse = load('benchmark').parse_args
+    assert parse(['--parts', *parts]).parts == ['loader', 'targets']
+    assert parse(['--parts', '--detector']).parts == []
+    with pytest.raises(SystemExit):
+        parse(['--parts', 'loader,target'])
+
+
+def test_loader_and_targets(shapes_root, monkeypatch):
+    """On little data: ours passes fewer bytes, and the targets are equal."""
+    monkeypatch.setattr(loading, 'IMAGES', 2)
+    data = dict(
+        data_root=str(shapes_root),
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train/'),
+        metainfo=dict(classes=('circle', 'square', 'triangle')),
+    )
+    threads = torch.get_num_threads()
+    try:
+        ours, theirs = (
+            loading.make_loader(Namespace(), name, data)[0]
+            for name in ('ours', 'MMDetection')
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert ours['images'] == theirs['images'] == 2
+    assert ours['pipe_bytes'] < theirs['pipe_bytes'] / 5
+    ours, theirs = (
+        loading.make_targets(Namespace(device='cpu'), name, (64, 96))[1]()
+        for name in ('ours', 'MMDetection')
+    )
+    assert torch.equal(ours, theirs) and ours.shape == (128, 28, 28)
+
+
+def caught(monkeypatch, **changes):
+    """What would be measured of whole detectors."""
+    made = []
+
+    def in_turns(rows, makes, rounds, args):
+        made.extend(zip(rows, makes))
+        return rows
+
+    monkeypatch.setattr(detectors, 'in_turns', in_turns)
+    args = Namespace(
+        sizes=['64x96'], rounds=1, device='cpu', batch_size=1, amp=False, archs=['ti']
+    )
+    args.__dict__.update(changes)
+    return args, list(detectors.detector_rows(args)), made
+
+
+def test_detectors(monkeypatch, tmp_path):
+    """Stock beside ours, with the stages of a step, which add up to it."""
+    args, rows, made = caught(monkeypatch)
+    names = {row['name'] for row in rows if row['part'] == detectors.TRAINING}
+    stock = detectors.stock()
+    assert names == {
+        f'MobileViG-ti, {stock}', 'MobileViG-ti', "MobileViG-ti, with_cp='act'",
+        f'ResNet-50, {stock}', 'ResNet-50',
+    }  # fmt: skip
+    assert all(
+        row['base'] == row['name'].split(',')[0] + f', {stock}'
+        for row in rows
+        if row['name'] != 'matrix product'
+    )
+    for row, make in made:
+        if row['name'] != 'MobileViG-ti' or '100' in row['part']:
+            continue
+        facts, run = make(args)
+        row.update(facts, seconds=[sum(facts['stages'].values())])
+        seen = set(facts['stages'])
+        assert seen <= set(STAGES) and {'backbone', 'neck', 'RPN', 'RoI heads'} <= seen
+        training = row['part'] == detectors.TRAINING
+        assert ({'backward', 'optimizer', 'mask targets'} <= seen) == training
+        assert training or facts['gmacs'] > 1
+    done = dict(rows=[r for r in rows if 'stages' in r], batch_size=1)
+    assert len(table(done)) == 2
+    draw_stages(done, tmp_path / 'stages.png')
+    assert (tmp_path / 'stages.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_detectors_on_a_gpu(monkeypatch):
+    """Made ready, not run: the sizes and precisions of one command."""
+    _, rows, _ = caught(monkeypatch, device='cuda')
+    sizes = {row['size'] for row in rows}
+    assert len(sizes) == 12 and '8x3x64x96, TF32' in sizes
+    _, rows, _ = caught(monkeypatch, device='cuda', amp=True, batch_size=4)
+    assert {row['size'] for row in rows} == {'4x3x64x96, float16'}

@@ -10,6 +10,12 @@ from .annotations import AnnotationChecker
 from .report import DataReport, some
 from .splits import evaluators_of, splits_of
 
+COCO_METRICS = (
+    'CocoMetric',
+    'FastCocoMetric',
+    'mobilevig_det.evaluation.FastCocoMetric',
+)
+
 
 def check_evaluators(
     cfg: Config, name: str, checkers: list[AnnotationChecker], report: DataReport
@@ -23,7 +29,7 @@ def check_evaluators(
         if (
             not path
             or '://' in path
-            or evaluator.get('type') != 'CocoMetric'
+            or evaluator.get('type') not in COCO_METRICS
             or osp.realpath(path)
             in {osp.realpath(checker.split.ann_file) for checker in checkers}
         ):

@@ -1,13 +1,17 @@
 """Hooks of MMEngine's, by ``type=`` in a config."""
 
+from .bounded_runtime_info import BoundedRuntimeInfoHook
 from .durable_checkpoint import DurableCheckpointHook
 from .finite_numbers import FiniteNumbersHook
 from .hang_watchdog import HangWatchdogHook
 from .stop_signals import StopOnSignalHook
+from .winograd import WinogradHook
 
 __all__ = [
+    'BoundedRuntimeInfoHook',
     'DurableCheckpointHook',
     'FiniteNumbersHook',
     'HangWatchdogHook',
     'StopOnSignalHook',
+    'WinogradHook',
 ]

@@ -1,7 +1,6 @@
 """Checkpoints that a kill, a power cut or a full disk cannot spoil."""
 
 import logging
-import os
 import os.path as osp
 import time
 
@@ -20,16 +19,18 @@ from mmengine.runner import Runner
 
 from ...checkpoints.finite import describe_non_finite, non_finite_weights
 from ...errors import UserError
-from ..durable_files import is_disk_full, write_durably, write_text_durably
+from ..current_run import begin_or_go_on
+from ..durable_files import remove, write_durably, write_text_durably
 from ..kept_checkpoints import outdated
 from ..newest_checkpoint import (
     POINTER,
     check_checkpoint,
-    find_newest_for_all,
-    is_of_training,
+    has_checkpoints,
+    resume_from_newest,
 )
 from ..random_states import get_random_states
 from ..training_state import get_rank_state, is_accumulating, restore
+from .hang_watchdog import watched_save
 
 RETRY_MINUTES = 1.0  # after a save that did not work
 ASK_EVERY = 10  # iterations between two questions to the first process's clock
@@ -41,7 +42,8 @@ class DurableCheckpointHook(CheckpointHook):
 
     A checkpoint is written beside the older ones, forced to the disk, read back
     and renamed; only then the pointer ``last_checkpoint`` changes, and older
-    files are deleted. A full disk costs a message and this checkpoint. Beside
+    files are deleted. A full disk, or one that fails in another way (no right to
+    write, an input/output error), costs a message and this checkpoint. Beside
     the epochs (or iterations) it saves by the clock, in the middle of an epoch
     (``epoch_3_iter_1200.pth``: three epochs and some more, 1200 iterations in
     all). Resuming takes the newest file of the work dir that can be read.
@@ -104,16 +106,7 @@ class DurableCheckpointHook(CheckpointHook):
             return
         if runner._load_from and not self.resume_newest:
             return
-        folder = self._folder(runner)
-        newest = find_newest_for_all(folder, runner.work_dir, self.filename_tmpl)
-        if newest:
-            runner._load_from = newest
-        else:
-            runner._resume = is_of_training(runner._load_from)
-            runner.logger.info(
-                f'{folder} holds no checkpoint to resume from: '
-                + (f'{runner._load_from} it is.' if runner._load_from else 'a new run.')
-            )
+        resume_from_newest(runner, self._folder(runner), self.filename_tmpl)
 
     def _folder(self, runner: Runner) -> str:
         """Where the checkpoints are, as CheckpointHook decides it."""
@@ -135,6 +128,9 @@ class DurableCheckpointHook(CheckpointHook):
             if key.startswith('best_ckpt') and value:
                 hub.update_info(key, osp.join(folder, osp.basename(value)))
         super().before_train(runner)
+        if is_main_process():
+            used = has_checkpoints(folder, self.filename_tmpl)
+            begin_or_go_on(runner, folder, used)
         self._training = True
         # Such as masks of -inf. What becomes so later is spoilt.
         self._never_finite = non_finite_weights(runner.model.state_dict())
@@ -262,11 +258,12 @@ class DurableCheckpointHook(CheckpointHook):
     def _save(self, runner: Runner, together: bool = True) -> None:
         """Write this point's checkpoint, with the states of all processes."""
         state = get_rank_state(runner, self._random_states)
-        self._rank_states = all_gather_object(state) if together else [state]
-        done = [is_main_process() and self._write_training(runner)]
-        self._rank_states = []
-        if together:
-            broadcast_object_list(done)
+        with watched_save(runner):
+            self._rank_states = all_gather_object(state) if together else [state]
+            done = [is_main_process() and self._write_training(runner)]
+            self._rank_states = []
+            if together:
+                broadcast_object_list(done)
         self._due = False
         self._last_time = self.clock()
         if not done[0]:
@@ -303,9 +300,8 @@ class DurableCheckpointHook(CheckpointHook):
             return False
         self.last_ckpt = path
         for old in outdated(kept, self.max_keep_ckpts):
-            if osp.isfile(osp.join(self.out_dir, old[0])):
-                os.remove(osp.join(self.out_dir, old[0]))
-            kept.remove(old)
+            if remove(osp.join(self.out_dir, old[0]), runner.logger):
+                kept.remove(old)
         return True
 
     def _write(self, runner: Runner, path: str, **kwargs) -> bool:
@@ -334,8 +330,6 @@ class DurableCheckpointHook(CheckpointHook):
                 target = osp.relpath(path, runner.work_dir)  # if the folder moves
                 write_text_durably(osp.join(runner.work_dir, POINTER), target)
         except (OSError, UserError) as error:
-            if isinstance(error, OSError) and not is_disk_full(error):
-                raise
             runner.logger.error(
                 f'{path} could not be written ({error}). Older checkpoints are as '
                 'they were; the training goes on, and saves at the next chance.'
@@ -367,17 +361,18 @@ class DurableCheckpointHook(CheckpointHook):
         keys = f'best_score{suffix}', f'best_ckpt{suffix}'
         before = {k: hub.runtime_info.get(k) for k in keys}
         hub.update_info_dict(dict(zip(keys, (score, path))))
-        done = [
-            is_main_process()
-            and self._write(
-                runner,
-                path,
-                save_optimizer=False,
-                save_param_scheduler=False,
-                meta=dict(epoch=runner.epoch, iter=runner.iter),
-            )
-        ]
-        broadcast_object_list(done)
+        with watched_save(runner):
+            done = [
+                is_main_process()
+                and self._write(
+                    runner,
+                    path,
+                    save_optimizer=False,
+                    save_param_scheduler=False,
+                    meta=dict(epoch=runner.epoch, iter=runner.iter),
+                )
+            ]
+            broadcast_object_list(done)
         old = before[keys[1]]
         if not done[0]:
             for k, value in before.items():
@@ -385,8 +380,8 @@ class DurableCheckpointHook(CheckpointHook):
                 if value is not None:
                     hub.update_info(k, value)
             return
-        if is_main_process() and old and old != path and osp.isfile(old):
-            os.remove(old)
+        if is_main_process() and old and old != path:
+            remove(old, runner.logger)
         if suffix:
             self.best_ckpt_path_dict[key] = path
         else:

@@ -4,6 +4,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
@@ -24,11 +26,14 @@ class HangWatchdogHook(Hook):
     4, and torchrun then ends the others. The first iteration may take any time, as
     may validation and the first batch of an epoch.
 
+    How long DurableCheckpointHook may take for a checkpoint is known from those
+    before: ten times the longest, or ``seconds`` where that is more.
+
     Args:
         seconds (float): The longest that an iteration may take, with the loading
             of its data. Defaults to 60.
         saving_seconds (float): The longest that hooks may take after an iteration,
-            as the writing of a checkpoint. Defaults to 600.
+            and that a checkpoint may take at all, as the first. Defaults to 600.
     """
 
     priority = 'VERY_HIGH'  # before a checkpoint is written
@@ -37,6 +42,7 @@ class HangWatchdogHook(Hook):
         self.seconds = seconds
         self.saving_seconds = saving_seconds
         self._limit: tuple[float, float, str] | None = None  # when, seconds, what
+        self._longest_save: float | None = None
         self._iterations = 0
         self._ended: threading.Event | None = None
 
@@ -78,6 +84,21 @@ class HangWatchdogHook(Hook):
         """Watch from now on, in place of what was watched."""
         self._limit = time.monotonic() + seconds, seconds, what
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Watch a checkpoint, and then what was watched before."""
+        before, began = self._limit, time.monotonic()
+        limit = self.saving_seconds
+        if self._longest_save is not None:
+            limit = min(limit, max(self.seconds, 10 * self._longest_save))
+        self.begin(limit, 'done, but its checkpoint is not')
+        try:
+            yield
+        finally:
+            took = time.monotonic() - began
+            self._longest_save = max(took, self._longest_save or 0.0)
+            self._limit = before and (before[0] + took, *before[1:])
+
     def _watch(self, runner: Runner, ended: threading.Event) -> None:
         step = min(1.0, self.seconds / 4)
         looked = time.monotonic()
@@ -96,12 +117,24 @@ class HangWatchdogHook(Hook):
                     f'Process {runner.rank}: iteration {runner.iter + 1} is {what} '
                     f'after {seconds:g} s. Another process (or a loader worker) died '
                     'or hangs; see its messages. This one ends, with exit code '
-                    f'{HUNG}; go on with --resume. If iterations do take so long: '
-                    'HangWatchdogHook(seconds=...).',
+                    f'{HUNG}; go on with --resume. If it does take so long: '
+                    'HangWatchdogHook(seconds=..., saving_seconds=...).',
                     file=sys.stderr,
                     flush=True,
                 )
                 os._exit(HUNG)
+
+
+@contextmanager
+def watched_save(runner: Runner) -> Iterator[None]:
+    """:meth:`HangWatchdogHook.saving` of the runner's, where it has one."""
+    hooks = (hook for hook in runner.hooks if isinstance(hook, HangWatchdogHook))
+    watchdog = next(hooks, None)
+    if watchdog is None:
+        yield
+        return
+    with watchdog.saving():
+        yield
 
 
 class _AfterCheckpoints(Hook):

@@ -1,0 +1,207 @@
+"""3x3 convolutions in 36 instead of 144 products for each 4x4 outputs.
+
+Source: A. Lavin, S. Gray, Fast Algorithms for Convolutional Neural Networks (CVPR
+2016, arXiv 1509.09308), F(4x4, 3x3). The same sums in another order: cuDNN takes
+this algorithm by itself, PyTorch's convolutions on CPUs don't. The points are 0,
+±1/√2, ±√2 and infinity instead of 0, ±1, ±2: they round half as much.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .svga import is_traced
+
+OUT, IN = 4, 6  # sides of a tile of outputs, and of the inputs that it sees
+PIECE = 640  # tiles at a time, so that what is made of them stays in the cache
+# What is smaller was measured not to gain.
+FEWEST_CHANNELS = 96
+FEWEST_TILES = 48
+
+
+def _transforms() -> tuple[Tensor, Tensor, Tensor]:
+    """Of inputs (36, 36), of weights (36, 9) and back to outputs (16, 36)."""
+    a, b = 2**-0.5, 2**0.5
+    points = torch.tensor([0, a, -a, b, -b], dtype=torch.float64)
+    powers = points[:, None] ** torch.arange(OUT)
+    outputs = torch.cat([powers, torch.eye(OUT, dtype=torch.float64)[-1:]]).T
+    # Lagrange's polynomials: each is zero at all points but its own.
+    inputs, weights = torch.zeros(IN, IN).double(), torch.zeros(IN, 3).double()
+    for i, point in enumerate(points):
+        others = torch.cat([points[:i], points[i + 1 :]])
+        inputs[i, : IN - 1] = _coefficients(others)
+        weights[i] = powers[i, :3] / (point - others).prod()
+    inputs[-1], weights[-1, -1] = _coefficients(points), 1
+    return tuple(  # type: ignore[return-value]
+        torch.kron(m.contiguous(), m.contiguous()).float()
+        for m in (inputs, weights, outputs)
+    )
+
+
+def _coefficients(roots: Tensor) -> Tensor:
+    """Of the polynomial that has these roots, the constant first."""
+    found = torch.ones(1, dtype=torch.float64)
+    for root in roots:
+        found = F.pad(found, (1, 0)) - root * F.pad(found, (0, 1))
+    return found
+
+
+TO_INPUTS, TO_WEIGHTS, TO_OUTPUTS = _transforms()
+
+
+def _pieces(x: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Images, and rows of tiles, that are computed together."""
+    images, _, height, width = x.shape
+    rows, columns = -(-height // OUT), -(-width // OUT)
+    step = max(PIECE // columns, 1)
+    together = max(step // rows, 1)
+    for i in range(0, images, together):
+        for row in range(0, rows, step):
+            yield slice(i, i + together), slice(row, min(row + step, rows))
+
+
+def _tiles(x: Tensor, images: slice, rows: slice, side: int) -> Tensor:
+    """Tiles of ``side`` x ``side`` pixels, every fourth pixel one, with a border
+    of zeros: (side * side, tiles * C)."""
+    pad = (side - OUT) // 2
+    channels, height, width = x.shape[1:]
+    columns = -(-width // OUT)
+    top = OUT * rows.start - pad
+    part = x[images, :, max(top, 0) : OUT * rows.stop + pad]
+    padded = x.new_zeros(
+        len(part), OUT * (rows.stop - rows.start) + 2 * pad, OUT * columns + 2 * pad,
+        channels,
+    )  # fmt: skip
+    skipped = max(-top, 0)
+    padded[:, skipped : skipped + part.shape[2], pad : pad + width] = part.permute(
+        0, 2, 3, 1
+    )
+    tiles = padded.unfold(1, side, OUT).unfold(2, side, OUT)
+    return tiles.permute(4, 5, 0, 1, 2, 3).reshape(side * side, -1)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    outs, channels = weight.shape[:2]
+    images, _, height, width = x.shape
+    kernel = TO_WEIGHTS @ weight.permute(2, 3, 1, 0).reshape(9, -1)
+    kernel = kernel.view(IN * IN, channels, outs)
+    rows, columns = -(-height // OUT), -(-width // OUT)
+    y = x.new_empty(images, rows, OUT, columns, OUT, outs)
+    for some, part in _pieces(x):
+        tiles = TO_INPUTS @ _tiles(x, some, part, IN)
+        tiles = torch.bmm(tiles.view(IN * IN, -1, channels), kernel)
+        tiles = TO_OUTPUTS @ tiles.view(IN * IN, -1)
+        out = y[some, part]
+        tiles = tiles.view(OUT, OUT, *out.shape[:2], columns, outs)
+        tiles = tiles.permute(2, 3, 0, 4, 1, 5)
+        if bias is None:
+            out.copy_(tiles)
+        else:
+            torch.add(tiles, bias, out=out)
+    y = y.view(images, rows * OUT, columns * OUT, outs)[:, :height, :width]
+    return y.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    channels, outs = x.shape[1], grad.shape[1]
+    total = x.new_zeros(IN * IN, channels, outs)
+    for some, part in _pieces(x):
+        tiles = TO_INPUTS @ _tiles(x, some, part, IN)
+        grads = TO_OUTPUTS.T @ _tiles(grad, some, part, OUT)
+        total.baddbmm_(
+            tiles.view(IN * IN, -1, channels).transpose(1, 2),
+            grads.view(IN * IN, -1, outs),
+        )
+    weight = TO_WEIGHTS.T @ total.view(IN * IN, -1)
+    return weight.view(3, 3, channels, outs).permute(3, 2, 0, 1).contiguous()
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _convolve(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            _convolve(grad, weight.flip(2, 3).transpose(0, 1), None) if of_x else None,
+            _weight_gradient(x, grad) if of_weight else None,
+            grad.sum((0, 2, 3)) if of_bias else None,
+        )
+
+
+def winograd_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.conv2d(x, weight, bias, padding=1)`` by Winograd's algorithm.
+
+    Rounds about five times as much as the plain sums do (1e-6 of the largest
+    output), and a NaN or infinity spreads over the tile of 4 x 4 outputs.
+
+    Args:
+        x (Tensor): float32 on a CPU, (B, C, H, W) in any memory format.
+        weight (Tensor): (outputs, C, 3, 3).
+        bias (Tensor, optional): (outputs, ).
+
+    Returns:
+        Tensor: (B, outputs, H, W), channels-last.
+    """
+    return _Convolution.apply(x, weight, bias)
+
+
+def _under_autocast() -> bool:
+    if hasattr(torch, 'get_autocast_dtype'):  # torch >= 2.4
+        return torch.is_autocast_enabled('cpu')
+    return torch.is_autocast_cpu_enabled()
+
+
+class WinogradConv2d(nn.Conv2d):
+    """A 3x3 convolution of stride 1 that takes Winograd's algorithm where that is
+    faster: float32 on CPUs, enough channels, enough pixels. Elsewhere, under
+    autocast and to exporters and compilers it is its base class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._gains(x):
+            return winograd_conv3x3(x, self.weight, self.bias)
+        return super().forward(x)
+
+    def _gains(self, x: Tensor) -> bool:
+        compiling = getattr(torch.compiler, 'is_compiling', bool)  # torch >= 2.2
+        if is_traced() or compiling() or x.device.type != 'cpu' or x.ndim != 4:
+            return False
+        tiles = x.shape[0] * -(-x.shape[2] // OUT) * -(-x.shape[3] // OUT)
+        return (
+            tiles >= FEWEST_TILES
+            and x.dtype == self.weight.dtype == torch.float32
+            and not _under_autocast()
+        )
+
+
+def use_winograd(model: nn.Module) -> int:
+    """Turn a model's plain 3x3 convolutions into :class:`WinogradConv2d`.
+
+    Weights, names, hooks and gradients stay; calling it again does nothing.
+
+    Args:
+        model (nn.Module): Any; is changed.
+
+    Returns:
+        int: How many convolutions were turned.
+    """
+    turned = 0
+    for module in model.modules():
+        if type(module) is nn.Conv2d and (
+            module.kernel_size == (3, 3)
+            and module.stride == module.padding == module.dilation == (1, 1)
+            and module.groups == 1
+            and module.padding_mode == 'zeros'
+            and min(module.in_channels, module.out_channels) >= FEWEST_CHANNELS
+        ):
+            module.__class__ = WinogradConv2d
+            turned += 1
+    return turned

@@ -1,0 +1,195 @@
+"""Disks that are full, or fail otherwise, while a checkpoint is written."""
+
+import errno
+import json
+import logging
+import os
+import resource
+
+from mobilevig_det.checkpoints import read_checkpoint
+from mobilevig_det.engine import SurvivingLocalVisBackend
+from mobilevig_det.engine.durable_files import remove, write_durably
+from mobilevig_det.errors import UserError
+
+import pytest
+import tiny_training as tiny
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob('*.pth'))
+
+
+class FullDisk:
+    """Writes past a few kilobytes fail, as the real limit of the system has it."""
+
+    def __init__(self, iterations):
+        self.iterations = iterations
+
+    def __call__(self, runner):
+        hook = tiny.checkpoint_hook(runner)
+        write = hook._write
+
+        def limited(runner, path, **kwargs):
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            if runner.iter in self.iterations:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+            try:
+                return write(runner, path, **kwargs)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+        hook._write = limited
+
+
+def test_a_full_disk_costs_one_checkpoint(tmp_path):
+    cfg = tiny.config(tmp_path)
+    result = tiny.train(cfg, dict(iter=13), minutes=2, prepare=FullDisk({12}))
+    hook = tiny.checkpoint_hook(result.runner)
+    assert names(tmp_path) == [
+        'best_acc_epoch_1.pth',
+        'epoch_1.pth',
+        'epoch_1_iter_14.pth',
+    ]
+    assert not list(tmp_path.glob('.*.part'))
+    assert hook.last_ckpt == str(tmp_path / 'epoch_1_iter_14.pth')
+
+
+def test_a_disk_that_stays_full(tmp_path):
+    """The training is done, but nobody is told that all is well."""
+    with pytest.raises(UserError, match='last weights could not be saved'):
+        tiny.train(tiny.config(tmp_path), prepare=FullDisk(set(range(11, 99))))
+    assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_1.pth']
+    assert (tmp_path / 'last_checkpoint').read_text() == 'epoch_1.pth'
+    read_checkpoint(tmp_path / 'epoch_1.pth')
+
+
+class Fault:
+    """A call to the system that fails, from an iteration on, so many times."""
+
+    def __init__(self, monkeypatch, name, code, times, after=0):
+        real, calls = getattr(os, name), []
+
+        def failing(*args):
+            if self.runner.iter >= after and len(calls) < times:
+                calls.append(args)
+                raise OSError(code, os.strerror(code))
+            return real(*args)
+
+        self._arm = lambda: monkeypatch.setattr(os, name, failing)
+
+    def __call__(self, runner):
+        self.runner = runner
+        self._arm()
+
+
+FAULTS = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EIO, errno.ESTALE]
+
+
+@pytest.mark.parametrize('code', FAULTS, ids=lambda code: errno.errorcode[code])
+@pytest.mark.parametrize('name', ['open', 'fsync', 'replace'])
+def test_any_fault_costs_one_checkpoint(tmp_path, monkeypatch, name, code):
+    """… in the second epoch; the next is there a minute later."""
+    cfg = tiny.config(tmp_path, val_cfg=None, val_dataloader=None, val_evaluator=None)
+    cfg['default_hooks']['checkpoint']['save_best'] = None
+    fault = Fault(monkeypatch, name, code, times=1, after=11)
+    tiny.train(cfg, dict(iter=13), minutes=2, prepare=fault)
+    assert names(tmp_path) == ['epoch_1.pth', 'epoch_1_iter_14.pth']
+    assert (tmp_path / 'last_checkpoint').read_text() == 'epoch_1_iter_14.pth'
+    assert not list(tmp_path.glob('.*.part'))
+    log = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+    assert log.count('could not be written') == 1
+    assert os.strerror(code) in log
+
+
+def test_a_fault_that_stays(tmp_path, monkeypatch):
+    """As a folder that became read-only: nothing can be deleted, either."""
+    cfg = tiny.config(tmp_path)
+    cfg['default_hooks']['checkpoint']['max_keep_ckpts'] = 2
+    replace = Fault(monkeypatch, 'replace', errno.EACCES, times=99, after=11)
+    remove = Fault(monkeypatch, 'remove', errno.EACCES, times=99, after=11)
+
+    def prepare(runner):
+        replace(runner)
+        remove(runner)
+
+    with pytest.raises(UserError, match='last weights could not be saved'):
+        tiny.train(cfg, prepare=prepare)
+    assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_1.pth']
+    read_checkpoint(tmp_path / 'epoch_1.pth')
+
+
+def test_old_ones_that_cannot_be_deleted_go_later(tmp_path, monkeypatch):
+    cfg = tiny.config(tmp_path, epochs=4)
+    cfg['default_hooks']['checkpoint'].update(max_keep_ckpts=2, save_best=None)
+    # Of the third epoch: its checkpoint is saved before and after its validation.
+    fault = Fault(monkeypatch, 'remove', errno.EACCES, times=2, after=29)
+    tiny.train(cfg, prepare=fault)
+    assert names(tmp_path) == ['epoch_3.pth', 'epoch_4.pth']
+
+
+def test_ctrl_c_in_a_write_leaves_nothing(tmp_path):
+    def write(part):
+        with open(part, 'w') as file:
+            file.write('half')
+        raise KeyboardInterrupt
+
+    (tmp_path / 'file').write_text('whole')
+    with pytest.raises(KeyboardInterrupt):
+        write_durably(str(tmp_path / 'file'), write)
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
+    assert (tmp_path / 'file').read_text() == 'whole'
+
+
+def test_the_first_error_is_told(tmp_path, monkeypatch):
+    def broken(path):
+        raise OSError(errno.EROFS, 'read-only')
+
+    monkeypatch.setattr(os, 'remove', broken)
+    with pytest.raises(OSError, match='Input/output'):
+        write_durably(
+            str(tmp_path / 'file'),
+            lambda part: os.close(os.open(part, os.O_CREAT)),
+            lambda part: (_ for _ in ()).throw(OSError(errno.EIO, 'Input/output')),
+        )
+
+
+def test_remove_what_is_gone(tmp_path):
+    assert remove(str(tmp_path / 'none'), logging.getLogger())
+
+
+def test_curves_are_worth_less_than_the_training(tmp_path):
+    """MMEngine's own backend ends it here."""
+    own = 'mobilevig_det.engine.SurvivingLocalVisBackend'
+    cfg = tiny.config(tmp_path, epochs=2)
+    cfg['default_hooks']['logger'] = dict(type='LoggerHook', interval=1)
+    cfg['visualizer'] = dict(
+        type='Visualizer', name=str(tmp_path), vis_backends=[dict(type=own)]
+    )
+
+    def prepare(runner):
+        """No curves from the start: their file is a folder."""
+        (tmp_path / runner.timestamp / 'vis_data' / 'scalars.json').mkdir(parents=True)
+
+    result = tiny.train(cfg, prepare=prepare)
+    assert len(result.losses) == 20
+    log = (tmp_path / result.runner.timestamp).glob('*.log')
+    assert next(log).read_text().count('The curves cannot be written') == 1
+
+
+def test_no_half_of_a_line_in_the_curves(tmp_path):
+    """A limit of the file's size, and room again."""
+    backend = SurvivingLocalVisBackend(str(tmp_path))
+    backend.add_scalars(dict(loss=0.5), 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+    try:
+        backend.add_scalars(dict(loss=0.25), 2)
+        backend.add_scalar('loss', 0.125, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    backend.add_scalar('loss', 0.0625, 4)
+    lines = (tmp_path / 'scalars.json').read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        dict(loss=0.5, step=1),
+        dict(loss=0.0625, step=4),
+    ]
