@@ -19,7 +19,7 @@ def draw_growth(result: dict, path: Path) -> None:
     """What the graph step costs an element, as the map grows."""
     lines: dict[tuple, dict[int, float]] = defaultdict(dict)
     for row in result['rows']:
-        if 'elements' in row and 'failed' not in row:
+        if row['part'].startswith('graph step,') and 'failed' not in row:
             height, width = map(int, row['size'].split('x')[2:])
             cost = median(row) / row['elements'] * 1e9
             lines[row['part'], row['name']][height * width] = cost

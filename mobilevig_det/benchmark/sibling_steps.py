@@ -68,7 +68,7 @@ def sibling_rows(args: Namespace) -> Iterator[dict]:
                 rows = [
                     dict(
                         part=f'graph steps, {kind}',
-                        size='x'.join(map(str, size)),
+                        size='x'.join(map(str, (1, *size))),
                         name=row,
                         base=base,
                     )

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from mobilevig_det.benchmark import sibling_steps
+from mobilevig_det.benchmark import save, sibling_steps
 from mobilevig_det.benchmark.authors_siblings import agc, dagc, mgc
 from mobilevig_det.benchmark.backbones import SIBLINGS, build
 
@@ -41,7 +41,7 @@ def test_authors_backbones(family):
             assert (found - want).abs().max() <= 1e-5 * want.abs().max()
 
 
-def test_rows(monkeypatch):
+def test_rows(monkeypatch, tmp_path):
     """Each step at each stage that has it, and that both run."""
     rows = []
 
@@ -56,5 +56,12 @@ def test_rows(monkeypatch):
     monkeypatch.setattr(sibling_steps, 'IMAGE', (64, 96))
     args = Namespace(device='cpu', rounds=1)
     assert len(list(sibling_steps.sibling_rows(args))) == (3 + 4 + 3) * 4
+    result = dict(
+        machine={},
+        batch_size=1,
+        rows=[dict(row, seconds=[1e-3], elements=9, peak_bytes=1) for row in rows],
+    )
+    save(result, tmp_path)
+    assert (tmp_path / 'benchmark.png').is_file()
     sizes = [row['size'] for row in rows if row['name'] == 'GreedyViG-s']
-    assert sizes[::2] == ['48x16x24', '96x8x12', '192x4x6', '384x2x3']
+    assert sizes[::2] == ['1x48x16x24', '1x96x8x12', '1x192x4x6', '1x384x2x3']
