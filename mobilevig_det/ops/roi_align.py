@@ -139,10 +139,12 @@ def _spread(
 
     Args:
         grad (Tensor): Of the bins, (N, C, bins along y, along x).
-        pairs (list[tuple[Tensor, Tensor, Tensor]]): Pixels, bins and weights.
+        pairs (list[tuple[Tensor, Tensor, Tensor]]): Pixels, bins and weights; is
+            emptied.
         out (Tensor): Maps of shape (B, C, H, W).
     """
     pixels, bins, weights = (torch.cat(parts) for parts in zip(*pairs))
+    pairs.clear()  # a hundred megabytes
     pixels, order = pixels.sort()
     bins, weights = bins[order], weights[order]
     starts = torch.searchsorted(
