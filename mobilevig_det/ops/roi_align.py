@@ -145,10 +145,11 @@ def _spread(
     """
     pixels, bins, weights = (torch.cat(parts) for parts in zip(*pairs))
     pairs.clear()  # a hundred megabytes
-    pixels, order = pixels.sort()
+    pixels, order = pixels.int().sort()  # no map has 2**31 pixels
     bins, weights = bins[order], weights[order]
     starts = torch.searchsorted(
-        pixels, torch.arange(out[:, 0].numel(), device=pixels.device)
+        pixels,
+        torch.arange(out[:, 0].numel(), dtype=pixels.dtype, device=pixels.device),
     )
     for i in range(0, out.shape[1], CHANNELS):
         table = pixel_rows(grad[:, i : i + CHANNELS], weights.dtype)
