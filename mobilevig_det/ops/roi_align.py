@@ -145,7 +145,8 @@ def _spread(
     """
     pixels, bins, weights = (torch.cat(parts) for parts in zip(*pairs))
     pairs.clear()  # a hundred megabytes
-    pixels, order = pixels.int().sort()  # no map has 2**31 pixels
+    pixels = pixels.int()  # no map has 2**31 of them
+    pixels, order = pixels.sort()
     bins, weights = bins[order], weights[order]
     starts = torch.searchsorted(
         pixels,
