@@ -16,14 +16,15 @@ train_pipeline, test_pipeline = (
 # (An import statement would make it a config of another kind.)
 num_workers = (__import__('os').cpu_count() or 1) // int('{{$LOCAL_WORLD_SIZE:1}}')
 num_workers = min(max(num_workers, 1), 8)
+pin_memory = __import__('torch').cuda.is_available()  # else PyTorch warns
 train_dataloader = dict(
     num_workers=num_workers,
-    pin_memory=True,
+    pin_memory=pin_memory,
     dataset=dict(data_root=data_root, pipeline=train_pipeline),
 )
 val_dataloader = dict(
     num_workers=num_workers,
-    pin_memory=True,
+    pin_memory=pin_memory,
     dataset=dict(data_root=data_root, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader

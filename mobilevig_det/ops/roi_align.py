@@ -139,14 +139,18 @@ def _spread(
 
     Args:
         grad (Tensor): Of the bins, (N, C, bins along y, along x).
-        pairs (list[tuple[Tensor, Tensor, Tensor]]): Pixels, bins and weights.
+        pairs (list[tuple[Tensor, Tensor, Tensor]]): Pixels, bins and weights; is
+            emptied.
         out (Tensor): Maps of shape (B, C, H, W).
     """
     pixels, bins, weights = (torch.cat(parts) for parts in zip(*pairs))
+    pairs.clear()  # a hundred megabytes
+    pixels = pixels.int()  # no map has 2**31 of them
     pixels, order = pixels.sort()
     bins, weights = bins[order], weights[order]
     starts = torch.searchsorted(
-        pixels, torch.arange(out[:, 0].numel(), device=pixels.device)
+        pixels,
+        torch.arange(out[:, 0].numel(), dtype=pixels.dtype, device=pixels.device),
     )
     for i in range(0, out.shape[1], CHANNELS):
         table = pixel_rows(grad[:, i : i + CHANNELS], weights.dtype)
