@@ -67,7 +67,7 @@ def make(family, **kwargs):
 @pytest.mark.parametrize(
     'family, size',
     [
-        pytest.param(*which, marks=[pytest.mark.slow] if which[1] == 'b' else [])
+        pytest.param(*which, marks=[] if which in SMALLEST else [pytest.mark.slow])
         for which in ALL
     ],
 )

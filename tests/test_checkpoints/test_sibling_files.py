@@ -70,6 +70,13 @@ def best_model(family, size):
     return {'state_dict': raw, 'state_dict_ema': golden}
 
 
+OF_A_FILE = pytest.mark.parametrize(
+    'published',
+    [pytest.param(p.values, marks=p.marks) for p in ONE_AND_OTHERS],
+    indirect=True,
+)
+
+
 @pytest.fixture
 def published(tmp_path, request):
     """The family, its size, a folder with its file under the published name."""
@@ -78,7 +85,7 @@ def published(tmp_path, request):
     return family, size, tmp_path
 
 
-@pytest.mark.parametrize('published', SMALLEST, indirect=True)
+@OF_A_FILE
 def test_by_name(published, monkeypatch):
     family, size, folder = published
     monkeypatch.setenv('MOBILEVIG_WEIGHTS', str(folder))
@@ -96,11 +103,7 @@ def test_by_name(published, monkeypatch):
         assert torch.equal(found, want)
 
 
-@pytest.mark.parametrize(
-    'published',
-    [pytest.param(p.values, marks=p.marks) for p in ONE_AND_OTHERS],
-    indirect=True,
-)
+@OF_A_FILE
 def test_convert_tool(published, monkeypatch, tmp_path):
     family, size, folder = published
     original = folder / PUBLISHED[f'{family}-{size}'].path
