@@ -40,7 +40,9 @@ def test_killed_before_the_first_checkpoint(whole, tmp_path):
     tiny.assert_equal(whole, result)
 
 
-@pytest.mark.parametrize('step', ['fsync', 'replace'])
+@pytest.mark.parametrize(
+    'step', [pytest.param('fsync', marks=pytest.mark.slow), 'replace']
+)
 def test_killed_in_the_write(whole, tmp_path, monkeypatch, step):
     """… of the second epoch's checkpoint, or of the pointer to it."""
     for number in (0, 2):

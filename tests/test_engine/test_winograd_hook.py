@@ -1,4 +1,5 @@
-"""Training with Winograd's algorithm on and off: the same, but for rounding."""
+"""Training with every fast piece on and off: the same, but for the rounding of
+Winograd's algorithm."""
 
 from mobilevig_det.apis.cli import load_config
 from mobilevig_det.engine import WinogradHook
@@ -49,9 +50,17 @@ def ten_iterations(tmp_path, enabled):
     for split in ('val', 'test'):
         for name in ('dataloader', 'cfg', 'evaluator'):
             cfg[f'{split}_{name}'] = None
-    assert cfg.default_hooks.winograd.type == 'mobilevig_det.engine.WinogradHook'
+    hooks = cfg.default_hooks
+    assert hooks.winograd.type == 'mobilevig_det.engine.WinogradHook'
+    assert hooks.runtime_info.type == 'mobilevig_det.engine.BoundedRuntimeInfoHook'
+    load = cfg.train_dataloader.dataset.pipeline[1]
+    assert load.type == 'mobilevig_det.datasets.loading.LoadCompactAnnotations'
+    if not enabled:
+        load.type, hooks.runtime_info.type = 'LoadAnnotations', 'RuntimeInfoHook'
     cfg.default_hooks = dict(
-        winograd=dict(cfg.default_hooks.winograd, enabled=enabled), checkpoint=None
+        winograd=dict(hooks.winograd, enabled=enabled),
+        runtime_info=hooks.runtime_info,
+        checkpoint=None,
     )
     runner = Runner.from_cfg(cfg)
     losses = Losses()

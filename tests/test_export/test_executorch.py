@@ -24,7 +24,11 @@ def write():
 # Also a stage of 1 x 3 pixels, and an odd one whose extra level is half of it.
 @pytest.mark.parametrize(
     'size, neck, stride',
-    [((96, 64), True, 2), ((32, 96), True, 1), ((75, 90), False, 3)],
+    [
+        ((96, 64), True, 2),
+        pytest.param((32, 96), True, 1, marks=pytest.mark.slow),
+        ((75, 90), False, 3),
+    ],
 )
 def test_equals_pytorch(write, size, neck, stride, tmp_path):
     model = tiny_backbone.make(neck, stride)

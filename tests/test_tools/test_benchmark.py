@@ -84,6 +84,7 @@ def test_table(folder):
     assert 'threads' in markdown[0] and torch.__version__ in markdown[0]
 
 
+@pytest.mark.slow
 def test_what_fails_is_in_the_table(tmp_path):
     subprocess.run(
         [
