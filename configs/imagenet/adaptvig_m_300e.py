@@ -1,0 +1,13 @@
+# AdaptViG-M on ImageNet-1K: MobileViG's recipe, which is that of every sibling.
+_base_ = './mobilevig_m_300e.py'
+model = dict(
+    backbone=dict(type='AdaptViG', arch='m'),
+    head=dict(in_channels=320, hidden_channels=768),
+)
+# Its layer scales are vectors and its temperatures numbers, which timm leaves
+# without decay.
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        flat_decay_mult=0.0, custom_keys=dict(temperature=dict(decay_mult=0.0))
+    )
+)

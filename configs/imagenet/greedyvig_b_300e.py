@@ -1,0 +1,3 @@
+# GreedyViG-B on ImageNet-1K: as M.
+_base_ = './greedyvig_m_300e.py'
+model = dict(backbone=dict(arch='b'), head=dict(in_channels=512, hidden_channels=768))

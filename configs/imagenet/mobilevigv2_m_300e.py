@@ -1,0 +1,6 @@
+# MobileViGv2-M on ImageNet-1K: MobileViG's recipe, which is that of every sibling.
+_base_ = './mobilevig_m_300e.py'
+model = dict(
+    backbone=dict(type='MobileViGv2', arch='m'),
+    head=dict(in_channels=384, hidden_channels=512),
+)
