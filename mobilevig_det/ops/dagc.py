@@ -20,7 +20,7 @@ from .links import (
     check_fixed_size,
     link_dtype,
     shifted,
-    spread,
+    spread_images,
     strongest,
 )
 from .svga import is_traced
@@ -113,11 +113,7 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     'thresholded_max_backward', fake=lambda grad, winner, stride: torch.empty_like(grad)
 )
 def _spread(grad: Tensor, winner: Tensor, stride: int) -> Tensor:
-    out, links = torch.empty_like(grad), _links(grad, stride)
-    for i, image in enumerate(grad):
-        won = winner[i].permute(1, 2, 0)
-        out[i] = spread(as_pixels(image), won, links).permute(2, 0, 1)
-    return out
+    return spread_images(grad, winner, _links(grad, stride))
 
 
 class _ThresholdedMax(torch.autograd.Function):

@@ -182,6 +182,15 @@ def spread(
     return out
 
 
+def spread_images(grad: Tensor, winner: Tensor, links: Sequence[Link]) -> Tensor:
+    """:func:`spread` without gates, of maps (B, C, H, W)."""
+    out = torch.empty_like(grad)
+    for i, image in enumerate(grad):
+        won = winner[i].permute(1, 2, 0)
+        out[i] = spread(as_pixels(image), won, links).permute(2, 0, 1)
+    return out
+
+
 class _Difference:
     """Neighbour minus pixel, once it is asked for."""
 

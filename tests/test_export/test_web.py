@@ -158,7 +158,7 @@ def test_modules_in_node(page, tmp_path):
     results = said(
         ['node', HERE / 'page_in_node.mjs', page.folder, tmp_path / 'jobs.json']
     )
-    total, wrong = 0, []
+    total = 0
     for image, job, result in zip(images, jobs, results, strict=True):
         width, height = job['resized']
         resized = np.array(result['resized']).reshape(height, width, 4)[..., 2::-1]
@@ -176,11 +176,10 @@ def test_modules_in_node(page, tmp_path):
             part = pasted[mask['top'] :, mask['left'] :]
             part = part[: mask['height'], : mask['width']]
             part[:] = np.reshape(mask['data'], part.shape)
-            wrong.append((pasted != expected['masks'][i]).mean())
+            different = (pasted != expected['masks'][i]).sum()
+            assert different <= 1e-3 * pasted.size
         total += len(pairs)
     assert total > 20
-    # Masks of random weights may lie at their threshold in places.
-    assert np.mean(wrong) <= 1e-3 and max(wrong) <= 1e-2
 
 
 @pytest.fixture
