@@ -14,6 +14,7 @@ from mmengine.logging import MMLogger
 
 KINDS = ('configs', 'imagenet', 'coco')
 ARCHS = ('ti', 's', 'm', 'b')
+FAMILIES = tuple(dict.fromkeys(figure.family for figure in FIGURES))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,6 +31,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--arch', nargs='+', choices=ARCHS, default=ARCHS, help='only these sizes'
+    )
+    parser.add_argument(
+        '--family',
+        nargs='+',
+        choices=FAMILIES,
+        default=FAMILIES,
+        help='only these backbones',
     )
     parser.add_argument(
         '--images',
@@ -90,8 +98,16 @@ def main(argv: list[str] | None = None, figures: Sequence[Figure] = FIGURES) -> 
     chosen = [
         figure
         for figure in figures
-        if args.what in (figure.what, 'all') and figure.arch in args.arch
+        if args.what in (figure.what, 'all')
+        and figure.arch in args.arch
+        and figure.family in args.family
     ]
+    if not chosen:
+        raise UserError(
+            f'--arch {" ".join(args.arch)} is no size of --family '
+            f'{" ".join(args.family)}, or no detector of it is published: '
+            'nothing to measure.'
+        )
     verdicts = reproduce(chosen, options, args.out_dir)
     with open(f'{args.out_dir}/reproduce.md', encoding='utf-8') as file:
         print(file.read())

@@ -77,6 +77,8 @@ class _Elementwise(TorchFunctionMode):
         name = getattr(func, '__name__', '')
         if name == 'batch_norm':
             self.total += 2 * out.numel()
+        elif name == 'layer_norm':
+            self.total += 5 * out.numel()
         elif name == 'interpolate':  # nearest, in FPN
             self.total += out.numel()
         elif name == 'adaptive_avg_pool2d':

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from mobilevig_det.apis.cli import load_config
 from mobilevig_det.checkpoints import weights
+from mobilevig_det.reproduction import FIGURES
 
 import pytest
 import yaml
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from reference import ARCHS
+from siblings import ALL
+from test_sibling_configs import SMALL_DECAY  # as in the configs, which it tests
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'configs' / 'mask_rcnn'
@@ -25,12 +28,13 @@ def test_index(zoo):
     """Every entry has a config, and MIM finds the entries."""
     folder = ROOT / 'configs' / zoo
     metafile = yaml.safe_load((folder / 'metafile.yml').read_text())
-    (collection,) = metafile['Collections']
-    assert collection['README'] == f'configs/{zoo}/README.md'
+    collections = {c['Name']: c for c in metafile['Collections']}
+    assert {c['README'] for c in collections.values()} == {f'configs/{zoo}/README.md'}
     for entry in metafile['Models']:
         assert entry['Config'] == f'configs/{zoo}/{entry["Name"]}.py'
         assert (ROOT / entry['Config']).is_file()
-        assert entry['In Collection'] == collection['Name']
+        family = collections[entry['In Collection']]['Metadata']['Architecture'][0]
+        assert family.lower() == entry['Name'].partition('_')[0]
         assert entry.get('Weights', '') in (folder / 'README.md').read_text()
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
     assert f'configs/{zoo}/metafile.yml' in index['Import']
@@ -44,9 +48,9 @@ def test_imagenet_says_whose_figures_they_are():
     assert 'We did not train on ImageNet' in page
 
 
-def row(arch):
+def row(arch, family='mobilevig'):
     """Cells of the row of that config in the page's table."""
-    (line,) = re.findall(rf'^\|.*\(mobilevig_{arch}_fpn_1x\.py\).*$', PAGE, re.M)
+    (line,) = re.findall(rf'^\|.*\({family}_{arch}_fpn_1x\.py\).*$', PAGE, re.M)
     return [cell.strip() for cell in line.strip('|').split('|')]
 
 
@@ -93,3 +97,40 @@ def test_nothing_claimed_that_was_not_run(arch):
     entry = ENTRIES[f'mobilevig_{arch}_fpn_1x']
     assert 'Results' not in entry and 'Weights' not in entry
     assert row(arch)[4:6] == ['–', '–']
+
+
+@pytest.mark.parametrize('family, size', ALL)
+def test_recipe_of_siblings(family, size):
+    """Theirs where they published a run, else that of a size with one."""
+    (recipe,) = (c for c in row(size, family) if 'decay' in c)
+    whose, decay = recipe.split(', decay ')
+    theirs = f'coco-{family}-{size}' in weights.PUBLISHED
+    assert (whose == 'published') == theirs == ('no run' not in str(row(size, family)))
+    assert decay == ('0.0001' if (family, size) in SMALL_DECAY else '0.05')
+    if not theirs:
+        other = whose.removesuffix("'s").lower()
+        (same,) = (c for c in row(other, family) if 'decay' in c)
+        assert same == f'published, decay {decay}'
+
+
+@pytest.mark.parametrize('zoo', ['imagenet', 'mask_rcnn'])
+def test_who_says_so(zoo):
+    """The siblings' rows name the source that the table of figures has."""
+    said = {
+        "paper's abstract": 'abstract',
+        'iFormer paper, ICLR 2025': 'as the iFormer paper (ICLR 2025) reports it',
+        "its file's name": "its file's name",
+        "paper's abstract, schedule not named": 'abstract; the schedule is not',
+    }
+    page = (ROOT / 'configs' / zoo / 'README.md').read_text()
+    known = [
+        f
+        for f in FIGURES
+        if f.family != 'mobilevig' and f.what != 'configs' and f.published is not None
+    ]
+    for figure in known:
+        if (ROOT / 'configs' / zoo / f'{figure.config}.py').is_file():
+            (line,) = re.findall(rf'^\|.*\({figure.config}\.py\).*$', page, re.M)
+            assert f'| {said[figure.source]}' in line
+    # Of MobileViGv2's AP only differences were published.
+    assert not any(f.family == 'mobilevigv2' and f.what == 'coco' for f in known)

@@ -13,10 +13,9 @@ from types import SimpleNamespace
 
 from mobilevig_det.apis.cli import find_config, load_config
 from mobilevig_det.checkpoints import weights
-from mobilevig_det.reproduction import FIGURES, Figure, verdicts
+from mobilevig_det.reproduction import Figure, verdicts
 from mobilevig_det.reproduction import run as running
 from mobilevig_det.reproduction.confidence import wilson
-from mobilevig_det.reproduction.figures import BACKBONE_FLOPS, FLOPS, PARAMETERS, RATES
 
 import pytest
 import torch
@@ -386,34 +385,10 @@ def test_a_folder_of_files(stand, made, tmp_path, monkeypatch):
     assert stand.server.asked == []
 
 
-def test_configs_in_full(tmp_path, capsys):
-    """What is published of the configs themselves: it needs no data."""
-    assert run_with(FIGURES, '--what', 'configs', '--out-dir', tmp_path) == 0
-    content = json.loads((tmp_path / 'reproduce.json').read_text())
-    wanted = [figure.id for figure in FIGURES if figure.what == 'configs']
-    assert [row['id'] for row in content['figures']] == wanted
-    assert {row['verdict'] for row in content['figures']} == {'reproduced'}
-    rates = [r['measured'] for r in content['figures'] if 'rates' in r['quantity']]
-    assert rates == [3516, 3516]
-    capsys.readouterr()
-
-
-def test_a_config_that_differs(tmp_path):
-    """A schedule a little off, and a layer more: both are seen."""
-    flags = ['--what', 'configs', '--out-dir', tmp_path, '--cfg-options']
-    flags += ['param_scheduler.1.gamma=0.2', 'model.roi_head.mask_head.num_convs=5']
-    figures = [
-        figure
-        for figure in FIGURES
-        if figure.config == 'mobilevig_m_fpn_1x'
-        and figure.quantity in (PARAMETERS, FLOPS, BACKBONE_FLOPS, RATES)
-    ]
-    assert run_with(figures, *flags) == 1
-    content = json.loads((tmp_path / 'reproduce.json').read_text())
-    verdicts = {row['quantity']: row['verdict'] for row in content['figures']}
-    assert verdicts == {
-        PARAMETERS: 'missed',
-        FLOPS: 'missed',
-        BACKBONE_FLOPS: 'reproduced',
-        RATES: 'missed',
-    }
+def test_families_apart(stand, capsys):
+    """--family leaves the others' figures out; none left is a slip."""
+    assert stand.run('--what', 'coco', '--family', 'mobilevig') == 0
+    assert set(rows(stand)) == {'box AP', 'mask AP'}
+    assert '--arch ti is no size of --family greedyvig' in stand.run(
+        '--family', 'greedyvig', '--arch', 'ti'
+    )

@@ -1,0 +1,53 @@
+"""What the tool finds of the configs themselves, without data."""
+
+import json
+
+from mobilevig_det.reproduction import FIGURES
+from mobilevig_det.reproduction.figures import BACKBONE_FLOPS, FLOPS, PARAMETERS, RATES
+
+import pytest
+from siblings import SMALLEST
+from test_reproduce_tool import run_with
+
+ONE_EACH = ('mobilevig_m', *(f'{family}_{size}' for family, size in SMALLEST))
+
+
+@pytest.mark.parametrize(
+    'all_sizes', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_configs_in_full(tmp_path, capsys, all_sizes):
+    figures = [
+        figure
+        for figure in FIGURES
+        if all_sizes or f'{figure.family}_{figure.arch}' in ONE_EACH
+    ]
+    assert run_with(figures, '--what', 'configs', '--out-dir', tmp_path) == 0
+    content = json.loads((tmp_path / 'reproduce.json').read_text())
+    wanted = [figure.id for figure in figures if figure.what == 'configs']
+    assert len(wanted) == (128 if all_sizes else 36)
+    assert [row['id'] for row in content['figures']] == wanted
+    assert {row['verdict'] for row in content['figures']} == {'reproduced'}
+    rates = [r['measured'] for r in content['figures'] if 'rates' in r['quantity']]
+    assert rates == ([3516, 3516] if all_sizes else [3516])
+    capsys.readouterr()
+
+
+def test_a_config_that_differs(tmp_path):
+    """A schedule a little off, and a layer more: both are seen."""
+    flags = ['--what', 'configs', '--out-dir', tmp_path, '--cfg-options']
+    flags += ['param_scheduler.1.gamma=0.2', 'model.roi_head.mask_head.num_convs=5']
+    figures = [
+        figure
+        for figure in FIGURES
+        if figure.config == 'mobilevig_m_fpn_1x'
+        and figure.quantity in (PARAMETERS, FLOPS, BACKBONE_FLOPS, RATES)
+    ]
+    assert run_with(figures, *flags) == 1
+    content = json.loads((tmp_path / 'reproduce.json').read_text())
+    verdicts = {row['quantity']: row['verdict'] for row in content['figures']}
+    assert verdicts == {
+        PARAMETERS: 'missed',
+        FLOPS: 'missed',
+        BACKBONE_FLOPS: 'reproduced',
+        RATES: 'missed',
+    }
