@@ -50,11 +50,13 @@ def threshold(x: Tensor) -> Tensor:
     return distance.mean(1) - distance.std(1)
 
 
-def naive_thresholded_max(x: Tensor, stride: int) -> Tensor:
+def naive_thresholded_max(x: Tensor, stride: int, slack: float = 0.0) -> Tensor:
     """:func:`thresholded_max` as it is defined, link by link, and as exporters
-    of one size see it."""
+    of one size see it; with ``slack`` added to the threshold."""
     wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     limit = threshold(wide)[:, None, None, None]
+    if slack:
+        limit = limit + slack
     x_j = x - x
     for link in _links(x, stride):
         distance = (wide - shifted(wide, link)).abs().sum(1, keepdim=True)
