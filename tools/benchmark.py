@@ -75,10 +75,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--siblings',
         nargs='*',
-        choices=SIBLINGS,
+        choices=(*SIBLINGS, 'all'),
         default=(),
         metavar='NAME',
-        help=f'also these backbones: {", ".join(SIBLINGS)}',
+        help=f'also these backbones: all, or of {", ".join(SIBLINGS)}',
     )
     parser.add_argument('--rivals', nargs='*', default=RIVALS, help='models of timm')
     parser.add_argument(
@@ -115,6 +115,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for part in args.parts:
         if part not in PARTS:
             parser.error(f'--parts: {part!r} is none of {", ".join(PARTS)}')
+    if 'all' in args.siblings:
+        args.siblings = tuple(SIBLINGS)
     return args
 
 
