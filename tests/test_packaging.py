@@ -21,7 +21,7 @@ model = dict(backbone=dict(arch='ti', init_cfg=None),
              roi_head=dict(bbox_head=dict(num_classes=5)))
 """
 PROGRAM = """
-import runpy, sys
+import json, runpy, sys
 import torch
 import mobilevig_det
 print('from', mobilevig_det.__file__)
@@ -44,12 +44,15 @@ for scheduler in cfg.param_scheduler:
     print('built', type(scheduler).__name__)
 print('hub', get_config('mobilevig_det::mask_rcnn/mobilevig_s_fpn_1x.py')
       .model.backbone.arch)
-print('--')
-sys.argv[1:] = ['test', 'mobilevig_ti_fpn_1x', 'no.pth']
-try:
-    runpy.run_module('mobilevig_det', run_name='__main__')
-except SystemExit as end:
-    print('end', end)
+
+# As `python -m mobilevig_det`, without importing torch again for each.
+for argv in json.loads(sys.argv[1]):
+    print('-- tool --')
+    sys.argv[1:] = argv
+    try:
+        runpy.run_module('mobilevig_det', run_name='__main__')
+    except SystemExit as end:
+        print('end', end)
 """
 BUILD_EDITABLE = """
 import sys
@@ -217,8 +220,15 @@ def wheel_of_mmcv_lite(folder):
     return path
 
 
-@pytest.mark.parametrize('kind', ['wheel', 'editable'])
-@pytest.mark.parametrize('mmcv_first', [True, False])
+@pytest.mark.parametrize(
+    'kind, mmcv_first',
+    [
+        ('wheel', True),
+        ('editable', False),
+        pytest.param('wheel', False, marks=pytest.mark.slow),
+        pytest.param('editable', True, marks=pytest.mark.slow),
+    ],
+)
 def test_brings_what_mmcv_lite_lacks(kind, mmcv_first, other_python, tmp_path, request):
     """And takes it away again, leaving mmcv-lite whole."""
 
@@ -243,24 +253,52 @@ def test_brings_what_mmcv_lite_lacks(kind, mmcv_first, other_python, tmp_path, r
     assert not file.exists() and (file.parent / '__init__.py').is_file()
 
 
-def test_works_from_anywhere(unpacked, tmp_path):
-    """A user's config inherits ours, and a tool takes ours by name."""
-    (tmp_path / 'mine.py').write_text(USER_CONFIG)
-    coco = tmp_path / 'coco'
+@pytest.fixture(scope='module')
+def anywhere(unpacked, shapes_root, tmp_path_factory):
+    """The folder of a user who has the wheel and no clone, and what was printed
+    there: by a program, and by one tool after the other."""
+    folder = tmp_path_factory.mktemp('anywhere')
+    (folder / 'mine.py').write_text(USER_CONFIG)
+    (folder / 'program.py').write_text(PROGRAM)
+    coco = folder / 'coco'
     for name in ('annotations', 'train2017', 'val2017'):
         (coco / name).mkdir(parents=True)
     for name in ('train', 'val'):
         (coco / 'annotations' / f'instances_{name}2017.json').write_text('{}')
-    (tmp_path / 'program.py').write_text(PROGRAM)
+    config = 'mobilevig_ti_fpn_shapes'
+    checkpoint = f'work_dirs/{config}/epoch_1.pth'
+    given = '--config', config, '--checkpoint', checkpoint
+    calls = [
+        ['test', 'mobilevig_ti_fpn_1x', 'no.pth'],
+        ['train', config, *SMALL, 'train_cfg.max_epochs=1'],
+        ['test', config, checkpoint, *SMALL],
+        ['infer', *map(str, pictures(shapes_root)), *given],
+    ]
     done = subprocess.run(
-        [sys.executable, '-W', 'ignore', 'program.py'],
-        cwd=tmp_path,
-        env=dict(os.environ, PYTHONPATH=str(unpacked), COCO_ROOT=str(coco)),
+        [sys.executable, '-W', 'ignore', 'program.py', json.dumps(calls)],
+        cwd=folder,
+        env=dict(
+            os.environ,
+            PYTHONPATH=str(unpacked),
+            COCO_ROOT=str(coco),
+            SHAPES_ROOT=str(shapes_root),
+        ),
         text=True,
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr
-    text = done.stdout.partition('--\n')[0].splitlines()
+    # What MMEngine says when it does not find a scope.
+    assert 'Failed to' not in done.stdout + done.stderr
+    return folder, done.stdout.split('-- tool --\n')
+
+
+def pictures(root):
+    return sorted((root / 'val').glob('*.*'))
+
+
+def test_works_from_anywhere(anywhere, unpacked):
+    """A user's config inherits ours, and a tool takes ours by name."""
+    text = anywhere[1][0].splitlines()
     assert text[0] == f'from {unpacked / "mobilevig_det" / "__init__.py"}'
     assert [line for line in text if line.startswith(('built', 'hub'))] == [
         'built MaskRCNN ti 5',
@@ -268,43 +306,16 @@ def test_works_from_anywhere(unpacked, tmp_path):
         'built MultiStepLR',
         'hub s',
     ]
-    # What MMEngine says when it does not find a scope.
-    assert 'Failed to' not in done.stdout + done.stderr
-    assert "end test.py: There is no checkpoint file 'no.pth'" in done.stdout
 
 
-def test_trains_tests_and_detects_from_anywhere(unpacked, shapes_root, tmp_path):
-    def tool(*args):
-        done = subprocess.run(
-            [sys.executable, '-m', 'mobilevig_det', *map(str, args)],
-            cwd=tmp_path,
-            text=True,
-            capture_output=True,
-            env=dict(
-                os.environ, PYTHONPATH=str(unpacked), SHAPES_ROOT=str(shapes_root)
-            ),
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    tool('train', 'mobilevig_ti_fpn_shapes', *SMALL, 'train_cfg.max_epochs=1')
-    checkpoint = tmp_path / 'work_dirs/mobilevig_ti_fpn_shapes/epoch_1.pth'
-    assert 'Average Precision' in tool(
-        'test', 'mobilevig_ti_fpn_shapes', checkpoint, *SMALL
-    )
-    pictures = sorted((shapes_root / 'val').glob('*.*'))
-    tool(
-        'infer',
-        *pictures,
-        '--config',
-        'mobilevig_ti_fpn_shapes',
-        '--checkpoint',
-        checkpoint,
-    )
-    found = json.loads(
-        (tmp_path / 'work_dirs' / 'infer' / 'predictions.json').read_text()
-    )
-    assert len(found['images']) == len(pictures) == 4
+def test_trains_tests_and_detects_from_anywhere(anywhere, shapes_root):
+    folder, (_, refused, trained, tested, inferred) = anywhere
+    assert "end test.py: There is no checkpoint file 'no.pth'" in refused
+    assert 'end' not in [t.split()[0] for t in (trained + tested).splitlines() if t]
+    assert 'Average Precision' in tested
+    assert (folder / 'work_dirs/mobilevig_ti_fpn_shapes/epoch_1.pth').is_file()
+    found = json.loads((folder / 'work_dirs/infer/predictions.json').read_text())
+    assert len(found['images']) == len(pictures(shapes_root)) == 4
 
 
 def test_index_lists_every_metafile():

@@ -1,9 +1,11 @@
 """``mmcv.ops`` on our operators, whoever is imported first.
 
 Each program runs in a process of its own, with a copy of the installed mmcv
-that has no extension: as mmcv-lite, and as OneDL's built without operators.
+that has no extension: as mmcv-lite, and as OneDL's built without operators. The
+processes are forks of one that has imported nothing but what they stand on.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +18,29 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / 'mobilevig_det' / 'ops' / 'mmcv_stand_in.py'
+FORKS = """
+import json, os, sys, traceback
+import cv2, matplotlib.pyplot, mmengine, pycocotools.coco, scipy.optimize, torch
+assert not any(name in sys.modules for name in ('mmcv', 'mmdet', 'mobilevig_det'))
+for line in sys.stdin:
+    paths, program, errors = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            file = os.open(errors, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+            os.dup2(file, 1), os.dup2(file, 2)
+            os.chdir(paths[0])
+            sys.path[:0] = paths
+            exec(program, dict(__name__='__main__'))
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 # One that we have, and one that we don't.
 CALLS = """
 import torch
@@ -53,38 +78,57 @@ def with_file(lite):
     file.unlink()
 
 
-def run(folder, program):
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', program],
-        env=dict(os.environ, PYTHONPATH=f'{folder}{os.pathsep}{ROOT}'),
-        cwd=folder,
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """The exit code of a program, where a folder comes first, and its errors."""
+    errors = tmp_path_factory.mktemp('errors') / 'stderr'
+    forks = subprocess.Popen(
+        [sys.executable, '-W', 'ignore', '-c', FORKS],
+        env=dict(os.environ, PYTHONPATH=''),
+        cwd=errors.parent,
         text=True,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
-    return done.returncode, done.stderr
+
+    def run(folder, program):
+        print(
+            json.dumps([[str(folder), str(ROOT)], program, str(errors)]),
+            file=forks.stdin,
+            flush=True,
+        )
+        return int(forks.stdout.readline()), errors.read_text()
+
+    with forks:
+        yield run
+        forks.stdin.close()
 
 
-def succeeds(folder, program):
-    code, error = run(folder, program)
-    assert code == 0, error
+@pytest.fixture(scope='module')
+def succeeds(run):
+    def succeeds(folder, program):
+        code, error = run(folder, program)
+        assert code == 0, error
+
+    return succeeds
 
 
-def test_mmcv_alone_has_no_operators(lite):
+def test_mmcv_alone_has_no_operators(lite, run):
     """Else the tests below would prove nothing."""
     code, error = run(lite, 'import mmcv.ops')
     assert code and "No module named 'mmcv._ext'" in error
 
 
-def test_ours_imported_first(lite):
+def test_ours_imported_first(lite, succeeds):
     succeeds(lite, 'import mobilevig_det' + CALLS)
 
 
-def test_mmcv_imported_before_ours(lite):
+def test_mmcv_imported_before_ours(lite, succeeds):
     """Without mmcv.ops, which can't be imported before there is something."""
     succeeds(lite, 'import mmcv, mmdet\nimport mobilevig_det' + CALLS)
 
 
-def test_ours_imported_after_mmcv_ops_failed(lite):
+def test_ours_imported_after_mmcv_ops_failed(lite, succeeds):
     succeeds(
         lite,
         'try:\n'
@@ -94,7 +138,7 @@ def test_ours_imported_after_mmcv_ops_failed(lite):
     )
 
 
-def test_it_looks_like_an_imported_module(lite):
+def test_it_looks_like_an_imported_module(lite, succeeds):
     succeeds(
         lite,
         'import importlib.util, mobilevig_det, mmcv, sys\n'
@@ -108,7 +152,7 @@ def test_it_looks_like_an_imported_module(lite):
     )
 
 
-def test_never_importing_ours_first(with_file):
+def test_never_importing_ours_first(with_file, succeeds):
     succeeds(
         with_file,
         'import sys\n'
@@ -119,7 +163,7 @@ def test_never_importing_ours_first(with_file):
     )
 
 
-def test_as_mmdetections_own_tools(with_file, tmp_path):
+def test_as_mmdetections_own_tools(with_file, tmp_path, succeeds):
     """They import its models, and only then read the config that names us."""
     config = tmp_path / 'config.py'
     config.write_text("custom_imports = dict(imports=['mobilevig_det'])\n")
@@ -147,7 +191,7 @@ def test_the_file_needs_nothing(tmp_path):
     assert done.returncode == 0
 
 
-def test_a_compiled_extension_wins(with_file):
+def test_a_compiled_extension_wins(with_file, run, succeeds):
     """An empty file is enough: Python chooses by the name."""
     compiled = with_file / 'mmcv' / f'_ext{EXTENSION_SUFFIXES[0]}'
     compiled.touch()
@@ -163,7 +207,7 @@ def test_a_compiled_extension_wins(with_file):
         compiled.unlink()
 
 
-def test_anothers_extension_is_left_alone(lite):
+def test_anothers_extension_is_left_alone(lite, succeeds):
     file = lite / 'mmcv' / '_ext.py'
     file.write_text('def __getattr__(name):\n    return len\nnms = len\n')
     try:
