@@ -1,11 +1,12 @@
 """Commands in a process group of their own, to be signalled and killed."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from mobilevig_det.checkpoints import read_checkpoint
@@ -13,23 +14,53 @@ from mobilevig_det.checkpoints import read_checkpoint
 TESTS = Path(__file__).parent
 
 
-class Job:
-    """A command in a process group of its own, killed at the end of a test."""
+# What a training imports. The server of forks is one, also that of the benchmark.
+PRELOAD = ['mobilevig_det.benchmark', 'mmdet.models', 'torch._dynamo']
 
-    def __init__(self, folder, settings, command=(sys.executable,), **environ):
-        self.folder = folder
+
+def begin(folder, settings, environ):
+    """In a fork of a process that has imported all and done nothing."""
+    os.setsid()
+    os.environ.update(environ)
+    with open(folder / 'output.txt', 'ab') as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    import tiny_process
+
+    tiny_process.main(folder, settings)
+
+
+class Fork(ForkServerProcess):
+    """With what tests call of subprocess.Popen."""
+
+    def poll(self):
+        return self.exitcode
+
+    def wait(self, timeout=None):
+        self.join(timeout)
+        assert self.exitcode is not None, f'runs after {timeout} seconds'
+        return self.exitcode
+
+
+class Job:
+    """A training of tiny_process.py in a process group of its own, killed at the end
+    of a test: a fork, or what a command starts."""
+
+    def __init__(self, folder, settings, command=None, **environ):
+        self.folder, self.output = folder, None
+        environ['OMP_NUM_THREADS'] = '1'
+        if command is None:
+            multiprocessing.get_context('forkserver').set_forkserver_preload(PRELOAD)
+            self.process = Fork(target=begin, args=(folder, settings, environ))
+            self.process.start()
+            return
         script = TESTS / 'tiny_process.py'
         paths = [str(TESTS.parent), str(TESTS), os.environ.get('PYTHONPATH', '')]
         self.output = open(folder / 'output.txt', 'ab')
         self.process = subprocess.Popen(
             [*command, str(script), str(folder), json.dumps(settings)],
             start_new_session=True,
-            env={
-                **os.environ,
-                'PYTHONPATH': os.pathsep.join(paths),
-                'OMP_NUM_THREADS': '1',
-                **environ,
-            },
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths), **environ},
             stdout=self.output,
             stderr=subprocess.STDOUT,
         )
@@ -75,9 +106,10 @@ class Job:
         try:
             self.group(signal.SIGKILL)
         except ProcessLookupError:
-            pass
+            self.process.kill()  # has no group yet
         self.process.wait()
-        self.output.close()
+        if self.output:
+            self.output.close()
 
 
 def position(folder):

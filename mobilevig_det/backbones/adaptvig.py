@@ -43,11 +43,13 @@ class GlobalAttention(nn.Module):
         self.k_norm = nn.LayerNorm(mid)
 
     def forward(self, x: Tensor) -> Tensor:
+        # (B, 1, H * W, C): exporters want an axis of heads.
         q, k, v = (
-            conv(x).flatten(2).transpose(1, 2) for conv in (self.q, self.k, self.v)
+            conv(x).flatten(2).transpose(1, 2)[:, None]
+            for conv in (self.q, self.k, self.v)
         )
         out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
-        return F.relu(out.transpose(1, 2).reshape(x.shape) - x)
+        return F.relu(out[:, 0].transpose(1, 2).reshape(x.shape) - x)
 
 
 @MODELS.register_module()

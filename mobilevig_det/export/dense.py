@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..ops.exported_step import whole_steps
 from .onnx_glue.graph import OPSET
 from .packages import needed
 
@@ -42,17 +43,18 @@ def to_onnx(
     example: Tensor,
     name: str,
     dynamic: Sequence[int],
-    input_name: str = 'input',
-    output_names: Sequence[str] | None = None,
 ) -> 'onnx.ModelProto':
     """Export a module of one input, whose axes ``dynamic`` may have any size.
+
+    A graph step of any size is one operator in it, of
+    :data:`.onnx_glue.graph_steps.STEPS`.
 
     Raises:
         UserError: If PyTorch's exporter can't, or onnxscript is missing.
     """
     needed('onnxscript', 'onnx')
     try:
-        with torch.no_grad(), _hushed():
+        with torch.no_grad(), _hushed(), whole_steps():
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -60,8 +62,7 @@ def to_onnx(
                 opset_version=OPSET,
                 external_data=False,
                 dynamic_shapes=({i: torch.export.Dim.DYNAMIC for i in dynamic},),
-                input_names=[input_name],
-                output_names=output_names,
+                input_names=['input'],
                 verbose=False,
             )
     except Exception as error:

@@ -9,6 +9,7 @@ from .dense import DenseHead, to_onnx
 from .onnx_glue.boxes import decode_delta, decode_distance, grid_anchors, grid_points
 from .onnx_glue.dynamic_conv import dynamic_masks
 from .onnx_glue.graph import Graph, Value
+from .onnx_glue.graph_steps import STEPS
 from .onnx_glue.selection import batched_nms, keep_if, larger_than, rows, top_k
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _dense(detector: BaseDetector) -> tuple[Graph, Value, list[Value], list[Valu
     size = g.input('size', 'int64', [2])
     head = detector.bbox_head
     dense = to_onnx(DenseHead(detector, head), torch.rand(IMAGE), 'head', [2, 3])
-    outs = g.call(dense, image)
+    outs = g.call(dense, image, functions=STEPS)
     levels = head.prior_generator.num_levels
     return g, size, outs[:levels], outs[levels:]
 

@@ -11,6 +11,8 @@ from ..errors import UserError
 from .covered import check_covered
 from .dense import to_onnx
 from .metadata import KEY, to_json
+from .onnx_glue.graph import Graph
+from .onnx_glue.graph_steps import STEPS
 from .one_stage import build_retinanet, build_rtmdet_ins
 from .packages import needed
 from .two_stage import build_two_stage
@@ -60,11 +62,16 @@ def write_onnx_backbone(
     """
     needed('onnx', 'onnxscript')
     example = torch.rand(1, 3, *(size or EXAMPLE))
-    with torch.no_grad():
-        names = [f'map{i}' for i in range(len(model(example)))]
     dynamic = [] if size else [2, 3]
-    exported = to_onnx(model, example, 'backbone', dynamic, 'image', names)
-    save_onnx(exported, path, metadata)
+    exported = to_onnx(model, example, 'backbone', dynamic)
+    g = Graph()
+    image = g.input('image', 'float32', [1, 3, *(size or ('height', 'width'))])
+    maps = zip(g.call(exported, image, functions=STEPS), exported.graph.output)
+    outputs = {
+        f'map{i}': (value, 'float32', _shape(info))
+        for i, (value, info) in enumerate(maps)
+    }
+    save_onnx(g.model(outputs), path, metadata)
 
 
 def save_onnx(
@@ -86,3 +93,7 @@ def save_onnx(
     onnx.helper.set_model_props(model, {KEY: to_json(metadata)})
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, str(path))
+
+
+def _shape(info: 'onnx.ValueInfoProto') -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in info.type.tensor_type.shape.dim]

@@ -10,11 +10,12 @@ from terminaltables import AsciiTable
 from torch import nn
 
 from ..errors import UserError
+from .admission import following, loaded_with_steps, take_steps
 from .examples import Example, make_examples
 from .matching import PIXELS, SCORE, match, unexplained, worst_mask
 from .metadata import final_test_cfg
 from .reference import NEAR, Detections, Reference
-from .runtimes import Session, load
+from .runtimes import Session
 
 MAPS = 1e-4  # of a map's maximum
 MASK_IOU = 0.995
@@ -38,14 +39,14 @@ def prove_detector(
     Raises:
         UserError: If they differ by more than the limits (docs/export.md).
     """
-    session = load(path)
     source, examples = make_examples(cfg, detector)
     rows, wrong, total = [], [], 0
-    for example in examples:
-        row, faults, number = _compare(session, detector, example)
-        rows.append(row)
-        wrong += [f'{row[0]}: {fault}' for fault in faults]
-        total += number
+    with loaded_with_steps(path) as session:
+        for example in examples:
+            row, faults, number = _compare(session, detector, example)
+            rows.append(row)
+            wrong += [f'{row[0]}: {fault}' for fault in faults]
+            total += number
     header = ['H x W', 'detections', 'borderline', 'pixels', 'score', 'mask IoU']
     print(AsciiTable([header, *rows]).table)
     print(f'{Path(path).name} beside PyTorch, on images {source}.')
@@ -74,21 +75,13 @@ def prove_backbone(
         cfg (Config): Its config.
         fixed_size (tuple[int, int] | None): The one size of the file, if any.
     """
-    session = load(path)
     source, examples = make_examples(cfg, detector, fixed_size)
     rows, wrong = [], []
-    for example in examples:
-        with torch.no_grad():
-            maps = backbone(example.image)
-        found = session(image=example.image.numpy())
-        size = _words(example)
-        row = [size]
-        for name, want in zip(found, maps, strict=True):
-            error = _relative(found[name], want.numpy())
-            row.append(f'{error:.1e}')
-            if not error <= MAPS:
-                wrong.append(f'{size}: {name} differs by {error:.1e} of its maximum')
-        rows.append(row)
+    with loaded_with_steps(path) as session:
+        for example in examples:
+            row, faults = _compare_maps(session, backbone, example)
+            rows.append(row)
+            wrong += [f'{row[0]}: {fault}' for fault in faults]
     header = ['H x W', *(f'map{i}' for i in range(len(rows[0]) - 1))]
     print(AsciiTable([header, *rows]).table)
     print(
@@ -99,6 +92,23 @@ def prove_backbone(
     return rows
 
 
+def _compare_maps(
+    session: Session, backbone: nn.Module, example: Example
+) -> tuple[list[str], list[str]]:
+    """A row of the table, and what is wrong."""
+    found = session(image=example.image.numpy())
+    wrong: list[str] = []
+    with torch.no_grad(), following(backbone, take_steps(found), wrong):
+        maps = backbone(example.image)
+    row = [_words(example)]
+    for name, want in zip(found, maps, strict=True):
+        error = _relative(found[name], want.numpy())
+        row.append(f'{error:.1e}')
+        if not error <= MAPS:
+            wrong.append(f'{name} differs by {error:.1e} of its maximum')
+    return row, wrong
+
+
 def _compare(
     session: Session, detector: BaseDetector, example: Example
 ) -> tuple[list[str], list[str], int]:
@@ -106,12 +116,14 @@ def _compare(
     found = session(
         image=example.image.numpy(), size=np.array(example.size, dtype=np.int64)
     )
+    wrong: list[str] = []
+    with following(detector, take_steps(found), wrong):
+        reference = Reference(detector, example)
     file = Detections(**found)
-    reference = Reference(detector, example)
     model = reference.detections()
     cfg = final_test_cfg(detector)
     matches = match(file, model)
-    wrong = unexplained(matches, file, model, cfg, reference.neighbours())
+    wrong += unexplained(matches, file, model, cfg, reference.neighbours())
     if np.any(np.diff(file.scores) > 0):
         wrong.append('the scores do not fall')
     boxes, scores = (

@@ -8,6 +8,7 @@ from mmdet.models import BaseDetector
 from .dense import DenseHead, to_onnx
 from .onnx_glue.boxes import decode_delta, grid_anchors
 from .onnx_glue.graph import Graph, Value
+from .onnx_glue.graph_steps import STEPS
 from .onnx_glue.roi_extractor import roi_features
 from .onnx_glue.selection import (
     batched_nms,
@@ -44,7 +45,7 @@ def build_two_stage(detector: BaseDetector) -> 'onnx.ModelProto':
     dense = to_onnx(
         DenseHead(detector, detector.rpn_head), torch.rand(IMAGE), 'rpn', [2, 3]
     )
-    outs = g.call(dense, image)
+    outs = g.call(dense, image, functions=STEPS)
     levels = detector.rpn_head.prior_generator.num_levels
     maps = outs[: -2 * levels]
     proposals = rpn_proposals(

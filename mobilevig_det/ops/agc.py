@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .custom_op import custom_op
+from .exported_step import exported_step
 from .links import (
     Link,
     Strip,
     as_pixels,
     both_axes,
-    check_fixed_size,
     shifted,
     spread,
     strongest,
@@ -35,7 +35,8 @@ def _links(x: Tensor, stride: int) -> list[Link]:
 
 
 def naive_gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
-    """:func:`gated_max` as it is defined, link by link, and as exporters see it."""
+    """:func:`gated_max` as it is defined, link by link, and as exporters of
+    one size see it."""
     scale = temperature.abs() + EPS
     x_j = x - x
     for link in _links(x, stride):
@@ -177,8 +178,7 @@ def gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
         Tensor: Of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
-        check_fixed_size(x)
-        return naive_gated_max(x, temperature, stride)
+        return exported_step(naive_gated_max, x, temperature, stride=stride)
     if torch.is_grad_enabled() and (x.requires_grad or temperature.requires_grad):
         return _GatedMax.apply(x, temperature, stride)
     return _search(x, temperature, stride, False)[0]

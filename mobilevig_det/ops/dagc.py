@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .custom_op import custom_op
+from .exported_step import exported_step
 from .links import (
     Link,
     Strip,
     as_pixels,
     both_axes,
-    check_fixed_size,
     link_dtype,
     shifted,
     spread_images,
@@ -50,11 +50,13 @@ def threshold(x: Tensor) -> Tensor:
     return distance.mean(1) - distance.std(1)
 
 
-def naive_thresholded_max(x: Tensor, stride: int) -> Tensor:
-    """:func:`thresholded_max` as it is defined, link by link, and as exporters see
-    it."""
+def naive_thresholded_max(x: Tensor, stride: int, slack: float = 0.0) -> Tensor:
+    """:func:`thresholded_max` as it is defined, link by link, and as exporters
+    of one size see it; with ``slack`` added to the threshold."""
     wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     limit = threshold(wide)[:, None, None, None]
+    if slack:
+        limit = limit + slack
     x_j = x - x
     for link in _links(x, stride):
         distance = (wide - shifted(wide, link)).abs().sum(1, keepdim=True)
@@ -153,8 +155,7 @@ def thresholded_max(x: Tensor, stride: int) -> Tensor:
         Tensor: Of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
-        check_fixed_size(x)
-        return naive_thresholded_max(x, stride)
+        return exported_step(naive_thresholded_max, x, stride=stride)
     if x.requires_grad and torch.is_grad_enabled():
         return _ThresholdedMax.apply(x, stride)
     return _search(x, stride, False)[0]

@@ -13,8 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-
 # Elements that are worked on at a time on a CPU, which keeps them in the cache.
 PART_SIZE = 2**18
 Strip = tuple[slice, slice]
@@ -43,20 +41,6 @@ def both_axes(x: Tensor, shifts: Sequence[int]) -> list[Link]:
 def shifted(x: Tensor, link: Link) -> Tensor:
     """Each pixel's neighbour, of maps (B, C, H, W)."""
     return torch.roll(x, link.shift, link.dim + 2)
-
-
-def check_fixed_size(x: Tensor) -> None:
-    """What is exported has a node for each link, and so one size.
-
-    Raises:
-        UserError: If it is to serve other sizes, too.
-    """
-    if any(isinstance(side, torch.SymInt) for side in x.shape[-2:]):
-        raise UserError(
-            'This backbone can be exported for images of one size only, as its links '
-            'depend on it: tools/export.py --part backbone --size H W, or leave height '
-            "and width out of torch.export's dynamic shapes."
-        )
 
 
 def as_pixels(image: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .custom_op import custom_op
+from .exported_step import exported_step
 from .links import (
     Link,
     as_pixels,
     both_axes,
-    check_fixed_size,
     pieces,
     shifted,
     spread_images,
@@ -27,7 +27,8 @@ def _links(x: Tensor, stride: int) -> list[Link]:
 
 
 def naive_cross_max(x: Tensor, stride: int) -> Tensor:
-    """:func:`cross_max` as it is defined, link by link, and as exporters see it."""
+    """:func:`cross_max` as it is defined, link by link, and as exporters of
+    one size see it."""
     x_j = x - x
     for link in _links(x, stride):
         x_j = torch.maximum(x_j, shifted(x, link) - x)
@@ -99,8 +100,7 @@ def cross_max(x: Tensor, stride: int) -> Tensor:
         Tensor: Of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
-        check_fixed_size(x)
-        return naive_cross_max(x, stride)
+        return exported_step(naive_cross_max, x, stride=stride)
     if x.requires_grad and torch.is_grad_enabled():
         return _CrossMax.apply(x, stride)
     return _search(x, stride, False)[0]

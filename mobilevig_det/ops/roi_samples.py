@@ -57,9 +57,11 @@ def parse_rois(
     sound = rois.isfinite().all(1)
     rois = rois.where(sound[:, None], 0)
     image = rois[:, 0].long()
-    if len(rois) and not 0 <= image.min() <= image.max() < shape[0]:
+    # In one piece: for each number a GPU is waited for.
+    least, most = torch.stack(image.aminmax()).tolist() if len(rois) else (0, 0)
+    if len(rois) and not 0 <= least <= most < shape[0]:
         raise UserError(
-            f'rois: batch indices go from {image.min()} to {image.max()}, but the '
+            f'rois: batch indices go from {least} to {most}, but the '
             f'input has {shape[0]} images, counted from 0.'
         )
     x1, y1, x2, y2 = (rois[:, 1:] * scale - 0.5 * aligned).unbind(1)

@@ -233,12 +233,12 @@ class CompactBitmapMasks(BitmapMasks):
             return super().crop_and_resize(
                 bboxes, out_shape, inds, device, interpolation, binarize
             )
-        bboxes = torch.as_tensor(bboxes, device=device)
+        bboxes = torch.as_tensor(bboxes)
         assigned, image = torch.as_tensor(inds).cpu().unique(return_inverse=True)
         maps = self[assigned.numpy()].to_tensor(bboxes.dtype, device)
         # All RoIs at once and in their order: our operator's matrix products would
         # round in another way for fewer.
-        rois = torch.cat([image[:, None].to(bboxes), bboxes], 1)
+        rois = torch.cat([image[:, None].to(bboxes), bboxes], 1).to(device)
         targets = roi_align(maps[:, None], rois, out_shape, 1.0, 0, 'avg', True)
         targets = targets.squeeze(1)
         return BitmapMasks(
@@ -269,9 +269,16 @@ class CompactBitmapMasks(BitmapMasks):
             return super().to_tensor(dtype, device)
         size = len(self._patches), self.height, self.width
         masks = torch.zeros(size, dtype=dtype, device=device)
-        for mask, (top, left, bits) in zip(masks, self._patches):
-            here = mask[top : top + bits.shape[0], left : left + bits.shape[1]]
-            here.copy_(torch.from_numpy(bits))
+        if not len(self):
+            return masks
+        # In one piece: for each copy to a GPU the processor waits.
+        bits = np.concatenate([patch.bits.reshape(-1) for patch in self._patches])
+        parts = torch.from_numpy(bits).to(masks.device)
+        parts = parts.split([patch.bits.size for patch in self._patches])
+        for mask, (top, left, bits), part in zip(masks, self._patches, parts):
+            height, width = bits.shape
+            here = mask[top : top + height, left : left + width]
+            here.copy_(part.view(height, width))
         return masks
 
     def get_bboxes(self, dst_type: str = 'hbb'):

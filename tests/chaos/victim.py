@@ -8,8 +8,12 @@ import time
 import traceback
 from pathlib import Path
 
+# What a training imports late: here once, and not in every fork.
+import matplotlib.pyplot  # noqa: F401
+import mmcv.ops  # noqa: F401
 import tiny_training as tiny
 import torch
+import torch._dynamo
 from kill_points import Kill, KillInValidation, arm
 from mmengine.hooks import Hook
 

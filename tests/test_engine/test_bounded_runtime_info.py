@@ -15,7 +15,7 @@ import pytest
 import tiny_training as tiny
 import torch
 from mmengine.hooks import RuntimeInfoHook
-from mmengine.logging import MessageHub
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.registry import MODELS
 from mmengine.runner import LogProcessor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -67,16 +67,21 @@ BY_ITERATION = [c for c in CUSTOM if c.get('window_size', 'epoch') != 'epoch']
 
 
 @pytest.mark.parametrize(
-    'processor, iters',
+    'processor, iters, late',
     [
-        (dict(), None),
-        (dict(window_size=3, custom_cfg=CUSTOM), None),
-        (dict(mean_pattern='.*(lr|acc).*', window_size=12), None),
-        (dict(window_size=1, custom_cfg=BY_ITERATION, log_with_hierarchy=True), 31),
+        (dict(), None, False),
+        (dict(window_size=3, custom_cfg=CUSTOM), None, True),
+        (dict(mean_pattern='.*(lr|acc).*', window_size=12), None, True),
+        (
+            dict(window_size=1, custom_cfg=BY_ITERATION, log_with_hierarchy=True),
+            31,
+            False,
+        ),
     ],
 )
-def test_log_is_mmengines(processor, iters, tmp_path, monkeypatch):
+def test_log_is_mmengines(processor, iters, late, tmp_path, monkeypatch):
     """Two trainings whose iterations take the same times."""
+    monkeypatch.setattr(module, '_is_late', lambda device: late)
     logs, lengths = [], []
     for hook in (STOCK, OURS):
         ticks = itertools.count()
@@ -112,8 +117,9 @@ def test_checkpoints_do_not_grow(tmp_path):
 
 
 @pytest.mark.parametrize('first, then', [(STOCK, OURS), (OURS, STOCK)])
-def test_resumed_from_each_other(first, then, tmp_path):
-    """Also in the middle of an epoch, with an epoch's window."""
+def test_resumed_from_each_other(first, then, tmp_path, monkeypatch):
+    """Also in the middle of an epoch, with an epoch's window; as on a GPU."""
+    monkeypatch.setattr(module, '_is_late', lambda device: True)
     processor = dict(window_size=7)
     if then is OURS:
         processor['custom_cfg'] = CUSTOM[:3]
@@ -182,6 +188,44 @@ def test_leaves_the_device_together():
         values = {k: h.current() for k, h in hub.log_scalars.items()}
         found.append(str([(k, type(v), v) for k, v in values.items()]))
     assert found[0] == found[1]
+
+
+def test_fetched_when_somebody_reads(monkeypatch):
+    monkeypatch.setattr(module, '_is_late', lambda device: True)
+    monkeypatch.setattr(module, 'MOST_WAITING', 4)
+    hub, hook = MessageHub('late'), BoundedRuntimeInfoHook()
+    runner = types.SimpleNamespace(
+        message_hub=hub, log_processor=LogProcessor(window_size=50)
+    )
+
+    def log(number):
+        loss = torch.tensor(float(number))
+        hook.after_train_iter(runner, 0, None, dict(loss=loss, acc=loss.half() + 1))
+        loss.fill_(-1)  # too late to be seen
+
+    def number_waiting():
+        return len(hub.log_scalars['train/loss'].fetched)
+
+    log(0)
+    for i in (1, 2):
+        log(i)
+    assert number_waiting() == 1  # MMEngine's own
+    hub.update_scalar('train/loss', 3)  # by another hook: in its turn
+    assert number_waiting() == 4
+    log(4)
+    for copied in (copy.deepcopy(hub.log_scalars), hub.state_dict()['log_scalars']):
+        assert {type(history) for history in copied.values()} == {HistoryBuffer}
+        assert copied['train/loss'].data[0].tolist() == [0, 1, 2, 3, 4]
+        assert copied['train/loss'].data[1].tolist() == [1] * 5
+    log(5)
+    assert number_waiting() == 5
+    assert hub.get_scalar('train/acc').current() == 6
+    assert hub.get_scalar('train/loss').mean(3) == 4
+    for i in (6, 7):
+        log(i)
+    assert number_waiting() == 6
+    log(8)  # in two dtypes each: five groups are over the limit
+    assert number_waiting() == 9
 
 
 @pytest.mark.parametrize(

@@ -98,22 +98,75 @@ class Graph:
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return Value(self, name)
 
-    def call(self, model: 'onnx.ModelProto', *inputs: Value) -> list[Value]:
+    def loop(
+        self, count: Value, body: Callable[[Value, Value], Value], state: Value
+    ) -> Value:
+        """``state = body(i, state)`` for i = 0, 1, ..., as often as ``count`` says.
+
+        Args:
+            count (Value): int64 (1,).
+            body (Callable): Of i, int64 (1,), and the state; may use other values
+                of the graph, too.
+            state (Value): float32, of four axes.
+
+        Returns:
+            Value: The last state.
+        """
+        from onnx import TensorProto, helper
+
+        number, running, before = (
+            Value(self, self._new_name(stem)) for stem in ('number', 'running', 'state')
+        )
+        outside, self._nodes = self._nodes, []
+        after = body(self.Reshape(number, [1]), before)
+        outputs = (self.Identity(running), after)
+        of_state = TensorProto.FLOAT, [None] * 4
+        types = (TensorProto.INT64, []), (TensorProto.BOOL, []), of_state
+        infos = [
+            helper.make_tensor_value_info(value.name, *kind)
+            for value, kind in zip(
+                (number, running, before, *outputs), (*types, *types[1:])
+            )
+        ]
+        inside = helper.make_graph(self._nodes, 'body', infos[:3], infos[3:])
+        self._nodes = outside
+        return self.Loop(self.Squeeze(count, [0]), np.array(True), state, body=inside)
+
+    def call(
+        self,
+        model: 'onnx.ModelProto',
+        *inputs: Value,
+        functions: Mapping[str, Callable[..., Value]] | None = None,
+    ) -> list[Value]:
         """Copy the nodes and weights of a model into this graph.
+
+        Args:
+            model (onnx.ModelProto): The model.
+            inputs (Value): Its inputs.
+            functions (dict): Write operators that aren't ONNX's own: name -> function
+                of this graph, a node's inputs and its attributes. What it appends
+                last is the node's output, and gets the operator's name and a number.
 
         Returns:
             list[Value]: Its outputs.
         """
-        from onnx import compose
+        from onnx import compose, helper
 
         prefix = self._new_name(model.graph.name or 'part') + '/'
         graph = compose.add_prefix_graph(model.graph, prefix)
         given = {theirs.name: ours.name for theirs, ours in zip(graph.input, inputs)}
         for node in graph.node:
             node.input[:] = [given.get(name, name) for name in node.input]
-        self._nodes.extend(graph.node)
+            write = (functions or {}).get(node.op_type)
+            if write is None:
+                self._nodes.append(node)
+                continue
+            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            write(self, *(Value(self, name) for name in node.input), **attributes)
+            given[node.output[0]] = self._new_name(node.op_type)
+            self._nodes[-1].output[:] = [given[node.output[0]]]
         self._initializers.extend(graph.initializer)
-        return [Value(self, output.name) for output in graph.output]
+        return [Value(self, given.get(o.name, o.name)) for o in graph.output]
 
     def model(self, outputs: Mapping[str, tuple[Value, str, Sequence[int | str]]]):
         """The finished model.

@@ -1,0 +1,85 @@
+"""The siblings' graph steps in ONNX, for maps of any size: a loop over the links,
+whose number depends on it. The definitions are in ``ops/``."""
+
+from .boxes import FLOAT, INT64
+from .graph import Graph, Value
+
+END = 2**63 - 1
+AXES = (2, 3)
+# Shifts of the gated links; no map has a longer side.
+POWERS = [2**i for i in range(1, 31)]
+
+
+def cross_max(g: Graph, x: Value, stride: int) -> Value:
+    """``ops.cross_max``: MobileViGv2's."""
+    best = x
+    for axis in AXES:
+        best = g.Max(best, *(_shifted(g, x, [n], axis) for n in (stride, -stride)))
+    return best - x
+
+
+def thresholded_max(g: Graph, x: Value, stride: int) -> Value:
+    """``ops.thresholded_max``: GreedyViG's."""
+    limit, best = _threshold(g, x), x
+    for axis in AXES:
+
+        def admit(number: Value, best: Value, axis: int = axis) -> Value:
+            other = _shifted(g, x, (number + [1]) * [stride], axis)
+            admitted = g.Less(_distance(g, x, other), limit)
+            return g.Where(admitted, g.Max(best, other), best)
+
+        links = g.Div(_side(g, x, axis) - [1], [stride])
+        best = g.loop(links, admit, best)
+    return best - x
+
+
+def gated_max(g: Graph, x: Value, temperature: Value, stride: int) -> Value:
+    """``ops.gated_max``: AdaptViG's. That a gated link may be K long, too, changes
+    nothing: the one without a gate is at least as strong."""
+    scale = g.Abs(temperature) + 1e-6
+    best = g.Max(x, *(_shifted(g, x, [stride], axis) for axis in AXES)) - x
+    for axis in AXES:
+
+        def gate(number: Value, best: Value, axis: int = axis) -> Value:
+            other = _shifted(g, x, g.Gather(POWERS, number), axis)
+            opening = g.Exp(g.Neg(_distance(g, x, other) / scale))
+            return g.Max(best, opening * (other - x))
+
+        shorter = g.Less(POWERS, _side(g, x, axis))
+        links = g.ReduceSum(g.Cast(shorter, to=INT64))
+        best = g.loop(links, gate, best)
+    return best
+
+
+def _side(g: Graph, x: Value, axis: int) -> Value:
+    return g.Shape(x, start=axis, end=axis + 1)
+
+
+def _shifted(g: Graph, x: Value, shift, axis: int) -> Value:
+    """``S(x, shift)`` along an axis: two slices, joined. Of a shift beyond the
+    side, one is everything and the other one empty, so that it is none."""
+    cut = g.Neg(shift)
+    last, first = g.Slice(x, cut, [END], [axis]), g.Slice(x, [0], cut, [axis])
+    return g.Concat(last, first, axis=axis)
+
+
+def _distance(g: Graph, x: Value, other: Value) -> Value:
+    """Sum of absolute differences over the channels: (B, 1, H, W)."""
+    return g.ReduceSum(g.Abs(x - other), [1])
+
+
+def _threshold(g: Graph, x: Value) -> Value:
+    """``ops.dagc.threshold``: mean less unbiased standard deviation, (B, 1, 1, 1)."""
+    other, pixels = x, [1]
+    for axis in AXES:
+        side = _side(g, x, axis)
+        # Half of it, rounded up.
+        other = _shifted(g, other, side - g.Div(side, [2]), axis)
+        pixels = g.Mul(pixels, side)
+    distance = _distance(g, x, other)
+    mean = g.ReduceMean(distance, AXES)
+    squares = g.ReduceSum(g.Pow(distance - mean, 2.0), AXES)
+    return mean - g.Sqrt(squares / (g.Cast(pixels, to=FLOAT) - 1.0))
+
+
+STEPS = {step.__name__: step for step in (cross_max, thresholded_max, gated_max)}
