@@ -1,19 +1,19 @@
-"""``timm.create_model('mobilevig_m')``: backbone and classifier in timm's registry.
+"""``timm.create_model('mobilevig_m')``: backbones and classifiers in timm's registry.
 
 Importing this module registers them: ``import mobilevig_det`` does where timm was
 imported before. What the methods of the model must do is timm's, see its
 ``efficientformer_v2.py``, which has two classifiers too.
 """
 
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
 from mmengine.model import initialize
 from torch import Tensor, nn
 
-from .backbones import MobileViG
-from .backbones.base import KAIMING
+from .backbones import AdaptViG, GreedyViG, MobileViG, MobileViGv2, RapidNet
+from .backbones.base import KAIMING, BaseBackbone
 from .backbones.layers import ConvNormAct
 from .checkpoints import find_file
 from .checkpoints.key_mapping import (
@@ -21,6 +21,7 @@ from .checkpoints.key_mapping import (
     from_authors,
     is_authors_layout,
 )
+from .checkpoints.published import name_of
 from .checkpoints.raw_or_averaged import both_weights
 from .classification.head import DistilledHead
 from .errors import UserError
@@ -39,9 +40,41 @@ except ImportError as error:
         f'({error}): pip install "mobilevig_det[imagenet]"'
     ) from error
 
-# Width of the classifier's 1x1 convolution.
-HIDDEN_CHANNELS = dict(ti=512, s=512, m=768, b=768)
 POOLS = ('avg', '')
+
+
+class Family(NamedTuple):
+    """What the sizes of a backbone have in common."""
+
+    backbone: Callable[..., BaseBackbone]
+    hidden_channels: dict[str, int]  # of each size, in the classifier
+    code: str
+    paper: str
+
+
+FAMILIES = dict(
+    mobilevig=Family(
+        MobileViG, dict(ti=512, s=512, m=768, b=768), 'SLDGroup/MobileViG', '2307.00395'
+    ),
+    mobilevigv2=Family(
+        MobileViGv2,
+        dict(ti=512, s=512, m=512, b=768),
+        'SLDGroup/MobileViGv2',
+        '2406.05850',
+    ),
+    greedyvig=Family(
+        GreedyViG, dict(s=768, m=768, b=768), 'SLDGroup/GreedyViG', '2405.06849'
+    ),
+    rapidnet=Family(
+        RapidNet,
+        dict(ti=512, s=512, m=512, b=768),
+        'mmunir127/RapidNet-Official',
+        '2412.10995',
+    ),
+    adaptvig=Family(
+        AdaptViG, dict(s=768, m=768, b=768), 'mmunir127/AdaptViG', '2511.09942'
+    ),
+)
 
 
 class Head(DistilledHead):
@@ -58,24 +91,26 @@ class Head(DistilledHead):
 
 
 class TimmMobileViG(nn.Module):
-    """MobileViG with its classifier, as timm has models.
+    """MobileViG or a sibling with its classifier, as timm has models.
 
     Loads the authors' ImageNet files, and has the names of
     :class:`.ImageClassifier`, so that each loads the other's weights.
 
     Args:
-        arch (str): 'ti', 's', 'm' or 'b'.
+        arch (str): 'ti', 's', 'm' or 'b'; GreedyViG and AdaptViG have no 'ti'.
         num_classes (int): Classes; 0 for none. Defaults to 1000.
         in_chans (int): Channels of the images. Defaults to 3.
         global_pool (str): 'avg', or '' for maps instead of vectors. Defaults to
             'avg'.
         drop_rate (float): Dropout before the classifiers. Defaults to 0.
         drop_path_rate (float): Stochastic depth of the last block. Defaults to 0,
-            as everywhere in timm; the authors trained with 0.1.
+            as everywhere in timm; the authors trained with 0.1 (in MobileViGv2
+            and RapidNet by their rule: no block has so much).
         device (torch.device, optional): Where to put it. Defaults to None: the
             default device.
         dtype (torch.dtype, optional): Type of its weights. Defaults to None: the
             default type.
+        family (str): One of :data:`FAMILIES`. Defaults to 'mobilevig'.
 
     Raises:
         UserError: For an argument out of its range.
@@ -91,11 +126,12 @@ class TimmMobileViG(nn.Module):
         drop_path_rate: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        family: str = 'mobilevig',
     ) -> None:
         super().__init__()
-        self.backbone = MobileViG(arch, drop_path_rate=drop_path_rate)
-        setting = MobileViG.arch_settings[arch]
-        channels = setting['channels']
+        parts = FAMILIES[family]
+        self.backbone = parts.backbone(arch, drop_path_rate=drop_path_rate)
+        channels = self.backbone.out_channels(arch)
         self.in_chans = in_chans
         if in_chans != 3:
             first = cast(ConvNormAct, self.backbone.get_submodule('stem.0'))
@@ -103,7 +139,7 @@ class TimmMobileViG(nn.Module):
                 in_chans, first.conv.out_channels, 3, stride=2, padding=1
             )
         self.num_features = channels[-1]
-        self.head_hidden_size = HIDDEN_CHANNELS[arch]
+        self.head_hidden_size = parts.hidden_channels[arch]
         self.head = Head(channels[-1], self.head_hidden_size, 1, drop_rate)
         initialize(self, KAIMING)
         self.to(device=device, dtype=dtype)
@@ -114,9 +150,9 @@ class TimmMobileViG(nn.Module):
             dict(
                 num_chs=width,
                 reduction=2 ** (i + 2),
-                module=f'backbone.stages.{i}.{blocks - 1}',
+                module=f'backbone.stages.{i}.{len(list(stage.children())) - 1}',
             )
-            for i, (width, blocks) in enumerate(zip(channels, setting['blocks']))
+            for i, (width, stage) in enumerate(zip(channels, self.backbone.stages))
         ]
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -273,7 +309,7 @@ def checkpoint_filter_fn(
     }
 
 
-def _cfg() -> dict[str, Any]:
+def _cfg(family: Family) -> dict[str, Any]:
     return dict(
         url='',
         num_classes=1000,
@@ -285,25 +321,29 @@ def _cfg() -> dict[str, Any]:
         std=(0.229, 0.224, 0.225),
         first_conv='backbone.stem.0.conv',
         classifier=('head.head', 'head.dist_head'),
-        origin_url='https://github.com/SLDGroup/MobileViG',
-        paper_ids='arXiv:2307.00395',
+        origin_url=f'https://github.com/{family.code}',
+        paper_ids=f'arXiv:{family.paper}',
     )
 
 
 default_cfgs = generate_default_cfgs(
-    {f'mobilevig_{arch}': _cfg() for arch in HIDDEN_CHANNELS}
+    {
+        f'{family}_{arch}': _cfg(parts)
+        for family, parts in FAMILIES.items()
+        for arch in parts.hidden_channels
+    }
 )
 
 
-def _create(arch: str, pretrained: bool, **kwargs) -> nn.Module:
+def _create(family: str, arch: str, pretrained: bool, **kwargs) -> nn.Module:
     """Build a model; ``pretrained`` loads the file that was given through
     ``pretrained_cfg_overlay=dict(file=…)``, or else the published one."""
-    name = f'mobilevig_{arch}'
+    name = f'{family}_{arch}'
     if pretrained:
         overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
         cfg = resolve_pretrained_cfg(name, kwargs.get('pretrained_cfg'), overlay)
         if not cfg.has_weights and not cfg.state_dict:
-            overlay['file'] = _published(arch)
+            overlay['file'] = _published(name_of(family, arch))
             kwargs['pretrained_cfg_overlay'] = overlay
     return build_model_with_cfg(
         TimmMobileViG,
@@ -312,13 +352,14 @@ def _create(arch: str, pretrained: bool, **kwargs) -> nn.Module:
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls=FeatureGetterNet),
         arch=arch,
+        family=family,
         **kwargs,
     )
 
 
-def _published(arch: str) -> str:
+def _published(name: str) -> str:
     try:
-        return str(find_file(f'mobilevig://{arch}'))
+        return str(find_file(f'mobilevig://{name}'))
     except UserError as error:
         raise UserError(
             f'{error} In timm: pretrained_cfg_overlay=dict(file=…) names a file, '
@@ -326,25 +367,17 @@ def _published(arch: str) -> str:
         ) from error
 
 
-@register_model
-def mobilevig_ti(pretrained: bool = False, **kwargs) -> nn.Module:
-    """MobileViG-Ti: 5.3 million weights with both classifiers."""
-    return _create('ti', pretrained, **kwargs)
+def _entrypoint(family: str, arch: str) -> Callable[..., nn.Module]:
+    """What timm calls; it goes by the function's name."""
+
+    def create(pretrained: bool = False, **kwargs) -> nn.Module:
+        return _create(family, arch, pretrained, **kwargs)
+
+    create.__name__ = create.__qualname__ = f'{family}_{arch}'
+    create.__doc__ = f'{family}_{arch}, with both classifiers.'
+    return register_model(create)
 
 
-@register_model
-def mobilevig_s(pretrained: bool = False, **kwargs) -> nn.Module:
-    """MobileViG-S: 7.3 million weights with both classifiers."""
-    return _create('s', pretrained, **kwargs)
-
-
-@register_model
-def mobilevig_m(pretrained: bool = False, **kwargs) -> nn.Module:
-    """MobileViG-M: 14.1 million weights with both classifiers."""
-    return _create('m', pretrained, **kwargs)
-
-
-@register_model
-def mobilevig_b(pretrained: bool = False, **kwargs) -> nn.Module:
-    """MobileViG-B: 26.9 million weights with both classifiers."""
-    return _create('b', pretrained, **kwargs)
+for _family, _parts in FAMILIES.items():
+    for _arch in _parts.hidden_channels:
+        globals()[f'{_family}_{_arch}'] = _entrypoint(_family, _arch)

@@ -23,3 +23,14 @@ def fresh_visualizer():
     ):
         if module in sys.modules:
             getattr(sys.modules[module], name)._instance_dict.clear()
+
+
+@pytest.fixture(scope='module')
+def timm():
+    """The library, with our models in its registry."""
+    from torchvision_stand_in import import_with_stand_in
+
+    timm = import_with_stand_in('timm')
+    import mobilevig_det.timm_models  # noqa: F401
+
+    return timm

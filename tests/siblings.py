@@ -30,6 +30,29 @@ ONE_AND_OTHERS = [
     for i, which in enumerate(SMALLEST)
 ]
 
+# One size of each family always, the others with the slow tests.
+ONE_EACH_AND_OTHERS = [
+    pytest.param(*which, marks=[] if which in SMALLEST else [pytest.mark.slow])
+    for which in ALL
+]
+# Parameters of the classifiers that the authors' code builds.
+PARAMETERS = {
+    ('mobilevigv2', 'ti'): 5695824,
+    ('mobilevigv2', 's'): 7767632,
+    ('mobilevigv2', 'm'): 15471504,
+    ('mobilevigv2', 'b'): 27878864,
+    ('greedyvig', 's'): 11983376,
+    ('greedyvig', 'm'): 21928112,
+    ('greedyvig', 'b'): 30905296,
+    ('rapidnet', 'ti'): 6627840,
+    ('rapidnet', 's'): 9213088,
+    ('rapidnet', 'm'): 17304496,
+    ('rapidnet', 'b'): 30556496,
+    ('adaptvig', 's'): 8685785,
+    ('adaptvig', 'm'): 18062812,
+    ('adaptvig', 'b'): 26987231,
+}
+
 
 @functools.cache
 def _names():

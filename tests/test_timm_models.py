@@ -6,16 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mobilevig_det
 from mobilevig_det import MobileViG
 from mobilevig_det.checkpoints import read_checkpoint
 from mobilevig_det.errors import UserError
 
 import pytest
+import siblings
 import torch
 from checkpoints import imagenet_checkpoint
 from mmdet.registry import MODELS
 from reference import ARCHS, golden_input, golden_state_dict
-from torchvision_stand_in import import_with_stand_in
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = dict(
@@ -25,14 +26,6 @@ CHANNELS = dict(
     b=[42, 84, 240, 464],
 )
 HIDDEN = dict(ti=512, s=512, m=768, b=768)
-
-
-@pytest.fixture(scope='module')
-def timm():
-    timm = import_with_stand_in('timm')
-    import mobilevig_det.timm_models  # noqa: F401
-
-    return timm
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +52,12 @@ def classifier():
 def test_registered(timm):
     names = [f'mobilevig_{arch}' for arch in ARCHS]
     assert sorted(timm.list_models('mobilevig_*')) == sorted(names)
-    assert timm.list_models('mobilevig_*', pretrained=True) == []
+    for family, sizes in siblings.SIZES.items():
+        names = [f'{family}_{size}' for size in sizes]
+        assert sorted(timm.list_models(f'{family}_*')) == sorted(names)
+        for name in names:  # timm's own way to find one
+            assert callable(getattr(mobilevig_det.timm_models, name))
+    assert timm.list_models('mobilevig*', pretrained=True) == []
 
 
 @pytest.mark.parametrize('arch', ARCHS)

@@ -18,6 +18,11 @@ class Published(NamedTuple):
         return self.page and f'{PAGES}{self.page}/resolve/main/'
 
 
+def name_of(family: str, arch: str) -> str:
+    """Our name of a backbone's ImageNet file: 'm' of MobileViG-M, 'greedyvig-s'."""
+    return arch if family == 'mobilevig' else f'{family}-{arch}'
+
+
 def _of(page: str | None, path: str) -> Published:
     return Published(path, page=page)
 

@@ -6,6 +6,8 @@ Tests compare the pages with it, so that no figure is published that
 
 from dataclasses import dataclass
 
+from ..checkpoints.published import name_of
+
 # What is measured; the text is what the report says.
 PARAMETERS = 'parameters'
 BACKBONE_PARAMETERS = 'parameters of the backbone, M'
@@ -136,8 +138,7 @@ def _figure(
     family, arch = model.split('_')
     weights = None
     if what != 'configs':
-        name = arch if family == 'mobilevig' else f'{family}-{arch}'
-        weights = name if what == 'imagenet' else f'coco-{name}'
+        weights = ('coco-' if what == 'coco' else '') + name_of(family, arch)
     config = f'{model}_{config}'
     return Figure(
         what, config, quantity, published, tolerance, source, arch, weights, family

@@ -7,25 +7,14 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.optim import build_optim_wrapper
-from siblings import ALL, SMALLEST, golden, golden_input, golden_state_dict
-
-# Of the networks that the authors' code builds.
-PARAMETERS = {
-    ('mobilevigv2', 'ti'): 5695824,
-    ('mobilevigv2', 's'): 7767632,
-    ('mobilevigv2', 'm'): 15471504,
-    ('mobilevigv2', 'b'): 27878864,
-    ('greedyvig', 's'): 11983376,
-    ('greedyvig', 'm'): 21928112,
-    ('greedyvig', 'b'): 30905296,
-    ('rapidnet', 'ti'): 6627840,
-    ('rapidnet', 's'): 9213088,
-    ('rapidnet', 'm'): 17304496,
-    ('rapidnet', 'b'): 30556496,
-    ('adaptvig', 's'): 8685785,
-    ('adaptvig', 'm'): 18062812,
-    ('adaptvig', 'b'): 26987231,
-}
+from siblings import (
+    ONE_EACH_AND_OTHERS,
+    PARAMETERS,
+    SMALLEST,
+    golden,
+    golden_input,
+    golden_state_dict,
+)
 
 
 def build(family, size):
@@ -35,13 +24,7 @@ def build(family, size):
     return MODELS.build(dict(type='ImageClassifier', **parts)), cfg
 
 
-@pytest.mark.parametrize(
-    'family, size',
-    [
-        pytest.param(*which, marks=[] if which in SMALLEST else [pytest.mark.slow])
-        for which in ALL
-    ],
-)
+@pytest.mark.parametrize('family, size', ONE_EACH_AND_OTHERS)
 def test_logits_equal_the_authors(family, size):
     model, _ = build(family, size)
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[family, size]
