@@ -22,10 +22,15 @@ BACKBONE = dict(
     # Of one block a stage, and of few channels.
     arch=dict(channels=[8, 12, 16, 24], blocks=[1, 1, 1, 1]),
 )
+SIBLINGS = tuple(
+    f'Mask R-CNN with {sibling}'
+    for sibling in ('GreedyViG', 'MobileViGv2', 'AdaptViG', 'RapidNet')
+)
 
 
 def config(family: str) -> Config:
-    """A small config, whose data is nowhere."""
+    """A small config, whose data is nowhere; of a family, or of one with a sibling."""
+    family, _, sibling = family.partition(' with ')
     if family in ('Mask R-CNN', 'Faster R-CNN'):
         cfg = load_config('mobilevig_ti_fpn_shapes')
         model = cfg.model
@@ -50,6 +55,9 @@ def config(family: str) -> Config:
             in_channels=NARROW, feat_channels=NARROW, stacked_convs=1, num_classes=5
         )
     model.backbone = dict(BACKBONE)
+    if sibling:
+        arch = dict(BACKBONE['arch'], graph_blocks=[0, 0, 1, 1])
+        model.backbone.update(type=sibling, arch=arch, layer_scale_init_value=1.0)
     if family == 'RTMDet-Ins':
         model.backbone.out_indices = (1, 2, 3)
     else:
@@ -67,6 +75,8 @@ def build(cfg: Config):
         for name, parameter in model.named_parameters():
             if name.endswith('rpn_cls.weight'):
                 parameter.mul_(10)  # more would make many scores equal to 1
+            elif name.endswith('temperature'):
+                parameter.fill_(-9)  # gates that are half open
             elif name.endswith(LAST) and parameter.ndim > 1:
                 parameter.mul_(30)
             elif name.endswith('retina_cls.bias'):

@@ -13,6 +13,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..ops import gated_max
+from ..ops.svga import is_traced
 from .siblings import SiblingBackbone
 
 
@@ -43,13 +44,22 @@ class GlobalAttention(nn.Module):
         self.k_norm = nn.LayerNorm(mid)
 
     def forward(self, x: Tensor) -> Tensor:
-        # (B, 1, H * W, C): exporters want an axis of heads.
         q, k, v = (
-            conv(x).flatten(2).transpose(1, 2)[:, None]
-            for conv in (self.q, self.k, self.v)
+            conv(x).flatten(2).transpose(1, 2) for conv in (self.q, self.k, self.v)
         )
-        out = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
-        return F.relu(out[:, 0].transpose(1, 2).reshape(x.shape) - x)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if is_traced():
+            out = self._exported(q, k, v.mT)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v).mT
+        return F.relu(out.reshape(x.shape) - x)
+
+    @staticmethod
+    def _exported(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Transposed: what OpenVINO 2026.4 takes for attention it computes wrongly
+        for maps of any size."""
+        weights = (k @ (q * q.shape[-1] ** -0.5).mT).softmax(1)
+        return v @ weights
 
 
 @MODELS.register_module()

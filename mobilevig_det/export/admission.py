@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def following(
             nothing changes.
         wrong (list[str]): Gets what rounding doesn't explain, in words.
     """
-    mixers = [
+    mixers: list[Any] = [
         module
         for module in model.modules()
         if isinstance(module, GraphMixer)
@@ -115,7 +116,9 @@ def _copy_onnx(path: Path, copy: Path) -> bool:
     import onnx
 
     model = onnx.load(str(path))
-    names = [name for node in model.graph.node for name in node.output if _is_step(name)]
+    names = [
+        name for node in model.graph.node for name in node.output if _is_step(name)
+    ]
     kind = onnx.TensorProto.FLOAT
     model.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, kind, None) for name in names

@@ -39,10 +39,7 @@ class DenseHead(nn.Module):
 
 
 def to_onnx(
-    module: nn.Module,
-    example: Tensor,
-    name: str,
-    dynamic: Sequence[int],
+    module: nn.Module, example: Tensor, name: str, dynamic: Sequence[int]
 ) -> 'onnx.ModelProto':
     """Export a module of one input, whose axes ``dynamic`` may have any size.
 

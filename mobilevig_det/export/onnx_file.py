@@ -11,9 +11,9 @@ from ..errors import UserError
 from .covered import check_covered
 from .dense import to_onnx
 from .metadata import KEY, to_json
+from .one_stage import build_retinanet, build_rtmdet_ins
 from .onnx_glue.graph import Graph
 from .onnx_glue.graph_steps import STEPS
-from .one_stage import build_retinanet, build_rtmdet_ins
 from .packages import needed
 from .two_stage import build_two_stage
 

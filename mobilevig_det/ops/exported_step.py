@@ -45,7 +45,7 @@ def exported_step(
         raise UserError(
             'The links of this backbone depend on the size of the images. '
             'tools/export.py writes ONNX and OpenVINO files for images of any size; '
-            "all else is exported for one: leave height and width out of "
+            'all else is exported for one: leave height and width out of '
             "torch.export's dynamic shapes."
         )
     return torch.onnx.ops.symbolic(

@@ -10,15 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from .custom_op import custom_op
 from .exported_step import exported_step
-from .links import (
-    Link,
-    as_pixels,
-    both_axes,
-    pieces,
-    shifted,
-    spread_images,
-    strongest,
-)
+from .links import Link, as_pixels, both_axes, pieces, shifted, spread_images, strongest
 from .svga import is_traced
 
 

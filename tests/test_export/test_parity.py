@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exported import FAMILIES, SIBLINGS
 from mmdet.structures import DetDataSample
 
 SUFFIXES = ('.onnx', '.xml')
@@ -30,6 +31,14 @@ def thresholds(exporter):
     cfg.update(before)
 
 
+def with_siblings():
+    """All families; of the siblings one always, the others with the slow tests."""
+    for name in (*FAMILIES, *SIBLINGS):
+        marks = [pytest.mark.slow] if name in SIBLINGS[1:] else []
+        yield pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize('exporter', [*with_siblings()], indirect=True)
 @pytest.mark.parametrize('suffix', SUFFIXES)
 def test_sizes_that_hurt(exporter, suffix, tmp_path, capsys):
     """64 pixels, far from square, padded, no multiple of 32: in one session."""

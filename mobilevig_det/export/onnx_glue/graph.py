@@ -119,13 +119,15 @@ class Graph:
         )
         outside, self._nodes = self._nodes, []
         after = body(self.Reshape(number, [1]), before)
-        outputs = (self.Identity(running), after)
-        of_state = TensorProto.FLOAT, [None] * 4
-        types = (TensorProto.INT64, []), (TensorProto.BOOL, []), of_state
+        integer, flag, real = TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT
         infos = [
-            helper.make_tensor_value_info(value.name, *kind)
-            for value, kind in zip(
-                (number, running, before, *outputs), (*types, *types[1:])
+            helper.make_tensor_value_info(value.name, kind, [None] * axes)
+            for value, kind, axes in (
+                (number, integer, 0),
+                (running, flag, 0),
+                (before, real, 4),
+                (self.Identity(running), flag, 0),
+                (after, real, 4),
             )
         ]
         inside = helper.make_graph(self._nodes, 'body', infos[:3], infos[3:])
