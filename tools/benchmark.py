@@ -84,8 +84,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--sizes',
         nargs='+',
-        default=['224x224', '800x1216'],
-        help='heights x widths; training takes the last one',
+        help='heights x widths; training takes the last one. Defaults to 224x224 and '
+        '800x1216, on a GPU 800x1344: an image of 1333x800, padded',
     )
     parser.add_argument('--graph-shapes', nargs='+', default=GRAPH_SHAPES)
     parser.add_argument('--batch-size', type=int, default=1)
@@ -111,6 +111,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out-dir', default='work_dirs/benchmark')
     parser.add_argument('--from-file', help='draw a benchmark.json again, run nothing')
     args = parser.parse_args(argv)
+    if args.sizes is None:
+        args.sizes = ['224x224', '800x1216' if args.device == 'cpu' else '800x1344']
     args.parts = [part for given in args.parts for part in given.split(',') if part]
     for part in args.parts:
         if part not in PARTS:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from numbers import Real
 from typing import Any
 
@@ -155,6 +156,16 @@ def check_compile_cfg(compile_cfg: dict | None) -> None:
         raise UserError(
             'compile_cfg must be None or a dict of arguments of torch.compile, but '
             f'got {compile_cfg!r}.'
+        )
+
+
+def check_triton(triton: bool) -> None:
+    if not isinstance(triton, bool):
+        raise UserError(f'triton must be True or False, but got {triton!r}.')
+    if triton and find_spec('triton') is None:
+        raise UserError(
+            'triton=True needs the package triton, which comes with the CUDA builds of '
+            'PyTorch and is not here: pip install triton, or leave it at False.'
         )
 
 

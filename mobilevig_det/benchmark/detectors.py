@@ -16,6 +16,7 @@ from ..ops import mmcv_ext, use_on_cpus
 from ..ops.winograd import use_winograd
 from ..structures import CompactBitmapMasks
 from .backbones import MATRIX_PRODUCT, make_matrix_product
+from .device_activity import measure_activity
 from .stages import measure_stages
 from .turns import in_turns
 
@@ -25,7 +26,13 @@ GPU_BATCHES = 2, 8, 16
 TF32 = 'TF32'
 TRAINING, PREDICTION = 'detector, training step', 'detector, inference'
 DETECTIONS = 'detector, inference with 100 detections'
-CHECKPOINTED = "with_cp='act'"
+# Training steps of ours with another backbone.
+CHECKPOINTED = {"with_cp='act'": dict(with_cp='act')}
+ON_GPUS: dict[str, dict] = {
+    'graph step in Triton': dict(triton=True),
+    'compiled backbone': dict(compile_cfg=dict(fullgraph=True)),
+    'captured backbone': dict(compile_cfg=dict(fullgraph=True, mode='reduce-overhead')),
+}
 
 
 def stock() -> str:
@@ -48,7 +55,7 @@ def make_detector(
     arch: str | None,
     part: str,
     stock: bool = False,
-    with_cp: bool | str = False,
+    backbone: dict | None = None,
     batch: int = 1,
     precision: str = 'float32',
 ):
@@ -56,7 +63,8 @@ def make_detector(
     AdamW, or a prediction.
 
     ``stock``: compiled mmcv's operators where there are such, and masks as
-    MMDetection loads them. Else with all that is ours.
+    MMDetection loads them. Else with all that is ours. ``backbone``: arguments of
+    MobileViG's.
     """
     training = part == TRAINING
     if not stock:
@@ -70,8 +78,7 @@ def make_detector(
             type='ResNet', depth=50, norm_cfg=dict(type='BN', requires_grad=True)
         )
         cfg.neck.in_channels = [256, 512, 1024, 2048]
-    elif with_cp:
-        cfg.backbone.with_cp = with_cp
+    cfg.backbone.update(backbone or {})
     model = MODELS.build(cfg).to(args.device).train(training)
     if part == DETECTIONS:  # one class is found wherever one may be
         model.roi_head.bbox_head.fc_cls.bias.data[0] += 5
@@ -116,6 +123,7 @@ def make_detector(
     if not stock:
         use_winograd(model)
     facts['stages'] = measure_stages(model, optimizer, run, args.device)
+    facts['activity'] = measure_activity(run, args.device)
     return facts, run
 
 
@@ -148,9 +156,11 @@ def _rows(args: Namespace, part: str, batch: int, precision: str) -> list[dict]:
         makes[theirs] = partial(make, arch=arch, stock=True)
         makes[name] = partial(make, arch=arch)
         bases[theirs] = bases[name] = theirs
-        if part == TRAINING and arch:
-            checkpointed = f'{name}, {CHECKPOINTED}'
-            makes[checkpointed] = partial(make, arch=arch, with_cp='act')
-            bases[checkpointed] = theirs
+        if part != TRAINING or arch is None:
+            continue
+        others = CHECKPOINTED if args.device == 'cpu' else {**CHECKPOINTED, **ON_GPUS}
+        for kind, backbone in others.items():
+            makes[f'{name}, {kind}'] = partial(make, arch=arch, backbone=backbone)
+            bases[f'{name}, {kind}'] = theirs
     rows = [dict(part=part, size=size, name=n, base=bases.get(n)) for n in makes]
     return in_turns(rows, list(makes.values()), max(args.rounds - 2, 1), args)

@@ -38,8 +38,10 @@ def measure_stages(
         run (Callable): A step or a prediction.
         device (str): 'cpu' or 'cuda', which is waited for at each border.
     """
+    # Within what is compiled there is no place for a clock.
+    compiled = getattr(model.backbone, '_compiled_call_impl', None) is not None
     watched = [
-        (model.backbone, 'forward', 'backbone'),
+        (model.backbone, '_compiled_call_impl' if compiled else 'forward', 'backbone'),
         (model.neck, 'forward', 'neck'),
         (model.rpn_head, 'loss_and_predict', 'RPN'),
         (model.rpn_head, 'predict', 'RPN'),

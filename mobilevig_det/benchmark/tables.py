@@ -18,6 +18,9 @@ HEADER = (
     'peak MB',
     'x ceiling',
     'x base',
+    'launches',
+    'waits',
+    'GPU idle',
 )
 
 
@@ -71,9 +74,24 @@ def table(result: dict) -> list[tuple[str, ...]]:
                 f'{row["peak_bytes"] / 1e6:.1f}' if 'peak_bytes' in row else '',
                 f'{median(row) / ideal:.2f}' if ideal else '',
                 ratio,
+                *_device_columns(row),
             )
         )
     return lines
+
+
+def _device_columns(row: dict) -> tuple[str, str, str]:
+    """Idle is what is left of the median, for under a profiler the processor is
+    slower, and the device is not."""
+    seen = row.get('activity')
+    if not seen:
+        return '', '', ''
+    idle = max(1 - seen['busy'] / median(row), 0)
+    return (
+        str(seen['launches']),
+        f'{seen["waits"]} (item {seen["items"]}, nonzero {seen["nonzeros"]})',
+        f'{idle:.0%}',
+    )
 
 
 def markdown(result: dict) -> str:
@@ -103,7 +121,9 @@ def markdown(result: dict) -> str:
             "x base: times faster than the definition, the authors' algorithm, "
             "compiled mmcv or PyTorch (in brackets its peak memory over this one's). "
             'Peak: tensors made by the run, without weights and input; of the '
-            'evaluation all that the process took more than before.',
+            'evaluation all that the process took more than before. Waits: of the '
+            'processor for the GPU, and how many operators ran of two kinds that '
+            'wait. GPU idle: the share of the median in which nothing ran there.',
             *notes,
             '',
         ]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..ops import keep_freed_memory
-from .measuring import peak_memory, quiet, seconds
+from .measuring import peak_memory, quiet, release, seconds
 
 # Seconds that a turn takes at least.
 TURN = 0.05
@@ -35,13 +35,14 @@ def contestant(connection, make: Callable, args: Namespace) -> None:
         # What takes little time is run more often, and once before: others
         # had the caches in between.
         times = max(int(TURN / seconds(run, args.device)), 1)
+        release(args.device)
         connection.send(facts)
         while connection.recv() == 'time':
-            if times > 1:
+            if times > 1 or args.device != 'cpu':
                 run()
-            connection.send(
-                seconds(lambda: [run() for _ in range(times)], args.device) / times
-            )
+            took = seconds(lambda: [run() for _ in range(times)], args.device) / times
+            release(args.device)
+            connection.send(took)
         with quiet():
             connection.send(peak_memory(run, args.device))
     except (

@@ -36,7 +36,7 @@ ARCHES = st.one_of(
 )
 ARGUMENTS = ('out_indices', 'graph_stride', 'drop_path_rate', 'layer_scale_init_value',
              'norm_cfg', 'act_cfg', 'norm_eval', 'frozen_stages', 'with_cp',
-             'compile_cfg', 'init_cfg')  # fmt: skip
+             'compile_cfg', 'init_cfg', 'triton')  # fmt: skip
 
 
 def builds_and_runs(name, **arguments):

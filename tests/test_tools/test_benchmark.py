@@ -191,6 +191,8 @@ def test_parts(parts):
     parse = load('benchmark').parse_args
     assert parse(['--parts', *parts]).parts == ['loader', 'targets']
     assert parse(['--parts', '--detector']).parts == []
+    assert parse([]).sizes == ['224x224', '800x1216']
+    assert parse(['--device', 'cuda']).sizes[-1] == '800x1344'
     with pytest.raises(SystemExit):
         parse(['--parts', 'loader,target'])
 
@@ -256,6 +258,7 @@ def test_detectors(monkeypatch, tmp_path):
             continue
         facts, run = make(args)
         row.update(facts, seconds=[sum(facts['stages'].values())])
+        assert facts['activity'] == {}  # of a GPU's
         seen = set(facts['stages'])
         assert seen <= set(STAGES) and {'backbone', 'neck', 'RPN', 'RoI heads'} <= seen
         training = row['part'] == detectors.TRAINING
@@ -267,10 +270,20 @@ def test_detectors(monkeypatch, tmp_path):
     assert (tmp_path / 'stages.png').read_bytes()[:4] == b'\x89PNG'
 
 
+@pytest.mark.slow
+def test_compiled_backbone_has_stages():
+    args = Namespace(sizes=['64x96'], device='cpu')
+    backbone = dict(compile_cfg=dict(backend='eager', fullgraph=True))
+    facts, _ = detectors.make_detector(args, 'ti', detectors.TRAINING, False, backbone)
+    assert {'backbone', 'neck', 'backward'} <= set(facts['stages'])
+
+
 def test_detectors_on_a_gpu(monkeypatch):
     """Made ready, not run: the sizes and precisions of one command."""
     _, rows, _ = caught(monkeypatch, device='cuda')
     sizes = {row['size'] for row in rows}
     assert len(sizes) == 12 and '8x3x64x96, TF32' in sizes
+    steps = {row['name'] for row in rows if row['part'] == detectors.TRAINING}
+    assert steps > {f'MobileViG-ti, {kind}' for kind in detectors.ON_GPUS}
     _, rows, _ = caught(monkeypatch, device='cuda', amp=True, batch_size=4)
     assert {row['size'] for row in rows} == {'4x3x64x96, float16'}
