@@ -9,7 +9,8 @@ from mobilevig_det.benchmark.backbones import SIBLINGS, build
 import numpy as np
 import pytest
 import torch
-from siblings import CLASSES, golden
+from siblings import ALL, CLASSES, golden
+from tool import load
 
 AUTHORS = dict(mobilevigv2=mgc, greedyvig=dagc, adaptvig=agc)
 
@@ -65,3 +66,8 @@ def test_rows(monkeypatch, tmp_path):
     assert (tmp_path / 'benchmark.png').is_file()
     sizes = [row['size'] for row in rows if row['name'] == 'GreedyViG-s']
     assert sizes[::2] == ['1x48x16x24', '1x96x8x12', '1x192x4x6', '1x384x2x3']
+
+
+def test_all_of_them():
+    args = load('benchmark').parse_args(['--siblings', 'all'])
+    assert set(args.siblings) == {f'{CLASSES[family]}-{size}' for family, size in ALL}
