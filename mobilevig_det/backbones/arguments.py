@@ -151,11 +151,16 @@ def check_layer_cfg(name: str, cfg: dict | None) -> None:
         )
 
 
-def check_compile_cfg(compile_cfg: dict | None) -> None:
+def check_compile_cfg(compile_cfg: dict | None, with_cp: bool | str) -> None:
     if compile_cfg is not None and not isinstance(compile_cfg, dict):
         raise UserError(
             'compile_cfg must be None or a dict of arguments of torch.compile, but '
             f'got {compile_cfg!r}.'
+        )
+    if compile_cfg is not None and with_cp:
+        raise UserError(
+            f'compile_cfg={compile_cfg!r} and with_cp={with_cp!r}: torch.compile '
+            'refuses what is recomputed here; set one of them only.'
         )
 
 

@@ -76,7 +76,7 @@ class BaseBackbone(BaseModule):
         check_frozen_stages(frozen_stages)
         check_with_cp(with_cp)
         check_norm_eval(norm_eval)
-        check_compile_cfg(compile_cfg)
+        check_compile_cfg(compile_cfg, with_cp)
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp

@@ -4,6 +4,7 @@ in a config."""
 from .curves import SurvivingLocalVisBackend
 from .hooks import (
     BoundedRuntimeInfoHook,
+    CompileHook,
     DurableCheckpointHook,
     FiniteNumbersHook,
     HangWatchdogHook,
@@ -15,6 +16,7 @@ from .workers import ignore_signals, ignore_signals_in_workers
 
 __all__ = [
     'BoundedRuntimeInfoHook',
+    'CompileHook',
     'DurableCheckpointHook',
     'FiniteNumbersHook',
     'HangWatchdogHook',

@@ -1,6 +1,7 @@
 """Hooks of MMEngine's, by ``type=`` in a config."""
 
 from .bounded_runtime_info import BoundedRuntimeInfoHook
+from .compile_parts import CompileHook
 from .durable_checkpoint import DurableCheckpointHook
 from .finite_numbers import FiniteNumbersHook
 from .hang_watchdog import HangWatchdogHook
@@ -9,6 +10,7 @@ from .winograd import WinogradHook
 
 __all__ = [
     'BoundedRuntimeInfoHook',
+    'CompileHook',
     'DurableCheckpointHook',
     'FiniteNumbersHook',
     'HangWatchdogHook',
