@@ -3,14 +3,15 @@
 import json
 import os
 import os.path as osp
+from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from ..datasets import leaf_datasets
+from .detection_rows import Row, found_row
 from .inference import Prediction
 
 
@@ -36,30 +37,10 @@ class CocoResults:
         self.score_thr = score_thr
         self._expected: dict[int, dict] = {}
         self._found: dict[int, list[dict]] = {}
-        self._category_ids = list(range(1, len(classes) + 1))
-        self._image_ids: dict[str, int] = {}
-        self._read_test_set(cfg)
+        self._category_ids, self._image_ids = read_test_set(classes, cfg)
         self._next_id = 1 + max(
             (id for id in self._image_ids.values() if isinstance(id, int)), default=0
         )
-
-    def _read_test_set(self, cfg: Config) -> None:
-        for dataset_cfg in leaf_datasets(cfg.test_dataloader.dataset):
-            dataset = DATASETS.build(dict(dataset_cfg, lazy_init=True))
-            try:
-                with open(dataset.ann_file, encoding='utf-8') as file:
-                    content = json.load(file)
-                ids = {c['name']: c['id'] for c in content['categories']}
-                folder = dataset.data_prefix.get('img') or ''
-                paths = {
-                    osp.realpath(osp.join(folder, image['file_name'])): image['id']
-                    for image in content['images']
-                }
-            except (OSError, ValueError, LookupError, TypeError):
-                continue  # no such set here: it was only wanted for its ids
-            if set(self.classes) <= set(ids):
-                self._category_ids = [ids[name] for name in self.classes]
-                self._image_ids.update(paths)
 
     def expect(self, name: str, image: np.ndarray, **more) -> int:
         """The id for an image that will be looked at.
@@ -81,37 +62,8 @@ class CocoResults:
 
     def add(self, prediction: Prediction) -> None:
         """Add what was found in an image."""
-        image_id = prediction.picture.id
-        instances = prediction.sample.pred_instances
-        instances = instances[instances.scores >= self.score_thr]
-        height, width = prediction.picture.image.shape[:2]
-        boxes = instances.get('bboxes')
-        masks = instances.get('masks')
-        if boxes is not None:
-            x, y = prediction.scale
-            boxes = boxes.numpy() / (x, y, x, y)
-        found = self._found[image_id] = []
-        for i, (label, score) in enumerate(
-            zip(instances.labels.tolist(), instances.scores.tolist())
-        ):
-            detection = dict(
-                image_id=image_id,
-                category_id=self._category_ids[label],
-                score=score,
-                iscrowd=0,
-            )
-            if masks is not None:
-                rle = _encode(masks[i].numpy(), height, width)
-                detection['area'] = float(mask_utils.area(rle))
-                detection['bbox'] = mask_utils.toBbox(rle).tolist()
-                detection['segmentation'] = dict(
-                    size=[height, width], counts=rle['counts'].decode()
-                )
-            if boxes is not None:
-                x1, y1, x2, y2 = boxes[i].tolist()
-                detection['bbox'] = [x1, y1, x2 - x1, y2 - y1]
-                detection.setdefault('area', (x2 - x1) * (y2 - y1))
-            found.append(detection)
+        row = found_row(prediction, self._category_ids, self.score_thr)
+        self._found[prediction.picture.id] = annotations(row, prediction.picture.id)
 
     @property
     def num_images(self) -> int:
@@ -155,8 +107,45 @@ class CocoResults:
         return sorted(rows, key=lambda row: -row[1])
 
 
-def _encode(mask: np.ndarray, height: int, width: int) -> dict:
-    mask = mask.astype(np.uint8)
-    if mask.shape != (height, width):  # of a very large picture
-        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-    return mask_utils.encode(np.asfortranarray(mask))
+def read_test_set(
+    classes: Sequence[str], cfg: Config
+) -> tuple[list[int], dict[str, int]]:
+    """Category ids of a model's classes, and image ids by real path: those of the
+    config's test set where it is at hand and has all classes, else 1, 2, … and none.
+    """
+    category_ids = list(range(1, len(classes) + 1))
+    image_ids: dict[str, int] = {}
+    for dataset_cfg in leaf_datasets(cfg.test_dataloader.dataset):
+        dataset = DATASETS.build(dict(dataset_cfg, lazy_init=True))
+        try:
+            with open(dataset.ann_file, encoding='utf-8') as file:
+                content = json.load(file)
+            ids = {c['name']: c['id'] for c in content['categories']}
+            folder = dataset.data_prefix.get('img') or ''
+            paths = {
+                osp.realpath(osp.join(folder, image['file_name'])): image['id']
+                for image in content['images']
+            }
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # no such set here: it was only wanted for its ids
+        if set(classes) <= set(ids):
+            category_ids = [ids[name] for name in classes]
+            image_ids.update(paths)
+    return category_ids, image_ids
+
+
+def annotations(row: Row, image_id: int) -> list[dict]:
+    """A row's detections as COCO has them, but for their ids."""
+    found = []
+    masks = row['masks'] or [None] * len(row['boxes'])
+    for box, label, score, mask in zip(
+        row['boxes'], row['labels'], row['scores'], masks
+    ):
+        detection = dict(image_id=image_id, category_id=label, score=score, iscrowd=0)
+        if mask is None:
+            detection.update(bbox=box, area=box[2] * box[3])
+        else:
+            area = float(mask_utils.area(mask))
+            detection.update(area=area, bbox=box, segmentation=mask)
+        found.append(detection)
+    return found
