@@ -2,35 +2,24 @@
 """Detect objects in images, folders of them, and videos; or classify images."""
 
 import argparse
-import glob
 import os
 import os.path as osp
 import sys
-from pathlib import Path
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mobilevig_det.apis.classification_run import ClassificationRun, write_guesses
 from mobilevig_det.apis.classifiers import is_classifier
-from mobilevig_det.apis.cli import (
-    add_cfg_options,
-    command,
-    find_checkpoint,
-    load_config,
-)
+from mobilevig_det.apis.cli import add_cfg_options, command, load_config
 from mobilevig_det.apis.coco_results import CocoResults
-from mobilevig_det.apis.inference import Inferencer
+from mobilevig_det.apis.detector import find_model, load_detector, prepare
 from mobilevig_det.apis.inference_run import InferenceRun, frame_count
 from mobilevig_det.apis.input_files import Skipped, find_inputs, name_drawings
 from mobilevig_det.datasets import hush_opencv
-from mobilevig_det.errors import UserError
-from mobilevig_det.ops import keep_freed_memory, use_on_cpus
 
 import cv2
 from mmengine.config import Config
 from terminaltables import AsciiTable
 from tqdm import tqdm
-
-DEMO = Path('work_dirs', 'demo')
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -78,50 +67,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if not 0 <= args.score_thr <= 1:
         parser.error('--score-thr must be between 0 and 1')
     return args
-
-
-def find_model(config: str | None, checkpoint: str | None) -> tuple[str, str]:
-    """Config and checkpoint, where one or both are not named."""
-    if config and not checkpoint:
-        raise UserError('--config needs the --checkpoint that goes with it.')
-    if checkpoint:
-        find_checkpoint(checkpoint)
-        return config or only_config(osp.dirname(checkpoint)), checkpoint
-    for folder in (DEMO, Path(__file__).resolve().parents[1] / DEMO):
-        checkpoints = [
-            *folder.glob('best_*.pth'),
-            *sorted(folder.glob('epoch_*.pth'), key=os.path.getmtime, reverse=True),
-        ]
-        if checkpoints:
-            return only_config(str(folder)), str(checkpoints[0])
-    raise UserError(
-        'No model is named, and `make demo` has left none: there is no '
-        f'checkpoint in {DEMO.resolve()}. Give --config and --checkpoint, or '
-        'run `make demo` first.'
-    )
-
-
-def only_config(folder: str) -> str:
-    configs = glob.glob(osp.join(glob.escape(folder), '*.py'))
-    if len(configs) != 1:
-        raise UserError(
-            f'{len(configs) or "No"} configs are in '
-            f'{folder or "."}, the folder of the checkpoint: '
-            'give one with --config.'
-        )
-    return configs[0]
-
-
-def prepare(cfg: Config, score_thr: float) -> Config:
-    # Nothing is logged: what is drawn is written here.
-    cfg.visualizer.vis_backends = []
-    # Masks need not be computed of what would be left out. Nothing else
-    # changes: suppression goes from higher scores to lower ones.
-    test_cfg = cfg.model.get('test_cfg') or {}
-    for part in (test_cfg, test_cfg.get('rcnn') or {}):
-        if 'score_thr' in part:
-            part.score_thr = max(part.score_thr, score_thr)
-    return cfg
 
 
 def print_summary(results: CocoResults, score_thr: float) -> None:
@@ -181,17 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     os.makedirs(args.out_dir, exist_ok=True)
 
     cfg = prepare(cfg, args.score_thr)
-    try:
-        inferencer = Inferencer(
-            cfg, checkpoint, device=args.device, show_progress=False
-        )
-    except RuntimeError as error:
-        if args.device is None:
-            raise
-        raise UserError(f'--device {args.device}: {error}') from error
-    if next(inferencer.model.parameters()).device.type == 'cpu':
-        keep_freed_memory()
-        use_on_cpus()
+    inferencer = load_detector(cfg, checkpoint, args.device)
     total = len(images) + sum(frame_count(cv2.VideoCapture(path)) for path in videos)
     out = osp.join(args.out_dir, 'predictions.json')
     with tqdm(total=total, unit='image') as progress:
