@@ -142,6 +142,11 @@ def main(argv: list[str] | None = None) -> None:
     config, checkpoint = find_model(args.config, args.checkpoint)
     cfg = load_config(config, args.cfg_options)
     if is_classifier(cfg):
+        if args.resume or args.format != 'coco' or processes.size > 1:
+            raise UserError(
+                '--resume, --format and --launcher are for detectors; this config is '
+                'of a classifier.'
+            )
         classify(cfg, checkpoint, args, images, videos, skipped)
         end(skipped.count)
         return
@@ -152,33 +157,32 @@ def main(argv: list[str] | None = None) -> None:
     inferencer = load_detector(prepared, checkpoint, processes.device(args.device))
     category_ids, image_ids = read_test_set(inferencer.classes, cfg)
     categories = dict(zip(category_ids, inferencer.classes))
-    folder = RowFolder(args.out_dir)
+    run = InferenceRun(
+        inferencer,
+        args.batch_size,
+        args.score_thr,
+        category_ids,
+        drawings,
+        skipped,
+        processes,
+    )
     try:
-        if processes.first:
-            settings = settings_of(
-                cfg, checkpoint, categories, args.score_thr, pictures=bool(drawings)
-            )
-            folder.begin(settings, args.resume or restarts() > 0)
-            if drawings:
-                os.makedirs(vis, exist_ok=True)
-        processes.wait()
-        run = InferenceRun(
-            inferencer,
-            args.batch_size,
-            args.score_thr,
-            category_ids,
-            drawings,
-            folder,
-            skipped,
-            processes,
-        )
-        whole = run.finish(images, videos)
-        if processes.first:
-            out, summary = write_result(
-                args.out_dir, args.format, folder.files, categories, image_ids
-            )
-            if whole:
-                folder.finish()
+        with RowFolder(args.out_dir) as folder:
+            if processes.first:
+                settings = settings_of(
+                    cfg, checkpoint, categories, args.score_thr, pictures=bool(drawings)
+                )
+                folder.begin(settings, args.resume or restarts() > 0)
+                if drawings:
+                    os.makedirs(vis, exist_ok=True)
+            processes.wait()
+            whole = run.finish(folder, images, videos)
+            if processes.first:
+                out, summary = write_result(
+                    args.out_dir, args.format, folder.files, categories, image_ids
+                )
+                if whole:
+                    folder.finish()
     except OSError as error:
         raise UserError(
             f'{error}. The rows so far are whole: once this is mended, the same '

@@ -32,7 +32,6 @@ class InferenceRun:
         category_ids (list[int]): Of the model's classes.
         drawings (dict[str, str]): Where to draw each input; if empty, nothing
             is drawn.
-        folder (RowFolder): Gets the rows, and knows what has one.
         skipped (Skipped): Is told of what can't be used.
         processes (Processes): Share the inputs.
     """
@@ -44,7 +43,6 @@ class InferenceRun:
         score_thr: float,
         category_ids: list[int],
         drawings: dict[str, str],
-        folder: RowFolder,
         skipped: Skipped,
         processes: Processes,
     ) -> None:
@@ -53,18 +51,22 @@ class InferenceRun:
         self.score_thr = score_thr
         self.category_ids = category_ids
         self.drawings = drawings
-        self.done = folder.done()
         self.skipped = skipped
         self.processes = processes
-        self.rows = folder.writer(processes.rank)
         self.progress = SharedProgress(processes)
 
-    def finish(self, images: list[str], videos: list[str]) -> bool:
+    def finish(self, folder: RowFolder, images: list[str], videos: list[str]) -> bool:
         """Give every input a row that has none, and wait for the other processes.
+
+        Args:
+            folder (RowFolder): Gets the rows, and knows what has one.
+            images (list[str]): Paths.
+            videos (list[str]): Likewise; their places are after the images'.
 
         Returns:
             bool: False after a Ctrl-C.
         """
+        self.done, self.rows = folder.done(), folder.writer(self.processes.rank)
         total = len(images) + sum(map(_count_frames, videos))
         self.progress.begin(total, min(len(self.done), total))
         try:

@@ -28,6 +28,7 @@ class RowWriter:
     """
 
     def __init__(self, path: str) -> None:
+        self.path = path
         self._file = open(path, 'ab', buffering=0)
         self._synced = time.monotonic()
 
@@ -46,10 +47,12 @@ class RowWriter:
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()
-        except BaseException:  # a Ctrl-C too
+        except BaseException as error:  # a Ctrl-C too
             if line:
                 with contextlib.suppress(OSError):
                     self._file.truncate(start)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, self.path) from error
             raise
 
     def __enter__(self) -> 'RowWriter':

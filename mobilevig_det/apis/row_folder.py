@@ -7,7 +7,7 @@ import os
 import os.path as osp
 from array import array
 from collections.abc import Container
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -34,12 +34,12 @@ class DoneNames(Container[str]):
     def __contains__(self, name: object) -> bool:
         digest = np.uint64(_digest_of_name(str(name)))
         place = np.searchsorted(self.digests, digest)
-        return place < len(self.digests) and bool(self.digests[place] == digest)
+        return bool(place < len(self.digests) and self.digests[place] == digest)
 
 
 class RowFolder:
     """``OUT_DIR/rows``: ``settings.json``, and ``0.jsonl``, ``1.jsonl``, … of the
-    processes.
+    processes. A context manager: nobody else begins in it meanwhile.
 
     Args:
         out_dir (str): The run's folder.
@@ -54,6 +54,14 @@ class RowFolder:
         self.errors = 0
         self._settings_path = osp.join(self.path, 'settings.json')
         self._done_path = osp.join(self.path, '.done.npy')
+        self._lock: TextIO | None = None
+
+    def __enter__(self) -> 'RowFolder':
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def files(self) -> list[str]:
@@ -71,6 +79,7 @@ class RowFolder:
                 with.
         """
         os.makedirs(self.path, exist_ok=True)
+        self._lock_it()
         earlier = self._read_settings()
         rows = any(osp.getsize(path) for path in self.files)
         if rows and earlier is None:
@@ -109,6 +118,23 @@ class RowFolder:
         settings = dict(self._read_settings() or {}, finished=True)
         write_text_durably(self._settings_path, json.dumps(settings, indent=1))
         os.remove(self._done_path)
+
+    def _lock_it(self) -> None:
+        """Two runs that go on with the same rows would do every image twice."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has none
+            return
+        self._lock = open(osp.join(self.path, '.lock'), 'w')
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f'Another run is writing into {self.path}: wait for its end, or '
+                'choose another --out-dir.'
+            ) from None
+        except OSError:
+            pass  # a file system without locks
 
     def _read_settings(self) -> dict[str, Any] | None:
         try:
