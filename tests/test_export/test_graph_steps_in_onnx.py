@@ -64,6 +64,17 @@ def test_equals_the_definition(step, size):
         assert_near(session, x, expected)
 
 
+def test_few_pixels(step):
+    """Where a mean of n - 1 is another one than of n; many maps, for a distance to
+    lie between the thresholds that these give."""
+    defined, files = step
+    for seed in range(40):
+        x = torch.randn(1, 3, 4, 4, generator=torch.manual_seed(seed))
+        expected = defined(x)
+        for session in files:
+            assert_near(session, x, expected)
+
+
 def test_equal_distances(step):
     """Each is the threshold, to the bit, and admits nothing: or 0, as it is, too."""
     defined, files = step
