@@ -20,17 +20,18 @@ def cross_max(g: Graph, x: Value, stride: int) -> Value:
 
 def thresholded_max(g: Graph, x: Value, stride: int) -> Value:
     """``ops.thresholded_max``: GreedyViG's."""
-    limit, best = _threshold(g, x), x
+    # A state of its own: OpenVINO 2026.4 would write on x, if that were the first one.
+    limit, best = _threshold(g, x), x - x
     for axis in AXES:
 
         def admit(number: Value, best: Value, axis: int = axis) -> Value:
             other = _shifted(g, x, (number + [1]) * [stride], axis)
             admitted = g.Less(_distance(g, x, other), limit)
-            return g.Where(admitted, g.Max(best, other), best)
+            return g.Max(best, g.Where(admitted, other - x, 0.0))
 
         links = g.Div(_side(g, x, axis) - [1], [stride])
         best = g.loop(links, admit, best)
-    return best - x
+    return best
 
 
 def gated_max(g: Graph, x: Value, temperature: Value, stride: int) -> Value:
