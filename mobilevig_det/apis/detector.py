@@ -60,7 +60,7 @@ def prepare(cfg: Config, score_thr: float) -> Config:
     test_cfg = cfg.model.get('test_cfg') or {}
     for part in (test_cfg, test_cfg.get('rcnn') or {}):
         if 'score_thr' in part:
-            part.score_thr = max(part.score_thr, score_thr)
+            part['score_thr'] = max(part['score_thr'], score_thr)
     return cfg
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..backbones.siblings import GraphMixer
 from ..ops import thresholded_max
 from ..ops.dagc import naive_thresholded_max
-from .runtimes import Session, load, openvino_core
+from .runtimes import Session, load
 
 STEP = f'{thresholded_max.__name__}_'  # and a number: their results in a file
 ROUNDING = 1e-5  # of a map, relative to its maximum
@@ -37,8 +37,6 @@ def loaded_with_steps(path: str | Path) -> Iterator[Session]:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         if path.suffix == '.onnx' and _copy_onnx(path, copy):
-            path = copy
-        elif path.suffix == '.xml' and _copy_openvino(path, copy):
             path = copy
         yield load(path)
 
@@ -125,23 +123,4 @@ def _copy_onnx(path: Path, copy: Path) -> bool:
     )
     if names:
         onnx.save_model(model, str(copy))
-    return bool(names)
-
-
-def _copy_openvino(path: Path, copy: Path) -> bool:
-    import openvino
-
-    model = openvino_core().read_model(str(path))
-    names = {
-        name
-        for operator in model.get_ops()
-        for port in operator.outputs()
-        for name in port.get_names()
-        if _is_step(name)
-    }
-    for name in names:
-        (port,) = model.add_outputs(name)
-        port.set_names({name})
-    if names:
-        openvino.save_model(model, str(copy), compress_to_fp16=False)
     return bool(names)

@@ -42,6 +42,8 @@ def with_siblings():
 @pytest.mark.parametrize('suffix', SUFFIXES)
 def test_sizes_that_hurt(exporter, suffix, tmp_path, capsys):
     """64 pixels, far from square, padded, no multiple of 32: in one session."""
+    if suffix == '.xml' and type(exporter.model.backbone).__name__ == 'GreedyViG':
+        pytest.skip('is refused: OpenVINO computes its loops wrongly')
     rows = prove_detector(
         exporter.write(tmp_path, suffix), exporter.model, exporter.cfg
     )

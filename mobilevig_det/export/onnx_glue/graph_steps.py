@@ -1,13 +1,14 @@
-"""The siblings' graph steps in ONNX, for maps of any size: a loop over the links,
-whose number depends on it. The definitions are in ``ops/``."""
+"""The siblings' graph steps in ONNX, for maps of any size. The definitions are in
+``ops/``."""
 
-from .boxes import FLOAT, INT64
+from .boxes import FLOAT
 from .graph import Graph, Value
 
 END = 2**63 - 1
 AXES = (2, 3)
-# Shifts of the gated links; no map has a longer side.
-POWERS = [2**i for i in range(1, 31)]
+# Shifts of the gated links; one beyond the side is none and never wins. Enough for
+# maps of 4096 pixels a side.
+POWERS = [2**i for i in range(1, 12)]
 
 
 def cross_max(g: Graph, x: Value, stride: int) -> Value:
@@ -20,17 +21,17 @@ def cross_max(g: Graph, x: Value, stride: int) -> Value:
 
 def thresholded_max(g: Graph, x: Value, stride: int) -> Value:
     """``ops.thresholded_max``: GreedyViG's."""
-    limit, best = _threshold(g, x), x
+    limit, best = _threshold(g, x), x - x
     for axis in AXES:
 
         def admit(number: Value, best: Value, axis: int = axis) -> Value:
             other = _shifted(g, x, (number + [1]) * [stride], axis)
             admitted = g.Less(_distance(g, x, other), limit)
-            return g.Where(admitted, g.Max(best, other), best)
+            return g.Max(best, g.Where(admitted, other - x, 0.0))
 
         links = g.Div(_side(g, x, axis) - [1], [stride])
         best = g.loop(links, admit, best)
-    return best - x
+    return best
 
 
 def gated_max(g: Graph, x: Value, temperature: Value, stride: int) -> Value:
@@ -39,15 +40,10 @@ def gated_max(g: Graph, x: Value, temperature: Value, stride: int) -> Value:
     scale = g.Abs(temperature) + 1e-6
     best = g.Max(x, *(_shifted(g, x, [stride], axis) for axis in AXES)) - x
     for axis in AXES:
-
-        def gate(number: Value, best: Value, axis: int = axis) -> Value:
-            other = _shifted(g, x, g.Gather(POWERS, number), axis)
+        for shift in POWERS:
+            other = _shifted(g, x, [shift], axis)
             opening = g.Exp(g.Neg(_distance(g, x, other) / scale))
-            return g.Max(best, opening * (other - x))
-
-        shorter = g.Less(POWERS, _side(g, x, axis))
-        links = g.ReduceSum(g.Cast(shorter, to=INT64))
-        best = g.loop(links, gate, best)
+            best = g.Max(best, opening * (other - x))
     return best
 
 
