@@ -61,17 +61,21 @@ def test_no_graph_breaks(training):
     assert (found.graph_count, found.graph_break_count) == (1, 0)
 
 
-def test_one_graph_for_all_sizes():
-    """One in training and one in evaluation, of each part."""
+@pytest.mark.slow
+@pytest.mark.parametrize('part, graphs', [('backbone', 2), ('neck', 4)])
+def test_graphs_for_all_sizes(part, graphs):
+    """In training and in evaluation; of the neck one more each, of the first size."""
     torch._dynamo.reset()
     model, counter = Parts(), CompileCounter()
-    other = compiled(model, backend=counter, dynamic=True)
-    assert_same(model, other, SIZES, rtol=1e-4, atol=1e-4)
-    assert counter.frame_count == 4
+    other = compiled(model, parts=part, backend=counter, dynamic=True)
+    for sizes in (SIZES, [(96, 128), (224, 64)]):
+        assert_same(model, other, sizes, rtol=1e-4, atol=1e-4)
+        assert counter.frame_count == graphs
 
 
-def test_captured_for_each_size():
-    """What ``mode='reduce-overhead'`` needs: fixed sizes."""
+@pytest.mark.slow
+def test_a_graph_for_each_size():
+    """As ``mode='reduce-overhead'`` captures them."""
     torch._dynamo.reset()
     model, counter = Parts(), CompileCounter()
     other = compiled(model, parts='backbone', backend=counter, dynamic=False)
@@ -84,8 +88,9 @@ def test_captured_for_each_size():
 def test_by_the_real_compiler():
     torch._dynamo.reset()
     model = Parts()
-    other = compiled(model, dynamic=True)
-    assert_same(model, other, SIZES, rtol=1e-3, atol=1e-4)
+    other = compiled(model, parts='backbone')
+    # A bias before a norm has a gradient of rounding alone.
+    assert_same(model, other, SIZES[:1], rtol=1e-3, atol=1e-3)
 
 
 def test_no_such_part():
