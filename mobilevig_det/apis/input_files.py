@@ -1,4 +1,4 @@
-"""The images and videos that arguments stand for, and what is drawn of each."""
+"""The images and videos that arguments stand for."""
 
 import glob
 import itertools
@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from ..datasets import ImageFileError, read_image
 from ..datasets.image_file import decode_image
-from ..errors import UserError
 
 IMAGES = (*IMG_EXTENSIONS, '.gif')
 VIDEOS = (
@@ -30,22 +29,35 @@ VIDEOS = (
     '.wmv',
     '.flv',
 )
-# Pictures are written in the format of their image if it is one of these.
-DRAWN_AS = ('.jpg', '.jpeg', '.png', '.bmp')
 
 
 class Skipped:
-    """Says on one line what can't be used, and why; remembers that."""
+    """Says on one line what can't be used, and why; remembers that.
 
-    def __init__(self, program: str) -> None:
+    Args:
+        program (str): Who says it.
+        quiet (bool): Whether another process says it. Defaults to False.
+    """
+
+    def __init__(self, program: str, quiet: bool = False) -> None:
         self.program = program
+        self.quiet = quiet
         self.count = 0
         self._lock = threading.Lock()
 
     def __call__(self, name: str, reason: str) -> None:
         with self._lock:
             self.count += 1
-        tqdm.write(f'{self.program}: skipped {name}: {reason}', file=sys.stderr)
+        self.note(f'skipped {name}: {reason}')
+
+    def note(self, message: str) -> None:
+        if not self.quiet:
+            tqdm.write(printable(f'{self.program}: {message}'), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Names that aren't UTF-8 with ``\\xff`` for what can't be printed."""
+    return os.fsencode(text).decode(errors='backslashreplace')
 
 
 class Input(NamedTuple):
@@ -123,44 +135,3 @@ def expand_braces(name: str) -> list[str]:
         parts[0] + ''.join(n + text for n, text in zip(numbers, parts[3::3]))
         for numbers in itertools.product(*ranges)
     ]
-
-
-def name_drawings(folder: str, images: list[str], videos: list[str]) -> dict[str, str]:
-    """Where to draw each input, under a file name of its own."""
-    drawings: dict[str, str] = {}
-    inputs = {osp.realpath(path) for path in images}
-    for path in (*images, *videos):
-        suffixes = ('.mp4',) if path in videos else DRAWN_AS
-        stem, suffix = osp.splitext(osp.basename(path))
-        if suffix.lower() not in suffixes:
-            stem, suffix = stem + suffix, suffixes[0]
-        drawing = osp.join(folder, stem + suffix)
-        number = 1
-        while drawing in drawings.values():
-            number += 1
-            drawing = osp.join(folder, f'{stem}_{number}{suffix}')
-        if osp.realpath(drawing) in inputs:
-            raise UserError(
-                f'The picture drawn of {path} would overwrite '
-                f'the input {drawing}: choose another --out-dir.'
-            )
-        drawings[path] = drawing
-    return drawings
-
-
-def listed_drawing(folder: str, name: str) -> str:
-    """Where to draw an image of a list or a shard: under its own path, which is
-    unlike all others', so that none of them need be remembered.
-
-    Raises:
-        UserError: If the image lies in the folder of the pictures.
-    """
-    inside = osp.join(osp.realpath(folder), '')
-    if osp.realpath(name).startswith(inside):
-        raise UserError(
-            f'{name} lies in the folder of the pictures to draw, one of which could '
-            'overwrite it: choose another --out-dir.'
-        )
-    parts = ['__' if part == '..' else part for part in name.split(os.sep)]
-    drawing = osp.join(folder, *(part for part in parts if part not in ('', '.')))
-    return drawing if drawing.lower().endswith(DRAWN_AS) else drawing + DRAWN_AS[0]

@@ -1,7 +1,6 @@
 """Names of images that come one by one: from a text file, or through a pipe."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 
 from .input_files import Skipped

@@ -1,10 +1,9 @@
 """All that arguments stand for, one after the other; lists are never held whole."""
 
-import sys
+import os.path as osp
 from collections.abc import Iterator
 
 import cv2
-from tqdm import tqdm
 
 from .input_files import Input, Skipped, find_inputs
 from .input_lists import count_lines, is_list, listed_names
@@ -51,10 +50,8 @@ class Inputs:
                 else:
                     again += 1
             if again:
-                tqdm.write(
-                    f'{self.skipped.program}: {again} of the listed names were there '
-                    'before, and are done once.',
-                    file=sys.stderr,
+                self.skipped.note(
+                    f'{again} of the listed names were there before, and are done once.'
                 )
         yield from map(Input, self.videos)
 
@@ -71,16 +68,19 @@ class Inputs:
 
     def count(self) -> int | None:
         """Images and frames, as far as files say; None of a pipe or a shard."""
-        counts = [
-            None if is_shard(stream) else count_lines(stream) for stream in self.streams
-        ]
         frames = sum(frame_count(cv2.VideoCapture(path)) for path in self.videos)
-        total = len(self.images) + frames
-        for count in counts:
-            if count is None:
-                return None
-            total += count
+        total: int | None = len(self.images) + frames
+        for stream in self.streams:
+            count = None if is_shard(stream) else count_lines(stream)
+            total = None if total is None or count is None else total + count
         return total
+
+    def described(self) -> Iterator[str]:
+        """What is the same in all processes that see the same inputs."""
+        yield from self.images
+        yield from self.videos
+        for stream in self.streams:
+            yield f'{stream}, {osp.getsize(stream) if osp.exists(stream) else 0} bytes'
 
 
 def frame_count(video: cv2.VideoCapture) -> int:

@@ -62,13 +62,12 @@ def overlapped(
             stack.enter_context(_pool(name, number))
             for name, number in (('read', readers), ('model', workers))
         ]
-        stack.callback(stages.stop)  # before the pools, which wait for theirs
         feeder = threading.Thread(
             target=stages.feed, args=(items, pools[0]), daemon=True, name='inputs'
         )
         feeder.start()
+        stack.callback(stages.stop, feeder)  # before the pools
         yield from stages.results(SameSize(batch_size), pools[1], workers)
-        feeder.join()
 
 
 @contextlib.contextmanager
@@ -184,9 +183,10 @@ class _Stages:
                 return
             waiting = future is not None
 
-    def stop(self) -> None:
-        """Let the feeder's thread end; one that waits for a pipe does so later."""
+    def stop(self, feeder: threading.Thread) -> None:
+        """End the feeder's thread; one that waits for a pipe ends with the process."""
         self.stopped = True
         with contextlib.suppress(queue.Empty):
             while True:
                 self.read_ahead.get_nowait()
+        feeder.join(PATIENCE)

@@ -47,6 +47,8 @@ def read_bytes(path: str) -> bytes:
         raise ImageFileError('there is no such file') from None
     except OSError as error:
         raise ImageFileError(f'cannot be read: {error.strerror}') from None
+    except ValueError:
+        raise ImageFileError('its name has a NUL byte in it') from None
 
 
 def read_image(path: str) -> np.ndarray:
