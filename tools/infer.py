@@ -14,8 +14,10 @@ from mobilevig_det.apis.classifiers import is_classifier
 from mobilevig_det.apis.cli import LAUNCHERS, add_cfg_options, command, load_config
 from mobilevig_det.apis.coco_results import Summary, read_test_set
 from mobilevig_det.apis.detector import find_model, load_detector, prepare
+from mobilevig_det.apis.drawings import Drawings
 from mobilevig_det.apis.inference_run import InferenceRun
-from mobilevig_det.apis.input_files import Skipped, find_inputs, name_drawings
+from mobilevig_det.apis.input_files import Skipped
+from mobilevig_det.apis.input_stream import Inputs
 from mobilevig_det.apis.processes import Processes
 from mobilevig_det.apis.results import check_format, write_result
 from mobilevig_det.apis.row_folder import RowFolder
@@ -39,7 +41,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         'inputs',
         nargs='+',
         metavar='IMAGES',
-        help='image files, videos, folders, or patterns such as "a/**/*.jpg"',
+        help='image files, videos, folders, or patterns such as "a/**/*.jpg"; lists '
+        'of paths (.txt, .lst, or - for a pipe) and tar shards (.tar)',
     )
     parser.add_argument(
         '--config',
@@ -111,17 +114,21 @@ def classify(
     cfg: Config,
     checkpoint: str,
     args: argparse.Namespace,
-    images: list[str],
-    videos: list[str],
+    inputs: Inputs,
     skipped: Skipped,
 ) -> None:
-    for path in videos:
+    if inputs.streams:
+        raise UserError(
+            f'{inputs.streams[0]}: lists and tar shards are for detectors; this config '
+            'is of a classifier, which takes images, folders and patterns.'
+        )
+    for path in inputs.videos:
         skipped(path, 'a classifier looks at images only')
     run = ClassificationRun(cfg, checkpoint, args.device)
     out = osp.join(args.out_dir, 'predictions.json')
     os.makedirs(args.out_dir, exist_ok=True)
-    with tqdm(total=len(images), unit='image') as progress:
-        found = run.images(images, skipped, progress)
+    with tqdm(total=len(inputs.images), unit='image') as progress:
+        found = run.images(inputs.images, skipped, progress)
     write_guesses(found, out)
     for path, guesses in found.items():
         print(f'{path}: ' + ', '.join(f'{g.name} {g.score:.3f}' for g in guesses))
@@ -134,11 +141,12 @@ def main(argv: list[str] | None = None) -> None:
     hush_opencv()
     processes = Processes(args.launcher)
     skipped = Skipped('infer.py')
-    silent = skipped if processes.first else lambda name, reason: None
-    images, videos = find_inputs(args.inputs, silent)
-    if not images and not videos:
+    inputs = Inputs(
+        args.inputs, skipped if processes.first else Skipped('infer.py', quiet=True)
+    )
+    if not inputs:
         sys.exit('infer.py: there is nothing to look at.')
-    processes.check_inputs(images + videos)
+    processes.check_inputs(inputs)
     config, checkpoint = find_model(args.config, args.checkpoint)
     cfg = load_config(config, args.cfg_options)
     if is_classifier(cfg):
@@ -147,12 +155,13 @@ def main(argv: list[str] | None = None) -> None:
                 '--resume, --format and --launcher are for detectors; this config is '
                 'of a classifier.'
             )
-        classify(cfg, checkpoint, args, images, videos, skipped)
+        classify(cfg, checkpoint, args, inputs, skipped)
         end(skipped.count)
         return
     check_format(args.format)
     vis = osp.join(args.out_dir, 'vis')
-    drawings = {} if args.no_save_vis else name_drawings(vis, images, videos)
+    drawings = None if args.no_save_vis else Drawings(vis, inputs)
+    drawn = drawings is not None
     prepared = prepare(copy.deepcopy(cfg), args.score_thr)
     inferencer = load_detector(prepared, checkpoint, processes.device(args.device))
     category_ids, image_ids = read_test_set(inferencer.classes, cfg)
@@ -170,13 +179,13 @@ def main(argv: list[str] | None = None) -> None:
         with RowFolder(args.out_dir) as folder:
             if processes.first:
                 settings = settings_of(
-                    cfg, checkpoint, categories, args.score_thr, pictures=bool(drawings)
+                    cfg, checkpoint, categories, args.score_thr, pictures=drawn
                 )
                 folder.begin(settings, args.resume or restarts() > 0)
-                if drawings:
+                if drawn:
                     os.makedirs(vis, exist_ok=True)
             processes.wait()
-            whole = run.finish(folder, images, videos)
+            whole = run.finish(folder, inputs)
             if processes.first:
                 out, summary = write_result(
                     args.out_dir, args.format, folder.files, categories, image_ids
@@ -191,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     if processes.first:
         print_summary(summary, args.score_thr)
         print(f'Model: {checkpoint}\nDetections: {out}')
-        if drawings:
+        if drawn:
             print(f'Pictures: {vis}/')
     if not whole:
         print('infer.py: stopped; --resume goes on.', file=sys.stderr)

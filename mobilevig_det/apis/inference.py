@@ -1,7 +1,6 @@
 """Run a trained detector over pictures, by MMDetection's own inferencer."""
 
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -57,6 +56,42 @@ class NoPicture(NamedTuple):
     reason: str
 
 
+class Prepared(NamedTuple):
+    """A picture as the test pipeline makes it ready for the model."""
+
+    picture: Picture
+    data: dict
+    scale: tuple | None  # of a very large picture: see Prediction
+    size: tuple  # that it will be padded to, divided by the model's divisor
+
+
+class SameSize:
+    """Collects pictures into batches of one padded size.
+
+    Args:
+        batch_size (int): Of a full batch.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._waiting: dict[tuple, list[Prepared]] = {}
+
+    def add(self, prepared: Prepared) -> list[Prepared] | None:
+        """A batch if there is a full one now, or too many pictures wait."""
+        batch = self._waiting.setdefault(prepared.size, [])
+        batch.append(prepared)
+        if len(batch) < self.batch_size:
+            if sum(map(len, self._waiting.values())) < MAX_WAITING:
+                return None
+            batch = max(self._waiting.values(), key=len)
+        return self._waiting.pop(batch[0].size)
+
+    def rest(self) -> list[list[Prepared]]:
+        """The batches that are not full; none waits any more."""
+        batches, self._waiting = list(self._waiting.values()), {}
+        return batches
+
+
 class Inferencer(DetInferencer):
     """MMDetection's inferencer, for pictures that come one after another.
 
@@ -102,34 +137,32 @@ class Inferencer(DetInferencer):
         not depend on the batch size, but for rounding. Pictures of one size
         stay in order.
         """
-        waiting: dict[tuple, list[tuple]] = defaultdict(list)
+        groups = SameSize(batch_size)
         for picture in pictures:
-            try:
-                data = self.pipeline(dict(img=picture.image))
-            except Exception as error:
-                # It depends on the picture: one of 20,000 x 1 pixels can't
-                # be scaled down, for example.
-                reason = getattr(error, 'err', None) or str(error) or repr(error)
-                height, width = picture.image.shape[:2]
-                yield NoPicture(
-                    picture,
-                    f'the test pipeline cannot prepare its {width} '
-                    f'x {height} pixels ({reason.strip().splitlines()[0]})',
-                )
-                continue
-            scale = self._at_model_size(picture, data)
-            batch = waiting[self._padded_size(data)]
-            batch.append((picture, data, scale))
-            if len(batch) >= batch_size:
-                yield from self._run(batch)
-                batch.clear()
-            elif sum(map(len, waiting.values())) >= MAX_WAITING:
-                batch = max(waiting.values(), key=len)
-                yield from self._run(batch)
-                batch.clear()
-        for batch in waiting.values():
-            if batch:
-                yield from self._run(batch)
+            prepared = self.prepare(picture)
+            if isinstance(prepared, NoPicture):
+                yield prepared
+            elif batch := groups.add(prepared):
+                yield from self.look_at(batch)
+        for batch in groups.rest():
+            yield from self.look_at(batch)
+
+    def prepare(self, picture: Picture) -> 'Prepared | NoPicture':
+        """What the test pipeline makes of a picture. Threads may share it."""
+        try:
+            data = self.pipeline(dict(img=picture.image))
+        except Exception as error:
+            # It depends on the picture: one of 20,000 x 1 pixels can't
+            # be scaled down, for example.
+            reason = getattr(error, 'err', None) or str(error) or repr(error)
+            height, width = picture.image.shape[:2]
+            return NoPicture(
+                picture,
+                f'the test pipeline cannot prepare its {width} '
+                f'x {height} pixels ({reason.strip().splitlines()[0]})',
+            )
+        scale = self._at_model_size(picture, data)
+        return Prepared(picture, data, scale, self._padded_size(data))
 
     def _padded_size(self, data: dict) -> tuple:
         divisor = getattr(self.model.data_preprocessor, 'pad_size_divisor', 1)
@@ -147,20 +180,36 @@ class Inferencer(DetInferencer):
         sample.set_metainfo(dict(ori_shape=sample.img_shape, scale_factor=(1.0, 1.0)))
         return tuple(scale)
 
-    def _run(self, batch: list[tuple]) -> Iterator[Prediction]:
+    def look_at(
+        self, batch: 'list[Prepared]', model: torch.nn.Module | None = None
+    ) -> list[Prediction]:
+        """What a model sees in pictures that are padded to the same size.
+
+        Args:
+            batch (list[Prepared]): Of one size.
+            model (nn.Module, optional): A copy of the inferencer's, for a thread of
+                its own. Defaults to None: the inferencer's.
+        """
         try:
-            samples = self.forward(self.collate_fn([data for _, data, _ in batch]))
+            with torch.no_grad():
+                samples = (model or self.model).test_step(
+                    self.collate_fn([prepared.data for prepared in batch])
+                )
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(
                 'The GPU has too little memory: use a smaller --batch-size, '
                 'or --device cpu.'
             ) from error
-        for (picture, _, scale), sample in zip(batch, samples):
+        predictions = []
+        for (picture, _, scale, _), sample in zip(batch, samples):
             image = picture.image
             if scale is not None:
                 height, width = sample.ori_shape
                 image = cv2.resize(image, (width, height))
-            yield Prediction(picture, sample.cpu(), image, scale or (1.0, 1.0))
+            predictions.append(
+                Prediction(picture, sample.cpu(), image, scale or (1.0, 1.0))
+            )
+        return predictions
 
     def draw(self, prediction: Prediction, score_thr: float) -> np.ndarray:
         """The picture with boxes, masks and names drawn, by the config's

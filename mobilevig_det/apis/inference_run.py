@@ -1,22 +1,36 @@
 """A detector over image files and videos, one after the other."""
 
+import os
 import os.path as osp
-from collections.abc import Container, Iterable, Iterator
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import closing
+from typing import Any, NamedTuple
 
 import cv2
 import mmcv
 import numpy as np
 
-from ..datasets import ImageFileError, read_image
+from ..datasets import ImageFileError
 from ..errors import UserError
-from .detection_rows import Row, error_row, found_row
+from .detection_rows import error_row, found_row
+from .drawings import Drawings
 from .inference import Inferencer, NoPicture, Picture, Prediction
-from .input_files import Skipped
+from .input_files import Input, Skipped
+from .input_stream import Inputs, frame_count
+from .overlap import overlapped
 from .processes import Processes, SharedProgress
 from .row_folder import RowFolder
 
 # Images that a process takes at a time: the last ones to finish wait for no more.
 FEW = 4
+
+
+class Result(NamedTuple):
+    """What is kept of an image or a frame."""
+
+    row: dict | None  # None where it has one already
+    drawn: np.ndarray | None = None  # of a frame
 
 
 class InferenceRun:
@@ -30,8 +44,7 @@ class InferenceRun:
         batch_size (int): Images that it sees at once.
         score_thr (float): What scores less is neither noted nor drawn.
         category_ids (list[int]): Of the model's classes.
-        drawings (dict[str, str]): Where to draw each input; if empty, nothing
-            is drawn.
+        drawings (Drawings | None): Where to draw each input; None draws nothing.
         skipped (Skipped): Is told of what can't be used.
         processes (Processes): Share the inputs.
     """
@@ -42,7 +55,7 @@ class InferenceRun:
         batch_size: int,
         score_thr: float,
         category_ids: list[int],
-        drawings: dict[str, str],
+        drawings: Drawings | None,
         skipped: Skipped,
         processes: Processes,
     ) -> None:
@@ -54,25 +67,30 @@ class InferenceRun:
         self.skipped = skipped
         self.processes = processes
         self.progress = SharedProgress(processes)
+        self._pencil = threading.Lock()  # MMDetection's visualizer is one
 
-    def finish(self, folder: RowFolder, images: list[str], videos: list[str]) -> bool:
+    def finish(self, folder: RowFolder, inputs: Inputs) -> bool:
         """Give every input a row that has none, and wait for the other processes.
 
         Args:
             folder (RowFolder): Gets the rows, and knows what has one.
-            images (list[str]): Paths.
-            videos (list[str]): Likewise; their places are after the images'.
+            inputs (Inputs): Images, and videos, which are looked at last.
 
         Returns:
             bool: False after a Ctrl-C.
         """
         self.done, self.rows = folder.done(), folder.writer(self.processes.rank)
-        total = len(images) + sum(map(_count_frames, videos))
-        self.progress.begin(total, min(len(self.done), total))
+        self.progress.begin(inputs.count(), len(self.done))
+        videos: list[tuple[int, str]] = []
+        images = self._images(inputs, videos)
+        few = max(FEW, self.batch_size)
         try:
             with self.rows, self.progress:
-                self.images(self._share(images, 0, max(FEW, self.batch_size)))
-                for place, path in self._share(videos, len(images), 1):
+                for result in self._results(
+                    self.processes.share(images, few, 'images'), self._read
+                ):
+                    self._write(result.row)
+                for place, path in self.processes.share(videos, 1, 'videos'):
                     self.video(place, path)
             self.processes.add('skipped', self.skipped.count)
             self.processes.wait()
@@ -81,68 +99,62 @@ class InferenceRun:
             return False
         return True
 
-    def _share(
-        self, paths: list[str], first: int, few: int
-    ) -> Iterator[tuple[int, str]]:
-        left = (item for item in enumerate(paths, first) if item[1] not in self.done)
-        return self.processes.share(left, few, f'from {first}')
-
-    def predict(self, pictures: Iterable[Picture]) -> Iterator[Prediction]:
-        """The predictions, each written as a row when the next is asked for."""
-        for found in self.inferencer.predict(pictures, self.batch_size):
-            self.progress.update()
-            picture = found.picture
-            if isinstance(found, NoPicture):
-                if self._has_row(picture):
-                    continue
-                self.skipped(picture.name, found.reason)
-                height, width = picture.image.shape[:2]
-                row = error_row(picture.name, found.reason, width, height)
+    def _images(
+        self, inputs: Inputs, videos: list[tuple[int, str]]
+    ) -> Iterator[tuple[int, Input]]:
+        """Those without a row, with their places; videos are put aside."""
+        for place, found in enumerate(inputs):
+            if found.name in self.done:
+                continue
+            if found.is_video:
+                videos.append((place, found.name))
             else:
-                yield found
-                if self._has_row(picture):
-                    continue
-                row = found_row(found, self.category_ids, self.score_thr)
-            self._write(row, picture)
+                yield place, found
 
-    def _has_row(self, picture: Picture) -> bool:
-        """Of a frame that was only looked at again for the video to draw."""
-        return picture.frame is not None and picture.name in self.done
-
-    def _write(self, row: Row, picture: Picture) -> None:
-        more: dict[str, object] = {}
-        if picture.frame is not None:
-            more = dict(video=picture.video, frame=picture.frame)
-        self.rows.append(dict(place=picture.id, **row, **more))
-
-    def _skip(self, place: int, path: str, reason: str) -> None:
-        self.skipped(path, reason)
-        self.rows.append(dict(place=place, **error_row(path, reason)))
-
-    def draw(self, prediction: Prediction) -> np.ndarray:
-        return self.inferencer.draw(prediction, self.score_thr)
-
-    def images(self, paths: Iterable[tuple[int, str]]) -> None:
-        """Look at image files.
-
-        Args:
-            paths (Iterable[tuple[int, str]]): The place of each among the inputs,
-                and its path.
-        """
-        for prediction in self.predict(self._read_images(paths)):
-            path = prediction.picture.name
-            if self.drawings:
-                mmcv.imwrite(self.draw(prediction), self.drawings[path])
-
-    def _read_images(self, paths: Iterable[tuple[int, str]]) -> Iterator[Picture]:
-        for place, path in paths:
-            try:
-                image = read_image(path)
-            except ImageFileError as error:
-                self._skip(place, path, str(error))
+    def _results(
+        self, items: Iterable[Any], read: Callable[[Any], Picture | Result]
+    ) -> Iterator[Result]:
+        with closing(
+            overlapped(self.inferencer, items, read, self._keep, self.batch_size)
+        ) as results:
+            for result in results:
+                yield result
                 self.progress.update()
-            else:
-                yield Picture(path, image, place)
+
+    def _read(self, item: tuple[int, Input]) -> Picture | Result:
+        place, found = item
+        try:
+            return Picture(found.name, found.image(), place)
+        except ImageFileError as error:
+            return Result(dict(place=place, **error_row(found.name, str(error))))
+
+    def _keep(self, found: Prediction | NoPicture) -> Result:
+        """Row and drawing. Threads do it."""
+        picture = found.picture
+        drawn = None
+        if isinstance(found, NoPicture):
+            height, width = picture.image.shape[:2]
+            row = error_row(picture.name, found.reason, width, height)
+        else:
+            row = found_row(found, self.category_ids, self.score_thr)
+            if self.drawings is not None:
+                with self._pencil:
+                    drawn = self.inferencer.draw(found, self.score_thr)
+        if picture.frame is None:
+            if self.drawings is not None and drawn is not None:
+                mmcv.imwrite(drawn, self.drawings[picture.name])
+            return Result(dict(place=picture.id, **row))
+        if picture.name in self.done:  # only looked at again for the video to draw
+            return Result(None, drawn)
+        frame = dict(video=picture.video, frame=picture.frame)
+        return Result(dict(place=picture.id, **row, **frame), drawn)
+
+    def _write(self, row: dict | None) -> None:
+        if row is None:
+            return
+        if row['error'] is not None:
+            self.skipped(row['image'], row['error'])
+        self.rows.append(row)
 
     def video(self, place: int, path: str) -> None:
         """Look at the frames of a video that have no rows; at all of them where they
@@ -150,27 +162,29 @@ class InferenceRun:
 
         The last row is the video's own, once its drawing is whole.
         """
-        if not osp.isfile(path):
-            self._skip(place, path, 'there is no such file')
-            return
+        # Closed when nobody reads it any more, a thread that was stopped included.
         video = cv2.VideoCapture(path)
-        if not video.isOpened():
+        reason = None
+        if not osp.isfile(path):
+            reason = 'there is no such file'
+        elif not video.isOpened():
             reason = 'OpenCV cannot open it: it is empty, cut off or not a video'
-            self._skip(place, path, reason)
+        if reason is not None:
+            self._write(dict(place=place, **error_row(path, reason)))
             return
-        stated = _stated(video)
-        frames = _Frames(video, place, path, () if self.drawings else self.done)
+        stated = frame_count(video)
+        rate = video.get(cv2.CAP_PROP_FPS) or 25.0
+        done = () if self.drawings is not None else self.done
+        frames = _Frames(video, place, path, done)
         writer = None
         try:
-            for prediction in self.predict(frames):
-                if not self.drawings:
-                    continue
-                drawn = self.draw(prediction)
-                if writer is None:
-                    writer = self._writer(path, video, drawn)
-                writer.write(drawn)
+            for result in self._results(frames, lambda picture: picture):
+                if result.drawn is not None:
+                    if writer is None:
+                        writer = self._writer(path, rate, result.drawn)
+                    writer.write(result.drawn)
+                self._write(result.row)
         finally:
-            video.release()
             if writer is not None:
                 writer.release()
         self._end_video(place, path, frames.count, stated)
@@ -189,19 +203,15 @@ class InferenceRun:
         self.rows.append(dict(place=place, **error_row(path, reason), frames=count))
         self.progress.update(max(0, stated - count))
 
-    def _writer(
-        self, path: str, video: cv2.VideoCapture, drawn: np.ndarray
-    ) -> cv2.VideoWriter:
+    def _writer(self, path: str, rate: float, drawn: np.ndarray) -> cv2.VideoWriter:
+        assert self.drawings is not None
+        out = self.drawings[path]
+        os.makedirs(osp.dirname(out), exist_ok=True)
         writer = cv2.VideoWriter(
-            self.drawings[path],
-            cv2.VideoWriter_fourcc(*'mp4v'),
-            video.get(cv2.CAP_PROP_FPS) or 25.0,
-            (drawn.shape[1], drawn.shape[0]),
+            out, cv2.VideoWriter_fourcc(*'mp4v'), rate, (drawn.shape[1], drawn.shape[0])
         )
         if not writer.isOpened():
-            raise UserError(
-                f'OpenCV cannot write {self.drawings[path]}: use --no-save-vis.'
-            )
+            raise UserError(f'OpenCV cannot write {out}: use --no-save-vis.')
         return writer
 
 
@@ -229,12 +239,3 @@ class _Frames:
                     return
                 yield Picture(name, image, self.place, self.path, self.count)
             self.count += 1
-
-
-def _stated(video: cv2.VideoCapture) -> int:
-    """How many frames the file says it has; 0 if it doesn't."""
-    return max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
-
-
-def _count_frames(path: str) -> int:
-    return _stated(cv2.VideoCapture(path))

@@ -19,6 +19,8 @@ from ..engine.exit_codes import STOPPED
 from ..engine.restarts import init_process_group
 from ..errors import UserError
 from .cli import check_launcher
+from .input_lists import PIPE
+from .input_stream import Inputs
 
 Input = TypeVar('Input')
 
@@ -118,18 +120,23 @@ class Processes:
         if self.size > 1:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def check_inputs(self, names: Iterable[str]) -> None:
+    def check_inputs(self, inputs: Inputs) -> None:
         """Raise a UserError if the first process has other inputs than this one."""
         if self.size == 1:
             return
+        if PIPE in inputs.streams:
+            raise UserError(
+                'Several processes cannot share a pipe: write its names into a file, '
+                'names.txt, and give that.'
+            )
         digest = hashlib.sha256()
-        for name in names:
+        for name in inputs.described():
             digest.update(name.encode(errors='surrogatepass') + b'\0')
-        inputs = digest.hexdigest()
+        names = digest.hexdigest()
         store = distributed_c10d._get_default_store()
         if self.first:
-            store.set('inputs', inputs)
-        elif store.get('inputs').decode() != inputs:
+            store.set('inputs', names)
+        elif store.get('inputs').decode() != names:
             raise UserError(
                 'The processes see other inputs: name files that all machines see, '
                 'and that do not change meanwhile.'
@@ -148,16 +155,16 @@ class SharedProgress:
         self._bar = tqdm(disable=True)
         self._before = 0
 
-    def begin(self, total: int, before: int) -> None:
+    def begin(self, total: int | None, before: int) -> None:
         """Show the bar.
 
         Args:
-            total (int): So many images and frames there are.
+            total (int | None): So many images and frames there are, if known.
             before (int): So many were done by earlier runs.
         """
-        self._before = before
+        self._before = before if total is None else min(before, total)
         if self._processes.first:
-            self._bar = tqdm(total=total, initial=before, unit='image')
+            self._bar = tqdm(total=total, initial=self._before, unit='image')
 
     def update(self, number: int = 1) -> None:
         done = self._processes.add('progress', number)

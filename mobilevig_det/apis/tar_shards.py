@@ -1,0 +1,50 @@
+"""Images in tar files, as WebDataset keeps them."""
+
+import os
+import tarfile
+from collections.abc import Iterator
+
+from .input_files import IMAGES, Input, Skipped
+
+BLOCK = tarfile.BLOCKSIZE
+
+
+def is_shard(name: str) -> bool:
+    return name.lower().endswith('.tar')
+
+
+def images_in_shard(path: str, skipped: Skipped) -> Iterator[Input]:
+    """The members that are images by their names, ``shard.tar/key.jpg``, in the
+    file's order. They aren't read, and not remembered.
+
+    Args:
+        path (str): An uncompressed tar file.
+        skipped (Skipped): Is told why it can't be read, or not to its end.
+    """
+    found = False
+    try:
+        with open(path, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
+            size = os.fstat(file.fileno()).st_size
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # else the headers of a shard would pile up
+                if not member.isreg() or member.issparse():
+                    continue
+                if member.offset_data + member.size > size:
+                    raise tarfile.ReadError('unexpected end of data')
+                if member.name.lower().endswith(IMAGES):
+                    found = True
+                    name = f'{path}/{member.name.removeprefix("./")}'
+                    yield Input(name, path, member.offset_data, member.size)
+            file.seek(tar.offset)
+            if file.read(BLOCK) != bytes(BLOCK):
+                raise tarfile.ReadError('the mark of its end is not there')
+    except FileNotFoundError:
+        skipped(path, 'there is no such file')
+    except tarfile.TarError as error:
+        reason = f'the tar file is cut off or damaged ({error})'
+        skipped(path, f'{reason}; what is before that is done' if found else reason)
+    except OSError as error:
+        skipped(path, f'cannot be read: {error.strerror}')
+    else:
+        if not found:
+            skipped(path, 'no images are in this tar file')
