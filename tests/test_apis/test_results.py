@@ -269,3 +269,27 @@ def test_ids_of_no_test_set():
         )
     )
     assert read_test_set(CLASSES, cfg) == ([1, 2, 3], {})
+
+
+def test_one_image_of_the_test_set_by_two_names(tmp_path):
+    """It is there once: where its first name is, as its last."""
+    names = ['a.jpg', 'b.jpg', './a.jpg', '../x/../c.jpg']
+    everything = Everything(CATEGORIES, {os.path.realpath('a.jpg'): 70})
+    path = str(tmp_path / '0.jsonl')
+    with RowWriter(path) as writer:
+        for place, name in enumerate(names):
+            picture = Picture(name, np.full((9, 7 + place, 3), 5 + place, np.uint8), 0)
+            (prediction,) = PlainDetector().predict([picture], 1)
+            id = everything.expect(name, picture.image)
+            everything.add(id, prediction, 0)
+            row = found_row(prediction, list(CATEGORIES), 0)
+            writer.append(dict(place=place, **row))
+    out, _ = write_result(
+        str(tmp_path), 'coco', [path], CATEGORIES, everything.image_ids
+    )
+    assert [i['file_name'] for i in json.load(open(out))['images']] == [
+        './a.jpg',
+        'b.jpg',
+        '../x/../c.jpg',
+    ]
+    assert open(out).read() == everything.text()
