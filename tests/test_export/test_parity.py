@@ -32,9 +32,9 @@ def thresholds(exporter):
 
 
 def with_siblings():
-    """All families; of the siblings one always, the others with the slow tests."""
+    """All families; those with a sibling among the slow tests."""
     for name in (*FAMILIES, *SIBLINGS):
-        marks = [pytest.mark.slow] if name in SIBLINGS[1:] else []
+        marks = [pytest.mark.slow] if name in SIBLINGS else []
         yield pytest.param(name, marks=marks)
 
 
