@@ -1,14 +1,13 @@
 """A detector without a network, in place of tools/infer.py's own: what it finds follows
 from the pixels, at once."""
 
-from collections import defaultdict
-
-from mobilevig_det.apis.inference import NoPicture, Prediction
+from mobilevig_det.apis.inference import NoPicture, Prediction, Prepared, SameSize
 
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from torch import nn
 
 CLASSES = ('circle', 'square', 'triangle')
 
@@ -21,26 +20,32 @@ class PlainDetector:
     """
 
     classes = CLASSES
+    model = nn.Identity()
 
     def __init__(self, stop=lambda picture: None, masks=True):
         self.stop, self.masks = stop, masks
         self.seen = []
 
     def predict(self, pictures, batch_size):
-        waiting = defaultdict(list)
+        groups = SameSize(batch_size)
         for picture in pictures:
-            if min(picture.image.shape[:2]) == 1:
-                yield NoPicture(picture, 'it is a line')
-                continue
-            batch = waiting[picture.image.shape]
-            batch.append(picture)
-            if len(batch) == batch_size:
-                yield from map(self.look_at, batch)
-                batch.clear()
-        for batch in waiting.values():
-            yield from map(self.look_at, batch)
+            prepared = self.prepare(picture)
+            if isinstance(prepared, NoPicture):
+                yield prepared
+            elif batch := groups.add(prepared):
+                yield from self.look_at(batch)
+        for batch in groups.rest():
+            yield from self.look_at(batch)
 
-    def look_at(self, picture):
+    def prepare(self, picture):
+        if min(picture.image.shape[:2]) == 1:
+            return NoPicture(picture, 'it is a line')
+        return Prepared(picture, {}, None, picture.image.shape)
+
+    def look_at(self, batch, model=None):
+        return [self.find(prepared.picture) for prepared in batch]
+
+    def find(self, picture):
         self.stop(picture)
         self.seen.append(picture.name)
         height, width = picture.image.shape[:2]

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from mmdet.apis import DetInferencer
+from mmdet.models import BaseDetector
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
@@ -181,13 +182,13 @@ class Inferencer(DetInferencer):
         return tuple(scale)
 
     def look_at(
-        self, batch: 'list[Prepared]', model: torch.nn.Module | None = None
+        self, batch: 'list[Prepared]', model: BaseDetector | None = None
     ) -> list[Prediction]:
         """What a model sees in pictures that are padded to the same size.
 
         Args:
             batch (list[Prepared]): Of one size.
-            model (nn.Module, optional): A copy of the inferencer's, for a thread of
+            model (BaseDetector, optional): A copy of the inferencer's, for a thread of
                 its own. Defaults to None: the inferencer's.
         """
         try:

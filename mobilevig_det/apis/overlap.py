@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -36,7 +36,7 @@ def overlapped(
     read: Callable[[Item], Picture | Result],
     finish: Callable[[Prediction | NoPicture], Result],
     batch_size: int,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """What ``finish`` makes of each item, as :meth:`.Inferencer.predict` would have
     one after the other.
 

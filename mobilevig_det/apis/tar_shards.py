@@ -26,7 +26,8 @@ def images_in_shard(path: str, skipped: Skipped) -> Iterator[Input]:
         with open(path, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
             size = os.fstat(file.fileno()).st_size
             while (member := tar.next()) is not None:
-                tar.members.clear()  # else the headers of a shard would pile up
+                # Else the headers of a shard would pile up.
+                tar.members.clear()  # type: ignore[attr-defined]
                 if not member.isreg() or member.issparse():
                     continue
                 if member.offset_data + member.size > size:
