@@ -42,14 +42,11 @@ def read_bytes(path: str) -> bytes:
     """
     try:
         with open(path, 'rb') as file:
-            data = file.read()
+            return file.read()
     except FileNotFoundError:
         raise ImageFileError('there is no such file') from None
     except OSError as error:
         raise ImageFileError(f'cannot be read: {error.strerror}') from None
-    if not data:
-        raise ImageFileError('the file is empty (0 bytes)')
-    return data
 
 
 def read_image(path: str) -> np.ndarray:
@@ -62,7 +59,13 @@ def read_image(path: str) -> np.ndarray:
         ImageFileError: If the file is missing, empty, cut off, or not an
             image.
     """
-    data = read_bytes(path)
+    return decode_image(read_bytes(path))
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Decode the content of an image file, or say why not: as :func:`read_image`."""
+    if not data:
+        raise ImageFileError('the file is empty (0 bytes)')
     # Before OpenCV, some versions of which fill up what is missing with gray,
     # others of which print lines of their own.
     reason = _incomplete(data)
