@@ -2,20 +2,22 @@
 """Detect objects in millions of images, on one machine or many, with Ray Data."""
 
 import argparse
+import copy
 import os
 import os.path as osp
+import sys
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mobilevig_det.apis.classifiers import is_classifier
 from mobilevig_det.apis.cli import add_cfg_options, command, load_config
-from mobilevig_det.apis.detector import find_model, prepare
+from mobilevig_det.apis.coco_results import read_test_set
+from mobilevig_det.apis.detector import find_model, load_detector, prepare
 from mobilevig_det.apis.input_files import Skipped
-from mobilevig_det.apis.ray_run import detect, needed, share_out, start_ray
 from mobilevig_det.errors import UserError
 from mobilevig_det.export.exported_detector import SUFFIXES, use_exported
 
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tqdm import tqdm
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -94,82 +96,79 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    needed()
-    from mobilevig_det.apis.detection_files import (
-        check_rows,
-        keep_settings,
-        make_settings,
-        rows_done,
-    )
-    from mobilevig_det.apis.detection_worker import Job
-    from mobilevig_det.apis.image_blocks import (
-        find_filesystem,
-        find_images,
-        left_blocks,
-    )
-
-    import ray
-
-    config, checkpoint = find_model(args.config, args.checkpoint)
-    cfg = load_config(config, args.cfg_options)
-    if is_classifier(cfg):
-        raise UserError('A classifier is for tools/infer.py.')
-    skipped = Skipped('infer_ray.py')
-    images = find_images(args.input, args.block_size, skipped)
-    if not len(images.names):
-        raise UserError(f'There are no images in {args.input}.')
-
-    rows = args.out_dir.rstrip('/') + '/rows'
-    filesystem, folder = find_filesystem(rows)
-    settings = make_settings(cfg, checkpoint, args.score_thr)
-    keep_settings(args.out_dir, settings, args.resume)
-    blocks = left_blocks(images, rows_done(filesystem, folder))
-    if checkpoint.endswith(SUFFIXES):
-        init_default_scope(cfg.get('default_scope', 'mmdet'))
-        use_exported(cfg, osp.abspath(checkpoint))
-        cfg.setdefault('custom_imports', dict(imports=[]))
-        cfg.custom_imports.imports += ['mobilevig_det.export.exported_detector']
-    cfg = prepare(cfg, args.score_thr)
-    start_ray(args.address)
+def need_ray() -> None:
+    """Raise a UserError if Ray isn't there."""
+    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'  # it would report to its makers
     try:
-        share = share_out(
-            ray.cluster_resources(),
-            args.actors,
-            args.cpus_per_actor,
-            args.num_gpus,
-            may_grow=args.address is not None,
-        )
-        job = Job(
-            cfg=cfg.pretty_text,
-            checkpoint=None if checkpoint.endswith(SUFFIXES) else absolute(checkpoint),
-            category_ids={},
-            score_thr=args.score_thr,
-            batch_size=args.batch_size,
-            threads=max(1, int(share.num_cpus)),
-            inputs=args.input,
-            out=rows,
-            folder=os.getcwd(),
-            must_see=[
-                absolute(path)
-                for path in (args.input, rows, checkpoint)
-                if '://' not in path
-            ],
-        )
-        left = sum(len(block['rows'][0]) for block in blocks)
-        with tqdm(total=left, unit='image') as progress:
-            detect(blocks, job, share, progress)
-    finally:
-        ray.shutdown()
-    done = rows_done(filesystem, folder)
-    check_rows(images, done)
-    print(len(done))
+        import pyarrow  # noqa: F401
+        import ray.data  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f'This needs Ray Data, which cannot be imported ({error}): '
+            'pip install "mobilevig_det[ray]"'
+        ) from error
+
+
+def use_runtime(cfg: Config, path: str) -> None:
+    """Have a config run an exported detector, wherever it is read."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    use_exported(cfg, path)
+    imports = cfg.get('custom_imports', {}).get('imports', [])
+    imports = [imports] if isinstance(imports, str) else imports
+    cfg.custom_imports = dict(imports=[*imports, use_exported.__module__])
 
 
 def absolute(path: str) -> str:
     return path if '://' in path else osp.abspath(path)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    need_ray()
+    from mobilevig_det.apis.detection_files import RowFiles
+    from mobilevig_det.apis.detection_worker import Job
+    from mobilevig_det.apis.image_blocks import find_images, left_blocks
+    from mobilevig_det.apis.ray_run import run
+
+    config, checkpoint = find_model(args.config, args.checkpoint)
+    cfg = load_config(config, args.cfg_options)
+    if is_classifier(cfg):
+        raise UserError('It is a classifier: use tools/infer.py.')
+    images = find_images(args.input, args.block_size, Skipped('infer_ray.py'))
+    exported = checkpoint.endswith(SUFFIXES)
+    if exported:
+        use_runtime(cfg, absolute(checkpoint))
+    prepare(cfg, args.score_thr)
+    weights = None if exported else absolute(checkpoint)
+    # Here first: what doesn't fit is told before a cluster is asked for.
+    classes = load_detector(copy.deepcopy(cfg), weights, 'cpu').classes
+    category_ids, _ = read_test_set(classes, cfg)
+
+    files = RowFiles(absolute(args.out_dir))
+    settings = dict(score_thr=args.score_thr, checkpoint=checkpoint)  # TODO
+    files.begin(settings, args.resume)
+    blocks = left_blocks(images, files.names())
+    job = Job(
+        cfg=cfg.pretty_text,
+        checkpoint=weights,
+        category_ids=category_ids,
+        score_thr=args.score_thr,
+        batch_size=args.batch_size,
+        inputs=absolute(args.input),
+        out=files.path,
+        folder=os.getcwd(),
+        must_see=[absolute(path) for path in (args.input, args.out_dir, checkpoint)],
+    )
+    if blocks:
+        run(blocks, job, args.address, args.actors, args.cpus_per_actor, args.num_gpus)
+    errors = files.check(images)
+    print(
+        f'{len(images.names)} images, {errors} of which could not be used.\n'
+        f'Model: {checkpoint}\nRows: {files.path}/*.parquet'
+    )
+    if errors:
+        sys.exit('infer_ray.py: the column error of the rows says why.')
 
 
 if __name__ == '__main__':

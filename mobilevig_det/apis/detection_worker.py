@@ -19,7 +19,6 @@ from ..checkpoints import load_all_safely
 from ..datasets import ImageFileError, hush_opencv, read_image
 from ..datasets.image_file import decode_image
 from ..errors import UserError
-from .cli import find_checkpoint
 from .detection_rows import Row, arrow_schema, error_row, found_row, utf8
 from .detector import load_detector
 from .image_blocks import find_filesystem, image_columns
@@ -34,20 +33,21 @@ class Job:
     """What all workers of a run do, wherever they are.
 
     ``cfg`` is a config's text, ``checkpoint`` None where its model needs none.
-    ``inputs`` and ``out`` are local paths or addresses, relative to ``folder``, as
-    are images' names. ``must_see`` are local files and folders that the driver has.
+    ``inputs`` and ``out`` are absolute paths or addresses; images' names may be
+    relative to ``folder``. ``must_see`` is what the driver has, of which local files
+    and folders must be on all nodes.
     """
 
     cfg: str
     checkpoint: str | None
-    category_ids: dict[str, int]
+    category_ids: list[int]
     score_thr: float
     batch_size: int
-    threads: int
     inputs: str
     out: str
     folder: str
     must_see: list[str] = field(default_factory=list)
+    threads: int = 1
 
 
 class DetectionWorker:
@@ -76,22 +76,15 @@ class DetectionWorker:
             # Ray would start a worker anew that fails here; it hands on what a
             # call raises.
             self.refusal = f'on the node {socket.gethostname()}: {error}'
-            return
-        self.category_ids = [
-            job.category_ids.get(name, number)
-            for number, name in enumerate(self.detector.classes, 1)
-        ]
 
     def _check_node(self) -> None:
         for path in self.job.must_see:
-            if not osp.exists(path):
+            if '://' not in path and not osp.exists(path):
                 raise UserError(
                     f'there is no {path}, which the driver has. Workers need the '
                     'same files at the same paths: use a shared file system, an '
                     'object store, or copy them to all nodes.'
                 )
-        if self.job.checkpoint is not None:
-            find_checkpoint(self.job.checkpoint)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Do blocks of :func:`image_blocks.left_blocks`.
@@ -130,7 +123,7 @@ class DetectionWorker:
                 height, width = picture.image.shape[:2]
                 row = error_row(picture.name, found.reason, width, height)
             else:
-                row = found_row(found, self.category_ids, self.job.score_thr)
+                row = found_row(found, self.job.category_ids, self.job.score_thr)
             rows[picture.id] = row
         return rows
 
@@ -140,7 +133,7 @@ class DetectionWorker:
             yield from [None] * len(block['names'])
             return
         wanted = set(block['rows'])
-        filesystem, _ = find_filesystem(self._absolute(self.job.inputs))
+        filesystem, _ = find_filesystem(self.job.inputs)
         with filesystem.open_input_file(block['file']) as opened:
             file = pq.ParquetFile(opened)
             _, column = image_columns(block['file'], file.schema_arrow)
@@ -157,7 +150,7 @@ class DetectionWorker:
         if data is not None:
             return decode_image(data)
         if '://' not in name:
-            return read_image(self._absolute(name))
+            return read_image(osp.join(self.job.folder, name))
         filesystem, path = find_filesystem(name)
         try:
             with filesystem.open_input_stream(path) as file:
@@ -172,15 +165,12 @@ class DetectionWorker:
             ) from error
         return decode_image(data)
 
-    def _absolute(self, path: str) -> str:
-        return path if '://' in path else osp.join(self.job.folder, path)
-
     def _write(self, names: list[bytes], rows: list[Row]) -> None:
         table = pa.Table.from_pylist(
             [dict(row, image=utf8(row['image'])) for row in rows], arrow_schema()
         )
         digest = hashlib.blake2b(b'\0'.join(names), digest_size=10).hexdigest()
-        filesystem, folder = find_filesystem(self._absolute(self.job.out))
+        filesystem, folder = find_filesystem(self.job.out)
         path = f'{folder}/part-{digest}.parquet'
         # A file system shows a file before it is whole, an object store doesn't;
         # readers of Parquet leave out what begins with a dot.

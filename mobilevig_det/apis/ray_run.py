@@ -1,19 +1,18 @@
 """A run over blocks of images on Ray: a cluster, models, and what they report."""
 
 import logging
-import os
 import signal
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
+import pyarrow as pa
+import ray
+import ray.data
 from tqdm import tqdm
 
 from ..errors import UserError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from .detection_worker import Job
+from .detection_worker import DetectionWorker, Job
 
 CONNECTING = 60  # seconds to wait for a cluster
 # Seconds without a block done. Ray starts dead workers anew without end; an image
@@ -21,25 +20,43 @@ CONNECTING = 60  # seconds to wait for a cluster
 STUCK = 4 * 3600
 
 
-def needed() -> None:
-    """Raise a UserError if Ray isn't there."""
-    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'  # reports nothing to its makers
-    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
-    os.environ.setdefault('RAY_DEDUP_LOGS', '1')
+def run(
+    blocks: list[pa.Table],
+    job: Job,
+    address: str | None,
+    actors: int | None,
+    num_cpus: float | None,
+    num_gpus: float | None,
+) -> None:
+    """Have all blocks done on a cluster, or on one that is started here.
+
+    Args:
+        blocks (list[pyarrow.Table]): From :func:`image_blocks.left_blocks`.
+        job (Job): What to do with them.
+        address (str | None): The cluster's; None starts one here.
+        actors (int | None): See :func:`share_out`, as for the others.
+        num_cpus (float | None): Of each model, and its threads.
+        num_gpus (float | None): Of each model.
+
+    Raises:
+        UserError: If there is no cluster, or a worker can't do its part.
+    """
+    start(address)
     try:
-        import pyarrow  # noqa: F401
-        import ray.data  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f'This needs Ray Data, which cannot be imported ({error}): '
-            'pip install "mobilevig_det[ray]"'
-        ) from error
+        share = share_out(
+            ray.cluster_resources(), actors, num_cpus, num_gpus, address is not None
+        )
+        job = replace(job, threads=max(1, int(share.num_cpus)))
+        left = sum(len(block['rows'][0]) for block in blocks)
+        with tqdm(total=left, unit='image') as progress:
+            detect(blocks, job, share, progress)
+    finally:
+        ray.shutdown()
 
 
-def start_ray(address: str | None) -> None:
+def start(address: str | None) -> None:
     """Start Ray here, or connect to a cluster, in finite time."""
-    import ray
-
+    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')  # in its log files too
     quiet = dict(log_to_driver=False, logging_level='error')
     if address is None:
         ray.init(include_dashboard=False, **quiet)
@@ -114,19 +131,12 @@ def share_out(
     return Share(actors, num_cpus, num_gpus)
 
 
-def detect(blocks: 'list[pa.Table]', job: 'Job', share: Share, progress: tqdm) -> int:
+def detect(blocks: list[pa.Table], job: Job, share: Share, progress: tqdm) -> None:
     """Have all blocks done.
-
-    Returns:
-        int: How many images couldn't be used.
 
     Raises:
         UserError: If a worker can't do its part.
     """
-    import ray.data
-
-    from .detection_worker import DetectionWorker
-
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts images
     context.execution_no_progress_timeout_s = STUCK
@@ -142,14 +152,11 @@ def detect(blocks: 'list[pa.Table]', job: 'Job', share: Share, progress: tqdm) -
         num_cpus=share.num_cpus,
         num_gpus=share.num_gpus,
     )
-    errors = 0
     try:
         for counts in found.iter_rows():
             progress.update(counts['images'])
-            errors += counts['errors']
     except Exception as error:
         raise _told(error) from error
-    return errors
 
 
 def _told(error: Exception) -> Exception:
