@@ -1,6 +1,7 @@
 """A run over blocks of images on Ray: a cluster, models, and what they report."""
 
 import logging
+import os
 import signal
 import socket
 from dataclasses import replace
