@@ -2,21 +2,28 @@
 """Detect objects in images, folders of them, and videos; or classify images."""
 
 import argparse
+import copy
 import os
 import os.path as osp
+import shlex
 import sys
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mobilevig_det.apis.classification_run import ClassificationRun, write_guesses
 from mobilevig_det.apis.classifiers import is_classifier
-from mobilevig_det.apis.cli import add_cfg_options, command, load_config
-from mobilevig_det.apis.coco_results import CocoResults
+from mobilevig_det.apis.cli import LAUNCHERS, add_cfg_options, command, load_config
+from mobilevig_det.apis.coco_results import Summary, read_test_set
 from mobilevig_det.apis.detector import find_model, load_detector, prepare
-from mobilevig_det.apis.inference_run import InferenceRun, frame_count
+from mobilevig_det.apis.inference_run import InferenceRun
 from mobilevig_det.apis.input_files import Skipped, find_inputs, name_drawings
+from mobilevig_det.apis.processes import Processes
+from mobilevig_det.apis.results import check_format, write_result
+from mobilevig_det.apis.row_folder import RowFolder
+from mobilevig_det.apis.row_settings import settings_of
 from mobilevig_det.datasets import hush_opencv
+from mobilevig_det.engine.restarts import restarts
+from mobilevig_det.errors import UserError
 
-import cv2
 from mmengine.config import Config
 from terminaltables import AsciiTable
 from tqdm import tqdm
@@ -46,7 +53,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--out-dir',
         default='work_dirs/infer',
-        help='folder for predictions.json and vis/ (default: %(default)s)',
+        help='folder for the result, rows/ and vis/ (default: %(default)s)',
     )
     parser.add_argument(
         '--device', help='for example cuda:1 or cpu; by default a GPU if there is one'
@@ -60,6 +67,23 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument('--no-save-vis', action='store_true', help='draw no pictures')
+    parser.add_argument(
+        '--format',
+        choices=['coco', 'parquet'],
+        default='coco',
+        help='of the result: predictions.json, or a folder predictions.parquet/',
+    )
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='go on with what an earlier run into the same --out-dir has done',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', *LAUNCHERS],
+        default='none',
+        help='job launcher, for several processes',
+    )
     add_cfg_options(parser)
     args = parser.parse_intermixed_args(argv)
     if args.batch_size < 1:
@@ -69,17 +93,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def print_summary(results: CocoResults, score_thr: float) -> None:
+def print_summary(summary: Summary, score_thr: float) -> None:
     rows = [['class', 'detections', 'images with one', 'mean score']]
     rows += [
         [name, count, images, f'{score:.2f}']
-        for name, count, images, score in results.summary()
+        for name, count, images, score in summary.table()
     ]
     if len(rows) > 1:
         print(AsciiTable(rows).table)
     print(
-        f'{len(results.annotations)} detections of at least {score_thr:g} '
-        f'in {results.num_images} images and frames.'
+        f'{summary.detections} detections of at least {score_thr:g} '
+        f'in {summary.images} images and frames.'
     )
 
 
@@ -108,48 +132,84 @@ def classify(
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     hush_opencv()
+    processes = Processes(args.launcher)
     skipped = Skipped('infer.py')
-    images, videos = find_inputs(args.inputs, skipped)
+    silent = skipped if processes.first else lambda name, reason: None
+    images, videos = find_inputs(args.inputs, silent)
     if not images and not videos:
         sys.exit('infer.py: there is nothing to look at.')
+    processes.check_inputs(images + videos)
     config, checkpoint = find_model(args.config, args.checkpoint)
     cfg = load_config(config, args.cfg_options)
     if is_classifier(cfg):
         classify(cfg, checkpoint, args, images, videos, skipped)
-        end(skipped)
+        end(skipped.count)
         return
-    drawings = {}
-    if not args.no_save_vis:
-        folder = osp.join(args.out_dir, 'vis')
-        drawings = name_drawings(folder, images, videos)
-        os.makedirs(folder, exist_ok=True)
-    os.makedirs(args.out_dir, exist_ok=True)
-
-    cfg = prepare(cfg, args.score_thr)
-    inferencer = load_detector(cfg, checkpoint, args.device)
-    total = len(images) + sum(frame_count(cv2.VideoCapture(path)) for path in videos)
-    out = osp.join(args.out_dir, 'predictions.json')
-    with tqdm(total=total, unit='image') as progress:
+    check_format(args.format)
+    vis = osp.join(args.out_dir, 'vis')
+    drawings = {} if args.no_save_vis else name_drawings(vis, images, videos)
+    prepared = prepare(copy.deepcopy(cfg), args.score_thr)
+    inferencer = load_detector(prepared, checkpoint, processes.device(args.device))
+    category_ids, image_ids = read_test_set(inferencer.classes, cfg)
+    categories = dict(zip(category_ids, inferencer.classes))
+    folder = RowFolder(args.out_dir)
+    try:
+        if processes.first:
+            settings = settings_of(
+                cfg, checkpoint, categories, args.score_thr, pictures=bool(drawings)
+            )
+            folder.begin(settings, args.resume or restarts() > 0)
+            if drawings:
+                os.makedirs(vis, exist_ok=True)
+        processes.wait()
         run = InferenceRun(
-            inferencer, args.batch_size, args.score_thr, drawings, skipped, progress
+            inferencer,
+            args.batch_size,
+            args.score_thr,
+            category_ids,
+            drawings,
+            folder,
+            skipped,
+            processes,
         )
-        try:
-            run.images(images)
-            for path in videos:
-                run.video(path)
-        finally:  # also after Ctrl-C: what is done is done
-            run.results.write(out)
+        whole = run.finish(images, videos)
+        if processes.first:
+            out, summary = write_result(
+                args.out_dir, args.format, folder.files, categories, image_ids
+            )
+            if whole:
+                folder.finish()
+    except OSError as error:
+        raise UserError(
+            f'{error}. The rows so far are whole: once this is mended, the same '
+            'command with --resume goes on.'
+        ) from error
+    if processes.first:
+        print_summary(summary, args.score_thr)
+        print(f'Model: {checkpoint}\nDetections: {out}')
+        if drawings:
+            print(f'Pictures: {vis}/')
+    if not whole:
+        print('infer.py: stopped; --resume goes on.', file=sys.stderr)
+        sys.exit(130)  # as a shell has it
+    if processes.first:
+        tell_of_earlier(folder)
+        end(processes.add('skipped', 0) + folder.errors)
 
-    print_summary(run.results, args.score_thr)
-    print(f'Model: {checkpoint}\nDetections: {out}')
-    if drawings:
-        print(f'Pictures: {folder}/')
-    end(skipped)
+
+def tell_of_earlier(folder: RowFolder) -> None:
+    if folder.errors:
+        print(
+            f'infer.py: {folder.errors} were skipped by earlier runs and not tried '
+            'again. To have --resume try them, delete their rows: '
+            f"""sed -i '/"error": "/d' {shlex.quote(folder.path)}/*.jsonl""",
+            file=sys.stderr,
+        )
 
 
-def end(skipped: Skipped) -> None:
-    if skipped.count:
-        sys.exit(f'infer.py: {skipped.count} skipped, see above.')
+def end(skipped: int) -> None:
+    if skipped:
+        sys.exit(f'infer.py: {skipped} skipped, see above.')
 
 
 if __name__ == '__main__':

@@ -116,7 +116,7 @@ def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
     """Read the config that the flags of :func:`add_runner_arguments` ask
     for, and check that the data of its splits is there."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    _check_launcher(args.launcher)
+    check_launcher(args.launcher)
     cfg = load_config(args.config, args.cfg_options)
     check_data_paths(cfg, splits)
     # --work-dir, else the config's own, else named after the config
@@ -136,7 +136,7 @@ def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
     return cfg
 
 
-def _check_launcher(launcher: str) -> None:
+def check_launcher(launcher: str) -> None:
     """Raise a UserError if MMEngine couldn't start a process group."""
     if launcher == 'none':
         return

@@ -75,10 +75,10 @@ def found_row(
 
 
 def error_row(
-    name: str, reason: str, width: int | None = None, height: int | None = None
+    name: str, reason: str | None, width: int | None = None, height: int | None = None
 ) -> Row:
-    """The row of an image that couldn't be used; without a size where it couldn't
-    be read."""
+    """The row of an image that couldn't be used, without a size where it couldn't
+    even be read; or, without a reason, of a video whose frames all have rows."""
     return Row(
         image=name,
         width=width,

@@ -31,7 +31,9 @@ class Picture(NamedTuple):
 
     name: str
     image: np.ndarray  # uint8, (H, W, 3), BGR
-    id: int  # from CocoResults.expect
+    id: int  # its place among the inputs, or any other number
+    video: str | None = None  # that it is a frame of
+    frame: int | None = None  # its number there, from 0
 
 
 class Prediction(NamedTuple):

@@ -1,0 +1,143 @@
+"""The folder of a run's rows: what made them, and going on with them."""
+
+import glob
+import hashlib
+import json
+import os
+import os.path as osp
+from array import array
+from collections.abc import Container
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..engine.durable_files import write_durably, write_text_durably
+from ..errors import UserError
+from .row_files import RowWriter, whole_rows
+from .row_settings import check_settings
+
+
+class DoneNames(Container[str]):
+    """Names of images and frames that have a row, 8 bytes each.
+
+    Args:
+        digests (np.ndarray): Of the names, sorted.
+    """
+
+    def __init__(self, digests: np.ndarray) -> None:
+        self.digests = digests
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def __contains__(self, name: object) -> bool:
+        digest = np.uint64(_digest_of_name(str(name)))
+        place = np.searchsorted(self.digests, digest)
+        return place < len(self.digests) and bool(self.digests[place] == digest)
+
+
+class RowFolder:
+    """``OUT_DIR/rows``: ``settings.json``, and ``0.jsonl``, ``1.jsonl``, … of the
+    processes.
+
+    Args:
+        out_dir (str): The run's folder.
+
+    Attributes:
+        errors (int): Rows of earlier runs that say why an input couldn't be used;
+            known after :meth:`begin`.
+    """
+
+    def __init__(self, out_dir: str) -> None:
+        self.path = osp.join(out_dir, 'rows')
+        self.errors = 0
+        self._settings_path = osp.join(self.path, 'settings.json')
+        self._done_path = osp.join(self.path, '.done.npy')
+
+    @property
+    def files(self) -> list[str]:
+        """The processes' files, in their order."""
+        files = glob.glob(osp.join(glob.escape(self.path), '*.jsonl'))
+        return sorted(files, key=lambda path: (len(path), path))
+
+    def begin(self, settings: dict[str, Any], resume: bool) -> None:
+        """Make the folder, or go on with it. One process does so.
+
+        Rows of a finished run are replaced, those of an unfinished one never.
+
+        Raises:
+            UserError: If rows are there that these would overwrite, or don't go
+                with.
+        """
+        os.makedirs(self.path, exist_ok=True)
+        earlier = self._read_settings()
+        rows = any(osp.getsize(path) for path in self.files)
+        if rows and earlier is None:
+            raise UserError(
+                f'{self.path} has rows, and no settings.json that says what made '
+                'them: choose another --out-dir, or delete that folder.'
+            )
+        if rows and not resume and earlier and not earlier.get('finished'):
+            raise UserError(
+                f'{self.path} has what an unfinished run has done: --resume goes on '
+                'with it. To begin anew, delete that folder, or choose another '
+                '--out-dir.'
+            )
+        digests = array('Q')
+        if rows and resume and earlier is not None:
+            check_settings(self.path, earlier, settings)
+            digests = self._read_names()
+        else:
+            for path in self.files:
+                os.remove(path)
+        done = np.sort(np.asarray(digests, np.uint64))
+        write_durably(self._done_path, lambda part: _save(part, done))
+        write_text_durably(
+            self._settings_path, json.dumps(dict(settings, finished=False), indent=1)
+        )
+
+    def done(self) -> DoneNames:
+        """What need not be done again, after one process has begun."""
+        return DoneNames(np.load(self._done_path))
+
+    def writer(self, rank: int) -> RowWriter:
+        return RowWriter(osp.join(self.path, f'{rank}.jsonl'))
+
+    def finish(self) -> None:
+        """Say that all inputs have their rows."""
+        settings = dict(self._read_settings() or {}, finished=True)
+        write_text_durably(self._settings_path, json.dumps(settings, indent=1))
+        os.remove(self._done_path)
+
+    def _read_settings(self) -> dict[str, Any] | None:
+        try:
+            with open(self._settings_path, encoding='utf-8') as file:
+                settings = json.load(file)
+        except (FileNotFoundError, ValueError):
+            return None
+        return settings if isinstance(settings, dict) else None
+
+    def _read_names(self) -> array:
+        """Digests of the names; what is not whole at a file's end is cut off."""
+        digests = array('Q')
+        with tqdm(desc='Reading the rows so far', unit='row', delay=2) as progress:
+            for path in self.files:
+                whole = 0
+                for _, end, row in whole_rows(path):
+                    digests.append(_digest_of_name(row['image']))
+                    self.errors += row['error'] is not None
+                    progress.update()
+                    whole = end
+                os.truncate(path, whole)
+        return digests
+
+
+def _save(path: str, values: np.ndarray) -> None:
+    with open(path, 'wb') as file:
+        np.save(file, values)
+
+
+def _digest_of_name(name: str) -> int:
+    data = name.encode(errors='surrogatepass')
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), 'little')
