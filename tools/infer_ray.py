@@ -13,6 +13,7 @@ from mobilevig_det.apis.cli import add_cfg_options, command, load_config
 from mobilevig_det.apis.coco_results import read_test_set
 from mobilevig_det.apis.detector import find_model, load_detector, prepare
 from mobilevig_det.apis.input_files import Skipped
+from mobilevig_det.apis.row_settings import settings_of
 from mobilevig_det.errors import UserError
 from mobilevig_det.export.exported_detector import SUFFIXES, use_exported
 
@@ -139,26 +140,27 @@ def main(argv: list[str] | None = None) -> None:
     exported = checkpoint.endswith(SUFFIXES)
     if exported:
         use_runtime(cfg, absolute(checkpoint))
-    prepare(cfg, args.score_thr)
     weights = None if exported else absolute(checkpoint)
+    prepared = prepare(copy.deepcopy(cfg), args.score_thr)
     # Here first: what doesn't fit is told before a cluster is asked for.
-    classes = load_detector(copy.deepcopy(cfg), weights, 'cpu').classes
+    classes = load_detector(copy.deepcopy(prepared), weights, 'cpu').classes
     category_ids, _ = read_test_set(classes, cfg)
+    categories = dict(zip(category_ids, classes))
 
     files = RowFiles(absolute(args.out_dir))
-    settings = dict(score_thr=args.score_thr, checkpoint=checkpoint)  # TODO
+    settings = settings_of(cfg, checkpoint, categories, args.score_thr)
     files.begin(settings, args.resume)
     blocks = left_blocks(images, files.names())
     job = Job(
-        cfg=cfg.pretty_text,
+        cfg=prepared.pretty_text,
         checkpoint=weights,
-        category_ids=category_ids,
+        categories=categories,
         score_thr=args.score_thr,
         batch_size=args.batch_size,
         inputs=absolute(args.input),
         out=files.path,
         folder=os.getcwd(),
-        must_see=[absolute(path) for path in (args.input, args.out_dir, checkpoint)],
+        must_see=[absolute(path) for path in (args.input, files.path, checkpoint)],
     )
     if blocks:
         run(blocks, job, args.address, args.actors, args.cpus_per_actor, args.num_gpus)

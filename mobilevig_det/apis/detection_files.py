@@ -1,7 +1,7 @@
 """The Parquet files of rows that workers write: what is done, and what made it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from .image_blocks import Images, find_filesystem, row_names
+from .row_settings import check_settings
 
 READERS = 16  # files that are opened at once: an object store takes its time
 
@@ -54,7 +55,7 @@ class RowFiles:
                         'anew, delete that folder, or choose another --out-dir.'
                     )
                 with self._filesystem.open_input_stream(path) as file:
-                    refuse_others(self.path, json.loads(file.read()), settings)
+                    check_settings(self.path, json.loads(file.read()), settings)
             with self._filesystem.open_output_stream(path) as file:
                 file.write(json.dumps(settings, indent=1).encode())
         except OSError as error:
@@ -120,12 +121,6 @@ class RowFiles:
             return [table for table in read_all if table is not None]
 
 
-def _joined(columns) -> pa.Array:
+def _joined(columns: Iterable[pa.ChunkedArray]) -> pa.Array:
     chunks = [chunk for column in columns for chunk in column.chunks]
     return pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
-
-
-def refuse_others(where, earlier, now):
-    for key in earlier:
-        if earlier[key] != now.get(key):
-            raise UserError(f'{where}: {key} {earlier[key]} != {now.get(key)}')

@@ -1,6 +1,7 @@
 """A worker of ``tools/infer_ray.py``: blocks of images in, files of rows out."""
 
 import hashlib
+import json
 import os
 import os.path as osp
 import socket
@@ -32,7 +33,8 @@ AT_A_TIME = 32
 class Job:
     """What all workers of a run do, wherever they are.
 
-    ``cfg`` is a config's text, ``checkpoint`` None where its model needs none.
+    ``cfg`` is a config's text, ``checkpoint`` None where its model needs none, and
+    ``categories`` are the names of the classes by id, in the model's order.
     ``inputs`` and ``out`` are absolute paths or addresses; images' names may be
     relative to ``folder``. ``must_see`` is what the driver has, of which local files
     and folders must be on all nodes.
@@ -40,7 +42,7 @@ class Job:
 
     cfg: str
     checkpoint: str | None
-    category_ids: list[int]
+    categories: dict[int, str]
     score_thr: float
     batch_size: int
     inputs: str
@@ -107,7 +109,7 @@ class DetectionWorker:
 
     def rows(self, block: dict) -> list[Row]:
         """The rows of a block's images, in their order."""
-        names = [os.fsdecode(name) for name in block['names']]
+        job, names = self.job, [os.fsdecode(name) for name in block['names']]
         rows: list[Row | None] = [None] * len(names)
 
         def pictures() -> Iterator[Picture]:
@@ -117,13 +119,13 @@ class DetectionWorker:
                 except ImageFileError as error:
                     rows[at] = error_row(name, str(error))
 
-        for found in self.detector.predict(pictures(), self.job.batch_size):
+        for found in self.detector.predict(pictures(), job.batch_size):
             picture = found.picture
             if isinstance(found, NoPicture):
                 height, width = picture.image.shape[:2]
                 row = error_row(picture.name, found.reason, width, height)
             else:
-                row = found_row(found, self.job.category_ids, self.job.score_thr)
+                row = found_row(found, list(job.categories), job.score_thr)
             rows[picture.id] = row
         return rows
 
@@ -167,7 +169,10 @@ class DetectionWorker:
 
     def _write(self, names: list[bytes], rows: list[Row]) -> None:
         table = pa.Table.from_pylist(
-            [dict(row, image=utf8(row['image'])) for row in rows], arrow_schema()
+            [dict(row, image=utf8(row['image'])) for row in rows],
+            arrow_schema().with_metadata(
+                {'categories': json.dumps(self.job.categories)}
+            ),
         )
         digest = hashlib.blake2b(b'\0'.join(names), digest_size=10).hexdigest()
         filesystem, folder = find_filesystem(self.job.out)
