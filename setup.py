@@ -82,8 +82,7 @@ setup(
         # To train classifiers on ImageNet: transforms, and the teacher. On OneDL's
         # packages onedl-mmpretrain can stand for mmpretrain.
         'imagenet': ['mmpretrain>=1.2', 'timm>=1.0', 'torchvision'],
-        # Detection in millions of images, over many machines, and Parquet. Ray names
-        # neither numpy's nor OpenCV's upper bounds.
+        # To detect in millions of images, on many machines.
         'ray': ['ray[data]', 'pyarrow'],
         'test': [
             'hypothesis',

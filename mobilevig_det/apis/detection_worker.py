@@ -110,7 +110,7 @@ class DetectionWorker:
     def rows(self, block: dict) -> list[Row]:
         """The rows of a block's images, in their order."""
         job, names = self.job, [os.fsdecode(name) for name in block['names']]
-        rows: list[Row | None] = [None] * len(names)
+        rows: dict[int, Row] = {}
 
         def pictures() -> Iterator[Picture]:
             for at, (name, data) in enumerate(zip(names, self._contents(block))):
@@ -127,7 +127,7 @@ class DetectionWorker:
             else:
                 row = found_row(found, list(job.categories), job.score_thr)
             rows[picture.id] = row
-        return rows
+        return [rows[at] for at in range(len(names))]
 
     def _contents(self, block: dict) -> Iterator[bytes | None]:
         """The files' content where it is in Parquet, None for each where not."""

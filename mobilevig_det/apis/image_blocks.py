@@ -71,41 +71,44 @@ def find_images(where: str, size: int | None, skipped: Skipped) -> Images:
         skipped (Skipped): Is told of what isn't an image.
 
     Raises:
-        UserError: If there is nothing there, or Parquet has no column of names.
+        UserError: If there is none, or Parquet has no clear column of names.
     """
-    filesystem, path = find_filesystem(where)
     try:
-        info = filesystem.get_file_info(path)
-        if info.type == fs.FileType.NotFound:
-            raise UserError(f'There is no {where}.')
-        if info.type == fs.FileType.File:
-            files = [path]
-        else:
-            files = sorted(
-                file.path
-                for file in filesystem.get_file_info(fs.FileSelector(path))
-                if file.type == fs.FileType.File
-            )
-        tables = [file for file in files if file.endswith('.parquet')]
-        if tables:
-            return _of_parquet(where, filesystem, tables, size)
-        if info.type == fs.FileType.File:
-            with filesystem.open_input_stream(path) as file:
-                names = [line.strip() for line in file.read().splitlines()]
-        elif '://' in where:
-            root = where[: where.index('://') + 3]
-            names = [
-                (root + file).encode()
-                for file in files
-                if file.lower().endswith(IMAGES)
-            ]
-        else:
-            paths, videos = find_inputs([where], skipped)
-            for video in videos:
-                skipped(video, 'a video is for tools/infer.py')
-            names = [os.fsencode(path) for path in paths]
-    except OSError as error:
+        images = _find(where, size, skipped)
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f'{where} cannot be read: {error}') from error
+    if not len(images.names):
+        raise UserError(f'There are no images in {where}.')
+    return images
+
+
+def _find(where: str, size: int | None, skipped: Skipped) -> Images:
+    filesystem, path = find_filesystem(where)
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        raise UserError(f'There is no {where}.')
+    files = [path]
+    if info.type == fs.FileType.Directory:
+        if '://' in where:
+            found = filesystem.get_file_info(fs.FileSelector(path))
+            files = sorted(f.path for f in found if f.type == fs.FileType.File)
+        else:  # pyarrow stumbles over names that are no UTF-8
+            files = sorted(osp.join(path, name) for name in os.listdir(path))
+    tables = [file for file in files if file.endswith('.parquet')]
+    if tables:
+        return _of_parquet(where, filesystem, tables, size)
+    if info.type == fs.FileType.File:
+        with filesystem.open_input_stream(path) as file:
+            names = [line.strip() for line in file.read().splitlines()]
+    elif '://' in where:
+        # What stands before the path in it: s3://, or file://.
+        root = where[: where.index(path)]
+        names = [(root + f).encode() for f in files if f.lower().endswith(IMAGES)]
+    else:
+        paths, videos = find_inputs([where], skipped)
+        for video in videos:
+            skipped(video, 'a video is for tools/infer.py')
+        names = [os.fsencode(path) for path in paths]
     return _in_blocks(pa.array([name for name in names if name], pa.binary()), size)
 
 
