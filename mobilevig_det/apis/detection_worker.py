@@ -7,6 +7,7 @@ import os.path as osp
 import socket
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +24,8 @@ from ..errors import UserError
 from .detection_rows import Row, arrow_schema, error_row, found_row, utf8
 from .detector import load_detector
 from .image_blocks import find_filesystem, image_columns
-from .inference import NoPicture, Picture
+from .inference import NoPicture, Picture, Prediction
+from .overlap import overlapped
 
 # Rows of a Parquet file of images that are in memory at a time.
 AT_A_TIME = 32
@@ -109,25 +111,24 @@ class DetectionWorker:
 
     def rows(self, block: dict) -> list[Row]:
         """The rows of a block's images, in their order."""
-        job, names = self.job, [os.fsdecode(name) for name in block['names']]
-        rows: dict[int, Row] = {}
-
-        def pictures() -> Iterator[Picture]:
-            for at, (name, data) in enumerate(zip(names, self._contents(block))):
-                try:
-                    yield Picture(name, self._decode(name, data), at)
-                except ImageFileError as error:
-                    rows[at] = error_row(name, str(error))
-
-        for found in self.detector.predict(pictures(), job.batch_size):
-            picture = found.picture
-            if isinstance(found, NoPicture):
-                height, width = picture.image.shape[:2]
-                row = error_row(picture.name, found.reason, width, height)
-            else:
-                row = found_row(found, list(job.categories), job.score_thr)
-            rows[picture.id] = row
+        names = [os.fsdecode(name) for name in block['names']]
+        items = zip(range(len(names)), names, self._contents(block))
+        with closing(
+            overlapped(self.detector, items, self._read, self._row, self.job.batch_size)
+        ) as found:
+            rows = dict(found)
         return [rows[at] for at in range(len(names))]
+
+    def _read(self, item: tuple[int, str, bytes | None]) -> Picture | tuple[int, Row]:
+        at, name, data = item
+        try:
+            return Picture(name, self._decode(name, data), at)
+        except ImageFileError as error:
+            return at, error_row(name, str(error))
+
+    def _row(self, found: Prediction | NoPicture) -> tuple[int, Row]:
+        job = self.job
+        return found.picture.id, found_row(found, list(job.categories), job.score_thr)
 
     def _contents(self, block: dict) -> Iterator[bytes | None]:
         """The files' content where it is in Parquet, None for each where not."""

@@ -16,6 +16,7 @@ from pyarrow import fs
 from ..errors import UserError
 from .detection_rows import utf8
 from .input_files import IMAGES, Skipped, find_inputs
+from .input_lists import CHUNK, LISTS, NoList, is_list, split_names
 
 # Images in a block: the many, fewer where that would be too few blocks to share, and
 # more where it would be too many files.
@@ -75,7 +76,7 @@ def find_images(where: str, size: int | None, skipped: Skipped) -> Images:
     """
     try:
         images = _find(where, size, skipped)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, NoList) as error:
         raise UserError(f'{where} cannot be read: {error}') from error
     if not len(images.names):
         raise UserError(f'There are no images in {where}.')
@@ -98,8 +99,13 @@ def _find(where: str, size: int | None, skipped: Skipped) -> Images:
     if tables:
         return _of_parquet(where, filesystem, tables, size)
     if info.type == fs.FileType.File:
+        if not is_list(path):
+            raise UserError(
+                f'{where} is neither a folder, nor a list of paths '
+                f'({" or ".join(LISTS)}), nor Parquet.'
+            )
         with filesystem.open_input_stream(path) as file:
-            names = [line.strip() for line in file.read().splitlines()]
+            names = list(split_names(lambda: file.read(CHUNK)))
     elif '://' in where:
         # What stands before the path in it: s3://, or file://.
         root = where[: where.index(path)]
@@ -109,7 +115,7 @@ def _find(where: str, size: int | None, skipped: Skipped) -> Images:
         for video in videos:
             skipped(video, 'a video is for tools/infer.py')
         names = [os.fsencode(path) for path in paths]
-    return _in_blocks(pa.array([name for name in names if name], pa.binary()), size)
+    return _in_blocks(pa.array(names, pa.binary()), size)
 
 
 def _in_blocks(names: pa.Array, size: int | None) -> Images:
