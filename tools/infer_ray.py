@@ -88,7 +88,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add_cfg_options(parser)
     args = parser.parse_args(argv)
     for name in ('actors', 'cpus_per_actor', 'batch_size', 'block_size'):
-        if (getattr(args, name) or 1) <= 0:
+        value = getattr(args, name)
+        if value is not None and value <= 0:
             parser.error(f'--{name.replace("_", "-")} must be more than 0')
     if (args.num_gpus or 0) < 0:
         parser.error('--num-gpus must not be less than 0')

@@ -88,7 +88,7 @@ def rows_in(out):
 
 
 def decode(masks):
-    return np.stack([mask_utils.decode(m) for m in masks]) if masks else np.zeros(1)
+    return mask_utils.decode(masks) if masks else np.zeros(1)
 
 
 def assert_equal(found, expected, batched=False):
@@ -136,13 +136,33 @@ def blocks_of(where, size=None):
     return pa.concat_tables(left_blocks(images, pa.array([], pa.string())))
 
 
-def test_two_models_then_resumed(run, infer_rows, tmp_path, monkeypatch):
-    """The one run on Ray; what it has done is then not done again."""
+@pytest.fixture
+def without_ray(monkeypatch):
+    """Have the tool call a worker itself; gives the blocks of each run."""
+    runs = []
+
+    def run(blocks, job, *_):
+        runs.append(blocks)
+        DetectionWorker(job)(pa.concat_tables(blocks))
+
+    monkeypatch.setattr(mobilevig_det.apis.ray_run, 'run', run)
+    return runs
+
+
+@pytest.mark.slow
+def test_two_models_on_ray(run, infer_rows, tmp_path):
     out = tmp_path / 'out'
     assert 'says why' in run('--actors', 2, '--block-size', 4)
     assert_equal(rows_in(out), infer_rows)
+    assert len(os.listdir(out / 'rows')) == 4
+
+
+def test_resumed(run, infer_rows, tmp_path, without_ray):
+    """What has a row is not done again; what is cut off, is."""
+    out = tmp_path / 'out'
+    assert 'says why' in run('--block-size', 4)
+    assert_equal(rows_in(out), infer_rows)
     files = sorted(os.listdir(out / 'rows'))
-    assert len(files) == 4
 
     # A power cut leaves one file half-written, a kill another.
     torn = out / 'rows' / files[0]
@@ -150,17 +170,9 @@ def test_two_models_then_resumed(run, infer_rows, tmp_path, monkeypatch):
     torn.write_bytes(torn.read_bytes()[:-9])
     (out / 'rows' / '.0.part').write_bytes(b'PAR1')
 
-    left = []
-    monkeypatch.setattr(
-        mobilevig_det.apis.ray_run,
-        'run',
-        lambda blocks, job, *_: left.append((blocks, job)),
-    )
-    assert 'images have no row' in run('--resume', '--block-size', 4)
-    ((blocks, job),) = left
-    (block,) = blocks
+    assert 'says why' in run('--resume', '--block-size', 4)
+    (block,) = without_ray[1]
     assert {text(os.fsdecode(name)) for name in block['names'][0].as_py()} == names
-    DetectionWorker(job)(block)
     assert_equal(rows_in(out), infer_rows)
     assert sorted(os.listdir(out / 'rows')) == files
 
