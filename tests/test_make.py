@@ -70,7 +70,7 @@ def test_one_command_installs_all(clone):
     assert code == 0
     assert install.startswith('-m pip install ')
     assert install.endswith(
-        ' -c .venv/constraints.txt -e .[openmmlab,export,test] mmsegmentation'
+        ' -c .venv/constraints.txt -e .[openmmlab,export,ray,test] mmsegmentation'
     )
     assert (clone.root / '.venv' / 'constraints.txt').read_text() == (
         ROOT / 'requirements' / 'openmmlab.txt'
@@ -81,7 +81,7 @@ def test_onedl_and_another_torch(clone):
     code, _, (install, others) = clone.make('STACK=onedl', 'TORCH=2.9.1')
     assert code == 0
     assert install.endswith(
-        ' -c .venv-onedl/constraints.txt -e .[onedl,export,test] onedl-mmsegmentation'
+        ' -c .venv-onedl/constraints.txt -e .[onedl,export,ray,test] onedl-mmsegmentation'
     )
     constraints = (clone.root / '.venv-onedl' / 'constraints.txt').read_text()
     assert 'torch==2.9.1\n' in constraints and 'torch==2.13.0' not in constraints
