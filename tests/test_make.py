@@ -81,7 +81,8 @@ def test_onedl_and_another_torch(clone):
     code, _, (install, others) = clone.make('STACK=onedl', 'TORCH=2.9.1')
     assert code == 0
     assert install.endswith(
-        ' -c .venv-onedl/constraints.txt -e .[onedl,export,ray,test] onedl-mmsegmentation'
+        ' -c .venv-onedl/constraints.txt -e .[onedl,export,ray,test]'
+        ' onedl-mmsegmentation'
     )
     constraints = (clone.root / '.venv-onedl' / 'constraints.txt').read_text()
     assert 'torch==2.9.1\n' in constraints and 'torch==2.13.0' not in constraints
