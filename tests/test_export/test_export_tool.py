@@ -67,7 +67,7 @@ def test_writes_one_file_with_its_metadata(trained, tmp_path, monkeypatch, capsy
     assert entry.key == 'mobilevig_det' and json.loads(entry.value) == metadata
 
 
-def test_a_wrong_file_is_not_kept(trained, tmp_path, monkeypatch):
+def test_a_wrong_file_is_not_kept(trained, traced_once, tmp_path, monkeypatch):
     def save_wrong(model, *args):
         weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
         array = onnx.numpy_helper.to_array(weight) * 1.01
