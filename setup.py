@@ -82,6 +82,8 @@ setup(
         # To train classifiers on ImageNet: transforms, and the teacher. On OneDL's
         # packages onedl-mmpretrain can stand for mmpretrain.
         'imagenet': ['mmpretrain>=1.2', 'timm>=1.0', 'torchvision'],
+        # To detect in millions of images, on many machines.
+        'ray': ['ray[data]', 'pyarrow'],
         'test': [
             'hypothesis',
             'import-linter',

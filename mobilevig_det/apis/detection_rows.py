@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from .inference import Prediction
+from .inference import NoPicture, Prediction
 
 if TYPE_CHECKING:
     import pyarrow
@@ -39,18 +39,20 @@ class Row(TypedDict):
 
 
 def found_row(
-    prediction: Prediction, category_ids: Sequence[int], score_thr: float
+    prediction: Prediction | NoPicture, category_ids: Sequence[int], score_thr: float
 ) -> Row:
-    """The row of an image that the model has looked at.
+    """The row of an image that the model has looked at, or couldn't.
 
     Args:
-        prediction (Prediction): What it saw.
+        prediction (Prediction | NoPicture): What it saw.
         category_ids (Sequence[int]): Of the model's classes, in their order; see
             :func:`coco_results.read_test_set`.
         score_thr (float): Detections that score less are left out.
     """
     picture = prediction.picture
     height, width = picture.image.shape[:2]
+    if isinstance(prediction, NoPicture):
+        return error_row(picture.name, prediction.reason, width, height)
     instances = prediction.sample.pred_instances
     instances = instances[instances.scores >= score_thr]
     masks = None

@@ -83,9 +83,8 @@ def load_detector(
         if device is None:
             raise
         raise UserError(f'--device {device}: {error}') from error
-    if next(inferencer.model.parameters(), None) is None or (
-        next(inferencer.model.parameters()).device.type == 'cpu'
-    ):
+    weight = next(inferencer.model.parameters(), None)
+    if weight is None or weight.device.type == 'cpu':
         keep_freed_memory()
         use_on_cpus()
     return inferencer

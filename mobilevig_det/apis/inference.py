@@ -102,6 +102,9 @@ class Inferencer(DetInferencer):
     """
 
     def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
+        if checkpoint is None:  # an exported model, which tells its classes itself
+            model.dataset_meta['palette'] = 'random'
+            return
         try:
             _load_checkpoint_to_model(model, checkpoint, strict=True)
         except RuntimeError as error:

@@ -132,14 +132,10 @@ class InferenceRun:
         """Row and drawing. Threads do it."""
         picture = found.picture
         drawn = None
-        if isinstance(found, NoPicture):
-            height, width = picture.image.shape[:2]
-            row = error_row(picture.name, found.reason, width, height)
-        else:
-            row = found_row(found, self.category_ids, self.score_thr)
-            if self.drawings is not None:
-                with self._pencil:
-                    drawn = self.inferencer.draw(found, self.score_thr)
+        row = found_row(found, self.category_ids, self.score_thr)
+        if self.drawings is not None and isinstance(found, Prediction):
+            with self._pencil:
+                drawn = self.inferencer.draw(found, self.score_thr)
         if picture.frame is None:
             if self.drawings is not None and drawn is not None:
                 mmcv.imwrite(drawn, self.drawings[picture.name])

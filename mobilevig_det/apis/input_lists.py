@@ -36,9 +36,8 @@ def listed_names(path: str, skipped: Skipped) -> Iterator[str]:
     try:
         # Past sys.stdin, whose lock a thread that waits would hold to the end.
         number = 0 if path == PIPE else os.open(path, os.O_RDONLY)
-        for raw in _split(lambda: os.read(number, CHUNK)):
-            if raw.strip():
-                yield os.fsdecode(raw)
+        for raw in split_names(lambda: os.read(number, CHUNK)):
+            yield os.fsdecode(raw)
     except FileNotFoundError:
         skipped(where, 'there is no such file')
     except OSError as error:
@@ -59,7 +58,12 @@ def count_lines(path: str) -> int | None:
         return sum(max(chunk.count(b'\n'), chunk.count(b'\0')) for chunk in chunks)
 
 
-def _split(read: Callable[[], bytes]) -> Iterator[bytes]:
+def split_names(read: Callable[[], bytes]) -> Iterator[bytes]:
+    """The names of :func:`listed_names` in what ``read`` gives, b'' at its end.
+
+    Raises:
+        NoList: If they can't be names.
+    """
     end = b''  # of each name, once it is known
     chunk = read()
     if chunk.startswith((b'\xff\xfe', b'\xfe\xff')):
@@ -72,7 +76,7 @@ def _split(read: Callable[[], bytes]) -> Iterator[bytes]:
         end = end or _end_of_names(rest)
         if end:
             *names, rest = rest.split(end)
-            yield from map(_without_return, names)
+            yield from _names(names)
         if len(rest) > LONGEST:
             raise NoList(
                 f'it is no list of images, with a line of over {LONGEST} bytes: such a '
@@ -80,12 +84,14 @@ def _split(read: Callable[[], bytes]) -> Iterator[bytes]:
             )
         chunk = read()
         rest += chunk
-    yield _without_return(rest)
+    yield from _names([rest])
 
 
 def _end_of_names(data: bytes) -> bytes:
     return next((end for end in (b'\0', b'\n') if end in data), b'')
 
 
-def _without_return(name: bytes) -> bytes:
-    return name.removesuffix(b'\r')
+def _names(lines: list[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        if line.strip():
+            yield line.removesuffix(b'\r')

@@ -38,6 +38,7 @@ class ExportedDetector(BaseModel):
         self.metadata = self.session.metadata
         if self.metadata['part'] != 'detector':
             raise UserError(_no_detector(path))
+        self.dataset_meta = dict(classes=tuple(self.metadata['classes']))
         self._check_normalisation()
 
     def _check_normalisation(self) -> None:

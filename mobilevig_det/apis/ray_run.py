@@ -1,0 +1,170 @@
+"""A run over blocks of images on Ray: a cluster, models, and what they report."""
+
+import logging
+import os
+import signal
+import socket
+from dataclasses import replace
+from typing import NamedTuple
+
+import pyarrow as pa
+import ray
+import ray.data
+from tqdm import tqdm
+
+from ..errors import UserError
+from .detection_worker import DetectionWorker, Job
+
+CONNECTING = 60  # seconds to wait for a cluster
+# Seconds without a block done. Ray starts dead workers anew without end; an image
+# that kills each of them must not go on for ever.
+STUCK = 4 * 3600
+
+
+def run(
+    blocks: list[pa.Table],
+    job: Job,
+    address: str | None,
+    actors: int | None,
+    num_cpus: float | None,
+    num_gpus: float | None,
+) -> None:
+    """Have all blocks done on a cluster, or on one that is started here.
+
+    Args:
+        blocks (list[pyarrow.Table]): From :func:`image_blocks.left_blocks`.
+        job (Job): What to do with them.
+        address (str | None): The cluster's; None starts one here.
+        actors (int | None): See :func:`share_out`, as for the others.
+        num_cpus (float | None): Of each model, and its threads.
+        num_gpus (float | None): Of each model.
+
+    Raises:
+        UserError: If there is no cluster, or a worker can't do its part.
+    """
+    start(address)
+    try:
+        share = share_out(
+            ray.cluster_resources(), actors, num_cpus, num_gpus, address is not None
+        )
+        job = replace(job, threads=max(1, int(share.num_cpus)))
+        left = sum(len(block['rows'][0]) for block in blocks)
+        with tqdm(total=left, unit='image') as progress:
+            detect(blocks, job, share, progress)
+    finally:
+        ray.shutdown()
+
+
+def start(address: str | None) -> None:
+    """Start Ray here, or connect to a cluster, in finite time."""
+    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')  # in its log files too
+    quiet = dict(log_to_driver=False, logging_level='error')
+    if address is None:
+        ray.init(include_dashboard=False, **quiet)
+        return
+    unreachable = UserError(
+        f'--address {address}: no Ray cluster answers there. `ray status` on its head '
+        'tells whether it runs; its port is 6379 unless `ray start --head` was told '
+        'another. Run this tool on a machine of the cluster.'
+    )
+    host, _, port = address.removeprefix('ray://').rpartition(':')
+    if address != 'auto':
+        try:
+            socket.create_connection((host.strip('[]'), int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise unreachable from error
+
+    def give_up(*_) -> None:
+        raise unreachable
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(CONNECTING)
+    try:
+        ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise unreachable from error
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Share(NamedTuple):
+    """How many models there are, and what of the cluster each has."""
+
+    actors: int
+    num_cpus: float
+    num_gpus: float
+
+
+def share_out(
+    resources: dict[str, float],
+    actors: int | None,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    may_grow: bool,
+) -> Share:
+    """Divide a cluster among models, where it isn't said how.
+
+    Args:
+        resources (dict[str, float]): What ``ray.cluster_resources()`` tells.
+        actors (int | None): Models.
+        num_cpus (float | None): CPUs of each.
+        num_gpus (float | None): GPUs of each.
+        may_grow (bool): Whether machines can still be added.
+
+    Raises:
+        UserError: If that is more than there is, and it can't grow.
+    """
+    cpus, gpus = resources.get('CPU', 1), resources.get('GPU', 0)
+    if num_gpus is None:
+        num_gpus = float(gpus > 0)
+    # All CPUs to the models would leave none to Ray's own tasks, which wait then.
+    num_cpus = num_cpus or 0.8
+    if actors is None:
+        most = gpus // num_gpus if num_gpus else cpus // max(1, num_cpus)
+        actors = max(1, int(most))
+    if not may_grow and (actors * num_cpus > cpus or actors * num_gpus > gpus):
+        raise UserError(
+            f'{actors} models with {num_cpus:g} CPUs and {num_gpus:g} GPUs each do not '
+            f'fit into the {cpus:g} CPUs and {gpus:g} GPUs here: give fewer --actors, '
+            'or less to each with --cpus-per-actor and --num-gpus.'
+        )
+    return Share(actors, num_cpus, num_gpus)
+
+
+def detect(blocks: list[pa.Table], job: Job, share: Share, progress: tqdm) -> None:
+    """Have all blocks done.
+
+    Raises:
+        UserError: If a worker can't do its part.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # ours counts images
+    context.execution_no_progress_timeout_s = STUCK
+    logging.getLogger('ray.data').setLevel(logging.CRITICAL)
+    found = ray.data.from_arrow(blocks).map_batches(
+        DetectionWorker,
+        fn_constructor_args=[job],
+        batch_format='pyarrow',
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            size=share.actors, max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=share.num_cpus,
+        num_gpus=share.num_gpus,
+    )
+    try:
+        for counts in found.iter_rows():
+            progress.update(counts['images'])
+    except Exception as error:
+        raise _told(error) from error
+
+
+def _told(error: Exception) -> Exception:
+    """What a worker had to say, out of what Ray wraps it in."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, UserError):
+            return inner
+        inner = getattr(inner, 'cause', None) or inner.__cause__
+    return error
