@@ -58,8 +58,8 @@ def make_images(args: Namespace, name: str, folder: str) -> tuple[dict, Callable
         rows = overlapped(detector, paths, read, finish, args.batch_size)
         return sum(len(row['boxes']) for row in rows)
 
-    # Ready tensors, all of one size.
-    ready = [detector.prepare(read(path)).data for path in paths]
+    # As predict() has them: all of one size.
+    ready = [detector.pipeline(dict(img=read_image(path))) for path in paths]
     batches = [
         detector.collate_fn(ready[i : i + args.batch_size])
         for i in range(0, len(ready), args.batch_size)
