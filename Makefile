@@ -78,11 +78,11 @@ new_env:
 	  "make PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 	@echo 'Installing torch, MMEngine, mmcv, MMDetection and mobilevig_det into'
-	@echo '$(VENV): some minutes, 4 GiB (11 GiB where torch comes with CUDA).'
+	@echo '$(VENV): some minutes, 4.5 GiB (11.5 GiB where torch comes with CUDA).'
 	@sed 's/^torch==.*/$(if $(TORCH),torch==$(TORCH),&)/' \
 	  requirements/$(STACK).txt >$(VENV)/constraints.txt
 	@$(RUN) -m pip install --no-user --disable-pip-version-check \
-	  -c $(VENV)/constraints.txt -e '.[$(STACK),export,test]' \
+	  -c $(VENV)/constraints.txt -e '.[$(STACK),export,ray,test]' \
 	  $(if $(filter onedl,$(STACK)),onedl-)mmsegmentation && \
 	$(RUN) -m pip install --no-user -q --no-deps $(IMAGENET) || { \
 	  echo 'make: pip could not install it all; its last lines above say why.' \

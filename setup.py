@@ -83,7 +83,9 @@ setup(
         # packages onedl-mmpretrain can stand for mmpretrain.
         'imagenet': ['mmpretrain>=1.2', 'timm>=1.0', 'torchvision'],
         # To detect in millions of images, on many machines.
-        'ray': ['ray[data]', 'pyarrow'],
+        'ray': [
+            f'{name}; python_version < "3.14"' for name in ('ray[data]', 'pyarrow')
+        ],
         'test': [
             'hypothesis',
             'import-linter',
