@@ -103,13 +103,13 @@ class Exporter:
         path = folder / 'detector.onnx'
         with pytest.MonkeyPatch.context() as patch:
             for module in (one_stage, two_stage):
-                patch.setattr(module, 'to_onnx', self._once)
+                patch.setattr(module, 'to_onnx', self.once)
             write_onnx_detector(self.model, path, metadata)
         if suffix == '.xml':
             write_openvino(path, path.with_suffix('.xml'), metadata)
         return path.with_suffix(suffix)
 
-    def _once(self, module, example, name, *args):
+    def once(self, module, example, name, *args):
         if name not in self._layers:
             self._layers[name] = self._to_onnx(module, example, name, *args)
         return self._layers[name]

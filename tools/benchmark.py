@@ -20,6 +20,7 @@ from mobilevig_det.benchmark import (
     detector_rows,
     evaluation_rows,
     graph_rows,
+    image_rows,
     inference_rows,
     loader_rows,
     logging_rows,
@@ -47,6 +48,7 @@ PARTS = (
     'targets',
     'evaluation',
     'logging',
+    'images',
     'siblings',
     'detector',
 )
@@ -65,6 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "mmcv's, beside the compiled ones where mmcv has them; runtimes: exported "
         "models beside PyTorch; loader, targets: MMDetection's beside ours; "
         'evaluation: from predictions to AP; logging: early and late in a training; '
+        'images: from image files to rows; '
         "siblings: the graph steps of MobileViG's siblings; "
         'detector: MMDetection as it is beside ours',
     )
@@ -161,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         siblings=sibling_rows,
         evaluation=evaluation_rows,
         logging=logging_rows,
+        images=image_rows,
         loader=loader_rows,
         targets=target_rows,
         detector=detector_rows,

@@ -87,10 +87,11 @@ class Detector:
         found['boxes'] = found['boxes'] / np.array(scale * 2, np.float32)
         if masks := self.metadata['masks']:
             shape, threshold = image.shape[:2], masks['threshold']
+            factors = scale if masks.get('swapped', True) else scale[::-1]
             found['masks'] = [
                 paste_in_box(mask, box, shape, threshold)
                 if masks['kind'] == 'box'
-                else paste_image(mask, shape, scale, masks['stride'], threshold)
+                else paste_image(mask, shape, factors, masks['stride'], threshold)
                 for mask, box in zip(found['masks'], found['boxes'])
             ]
         return found
@@ -148,14 +149,14 @@ def paste_in_box(mask, box, shape, threshold):
     return pasted
 
 
-def paste_image(mask, shape, scale, stride, threshold):
+def paste_image(mask, shape, factors, stride, threshold):
     """A mask of the whole padded image at a stride: RTMDet-Ins's, which resizes
-    logits twice (and takes the x factor for the height, and y's for the width)."""
+    logits twice; the factors are of the height and of the width."""
     mask = np.clip(mask.astype(np.float64), 1e-30, 1 - 3e-8)
     logits = (np.log(mask) - np.log1p(-mask)).astype(np.float32)
     sides = [side * stride for side in mask.shape]
     logits = cv2.resize(logits, sides[::-1], interpolation=cv2.INTER_LINEAR)
-    sides = [math.ceil(side * (1 / factor)) for side, factor in zip(sides, scale)]
+    sides = [math.ceil(side * (1 / factor)) for side, factor in zip(sides, factors)]
     logits = cv2.resize(logits, sides[::-1], interpolation=cv2.INTER_LINEAR)
     pasted = logits[: shape[0], : shape[1]] > math.log(threshold / (1 - threshold))
     pasted = cv2.resize(pasted.astype(np.uint8), shape[::-1], interpolation=0)

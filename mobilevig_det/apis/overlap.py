@@ -55,9 +55,9 @@ def overlapped(
     """
     with contextlib.ExitStack() as stack:
         models, workers = stack.enter_context(_models(inferencer))
-        ahead = batch_size * (workers + 1) + MOST_THREADS
-        stages = _Stages(inferencer, read, finish, models, ahead)
         readers = min(MOST_THREADS, max(os.cpu_count() or 1, 2))
+        ahead = batch_size * (workers + 1) + readers
+        stages = _Stages(inferencer, read, finish, models, ahead)
         pools = [
             stack.enter_context(_pool(name, number))
             for name, number in (('read', readers), ('model', workers))

@@ -4,6 +4,7 @@ from .backbones import SIBLINGS, inference_rows, training_rows
 from .detectors import detector_rows
 from .evaluation import evaluation_rows
 from .graph_step import GRAPH_SHAPES, graph_rows
+from .images import image_rows
 from .loading import loader_rows, target_rows
 from .log_history import logging_rows
 from .machine import machine
@@ -20,6 +21,7 @@ __all__ = [
     'detector_rows',
     'evaluation_rows',
     'graph_rows',
+    'image_rows',
     'inference_rows',
     'loader_rows',
     'logging_rows',

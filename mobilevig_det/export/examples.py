@@ -20,7 +20,9 @@ from ..errors import UserError
 # one, of no multiple of 32.
 HARD = ((64, 64), (64, 320), (90, 118))
 UNEVEN = (101, 147)
-NUMBER = 3  # of images in their own size
+# Of images in their own size, and of those in the smallest one, in turn: a runtime may
+# compute nonsense only from the second or third image of one size on.
+NUMBER = 3
 
 
 class Example(NamedTuple):
@@ -34,7 +36,7 @@ def make_examples(
     cfg: Config, detector: BaseDetector, fixed_size: tuple[int, int] | None = None
 ) -> tuple[str, list[Example]]:
     """Images of the config's test set, in their own sizes and in hard ones; of
-    ``fixed_size`` alone, if it is given.
+    ``fixed_size`` alone, if it is given. Three different ones have the same size.
 
     Returns:
         tuple[str, list[Example]]: Where they are from, in words, and they.
@@ -48,12 +50,15 @@ def make_examples(
     if not raw:
         raw = list(_generated())
         source = "generated (the config's test set is not there)"
+    mirrored = raw[0].flip(-1), raw[0].flip(-2)  # where there are too few
+    three = [*raw, *mirrored][:NUMBER]
     if fixed_size is not None:
-        sizes = [_resized(image, fixed_size) for image in raw]
+        sizes = [_resized(image, fixed_size) for image in three]
         return source, [Example(_prepared(detector, x), fixed_size) for x in sizes]
     examples = [_padded(detector, image) for image in raw]
-    for i, size in enumerate(HARD):
-        examples.append(_padded(detector, _resized(raw[i % len(raw)], size)))
+    examples += [_padded(detector, _resized(image, HARD[0])) for image in three]
+    for image, size in zip(three[1:], HARD[1:], strict=True):
+        examples.append(_padded(detector, _resized(image, size)))
     uneven = _resized(raw[-1], UNEVEN)
     image = _prepared(detector, uneven)
     try:

@@ -89,12 +89,14 @@ class ExportedDetector(BaseModel):
                 rescale=True,
                 activate_map=True,
             )
-        # As RTMDetInsHead: its logits twice, x's factor for the height.
+        # As the RTMDetInsHead that the file was made of: its logits twice.
         logits = masks.double().clamp(1e-30, 1 - 3e-8).logit().float()[None]
         logits = F.interpolate(logits, scale_factor=spec['stride'], mode='bilinear')
+        x, y = sample.scale_factor
+        factors = (x, y) if spec.get('swapped', True) else (y, x)
         size = [
             math.ceil(side * (1 / factor))
-            for side, factor in zip(logits.shape[2:], sample.scale_factor)
+            for side, factor in zip(logits.shape[2:], factors)
         ]
         logits = F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
         return logits[0, :, :height, :width].sigmoid() > spec['threshold']

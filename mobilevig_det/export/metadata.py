@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from mmdet.models import BaseDetector, DetDataPreprocessor
+from mmdet.models.dense_heads import RTMDetInsHead
 from mmengine.config import Config, ConfigDict
+from mmengine.structures import InstanceData
 
 from ..errors import UserError
 
@@ -108,8 +110,37 @@ def _masks(model: BaseDetector) -> dict | None:
     if hasattr(getattr(model, 'bbox_head', None), 'mask_head'):
         stride = int(model.bbox_head.prior_generator.strides[0][0])
         threshold = model.test_cfg.mask_thr_binary
-        return {'kind': 'image', 'stride': stride, 'threshold': threshold}
+        swapped = _swaps_factors(model.bbox_head)
+        return {
+            'kind': 'image',
+            'stride': stride,
+            'threshold': threshold,
+            'swapped': swapped,
+        }
     return None
+
+
+def _swaps_factors(head: RTMDetInsHead) -> bool:
+    """Whether the installed MMDetection resizes masks with x's factor in height, as
+    OpenMMLab's 3.3 does and OneDL's 3.5.1 doesn't: seen from one mask."""
+    one = InstanceData(
+        bboxes=torch.tensor([[0.0, 0.0, 8.0, 8.0]]),
+        scores=torch.ones(1),
+        labels=torch.zeros(1, dtype=torch.long),
+        kernels=torch.zeros(1, head.num_gen_params),
+        priors=torch.tensor([[0.0, 0.0, 8.0, 8.0]]),
+    )
+    nms = dict(type='nms', iou_threshold=0.5)
+    found = head._bbox_mask_post_process(
+        one,
+        torch.zeros(head.num_prototypes, 2, 2),
+        ConfigDict(nms=nms, max_per_img=1, mask_thr_binary=0.5),
+        rescale=True,
+        with_nms=True,
+        img_meta=dict(scale_factor=(1.0, 0.5), ori_shape=(10**6, 10**6)),
+    )
+    height, width = found.masks.shape[-2:]
+    return height < width  # the height was halved, so that it should be doubled
 
 
 def _pipeline(cfg: Config) -> dict:

@@ -1,3 +1,5 @@
+from mobilevig_det.export import one_stage, two_stage
+
 import pytest
 import tiny_detector
 import tool
@@ -19,6 +21,14 @@ def exporters():
 @pytest.fixture(params=FAMILIES)
 def exporter(request, exporters):
     return exporters[request.param]
+
+
+@pytest.fixture
+def traced_once(exporters, monkeypatch):
+    """Tools that export the tiny Faster R-CNN go through PyTorch's exporter once, all
+    together: it has the same weights, and the proof would see others."""
+    for module in (one_stage, two_stage):
+        monkeypatch.setattr(module, 'to_onnx', exporters['Faster R-CNN'].once)
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,6 @@
 """tools/export.py: files that are whole and proven, or not there."""
 
+import inspect
 import json
 import re
 
@@ -12,6 +13,7 @@ import onnx
 import pytest
 import torch
 from exported import build, config
+from mmdet.models.dense_heads import RTMDetInsHead
 from tool import run
 
 
@@ -65,7 +67,7 @@ def test_writes_one_file_with_its_metadata(trained, tmp_path, monkeypatch, capsy
     assert entry.key == 'mobilevig_det' and json.loads(entry.value) == metadata
 
 
-def test_a_wrong_file_is_not_kept(trained, tmp_path, monkeypatch):
+def test_a_wrong_file_is_not_kept(trained, traced_once, tmp_path, monkeypatch):
     def save_wrong(model, *args):
         weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
         array = onnx.numpy_helper.to_array(weight) * 1.01
@@ -186,4 +188,22 @@ def test_padding_of_the_pipeline_is_written():
     cfg = config('RTMDet-Ins')
     metadata = make_metadata(cfg, build(cfg), ('a',), 'detector')
     assert metadata['pad'] == {'size': [640, 640], 'value': [114, 114, 114]}
-    assert metadata['masks'] == {'kind': 'image', 'stride': 8, 'threshold': 0.5}
+
+
+def test_whether_masks_are_resized_by_the_other_sides_factor(monkeypatch):
+    cfg = config('RTMDet-Ins')
+    model = build(cfg)
+    masks = make_metadata(cfg, model, ('a',), 'detector')['masks']
+    by_x = 'mask_logits.shape[-2] * scale_factor[0]'
+    swapped = by_x in inspect.getsource(RTMDetInsHead._bbox_mask_post_process)
+    expected = {'kind': 'image', 'stride': 8, 'threshold': 0.5, 'swapped': swapped}
+    assert masks == expected
+    real = model.bbox_head._bbox_mask_post_process
+
+    def other_order(*args, img_meta, **options):
+        x, y = img_meta['scale_factor']
+        return real(*args, img_meta=dict(img_meta, scale_factor=(y, x)), **options)
+
+    monkeypatch.setattr(model.bbox_head, '_bbox_mask_post_process', other_order)
+    masks = make_metadata(cfg, model, ('a',), 'detector')['masks']
+    assert masks == expected | {'swapped': not swapped}

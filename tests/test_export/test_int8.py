@@ -209,7 +209,7 @@ def export(folder, *flags):
     return run('export', folder / 'config.py', folder / 'epoch_1.pth', '--int8', *flags)
 
 
-def test_the_command(trained, tmp_path, monkeypatch, capsys):
+def test_the_command(trained, traced_once, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert export(trained, '--format', 'onnx') == 0
     (path,) = (tmp_path / 'work_dirs' / 'export').iterdir()

@@ -170,15 +170,24 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize('mistake', MISTAKES)
-def test_proof_finds_mistakes(mistake, exporters, tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def crowded(exporters, tmp_path_factory):
+    """An exporter, without mistakes."""
     # Faster R-CNN here samples adaptively, which is OpenVINO's trap.
     exporter = exporters['Faster R-CNN']
     # Boxes of neighbouring levels overlap, but less than the published 0.7.
     cfg = exporter.model.rpn_head.test_cfg
-    monkeypatch.setitem(cfg.nms, 'iou_threshold', 0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cfg.nms, 'iou_threshold', 0.3)
+        path = exporter.write(tmp_path_factory.mktemp('crowded'))
+        prove_detector(path, exporter.model, exporter.cfg)
+        yield exporter
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_proof_finds_mistakes(mistake, crowded, tmp_path, monkeypatch):
+    exporter = crowded
     module, name, wrong, suffix = MISTAKES[mistake]
-    prove_detector(exporter.write(tmp_path), exporter.model, exporter.cfg)
     monkeypatch.setattr(module, name, wrong)
     path = exporter.write(tmp_path, suffix)
     with pytest.raises(UserError, match='something else than the model'):

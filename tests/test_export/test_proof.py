@@ -1,11 +1,15 @@
 """What counts as the same, and what as borderline."""
 
+from contextlib import nullcontext
+
 from mobilevig_det.errors import UserError
+from mobilevig_det.export import examples, proof
+from mobilevig_det.export.examples import Example
 from mobilevig_det.export.matching import match, unexplained, worst_mask
 from mobilevig_det.export.onnx_file import write_onnx_backbone
 from mobilevig_det.export.openvino import write_openvino
 from mobilevig_det.export.proof import prove_backbone
-from mobilevig_det.export.reference import Detections
+from mobilevig_det.export.reference import Detections, Reference
 
 import numpy as np
 import pytest
@@ -136,3 +140,52 @@ def test_backbone(exporters, size, tmp_path):
         prove_backbone(path, backbone, *args)
     with torch.no_grad():
         exporter.model.neck.fpn_convs[0].conv.bias -= 0.01
+
+
+class WrongLater:
+    """A file's session that is right, but for some image of a size on."""
+
+    def __init__(self, compute, first_wrong):
+        self.compute, self.first_wrong, self.seen = compute, first_wrong, {}
+
+    def __call__(self, image, **size):
+        images = self.seen.setdefault(image.shape, [])
+        assert not any(np.array_equal(image, other) for other in images)
+        images.append(image)
+        found = self.compute(image, **size)
+        if len(images) >= self.first_wrong:
+            found = {name: array + 1 for name, array in found.items()}
+        return found
+
+
+@pytest.mark.parametrize('number', [1, 3])
+@pytest.mark.parametrize('what', ['detector', 'maps', 'maps of one size'])
+def test_wrong_from_a_later_image_of_one_size_on(what, number, exporters, monkeypatch):
+    """As OpenVINO's Loop was; the test set may have one image only."""
+    exporter = exporters['RetinaNet']
+    model, backbone = exporter.model, Maps(exporter.model)
+    images = list(examples._generated())[:number]
+    monkeypatch.setattr(examples, '_generated', lambda: iter(images))
+
+    def detect(image, size):
+        example = Example(torch.from_numpy(image), tuple(size.tolist()))
+        found = Reference(model, example).detections()._asdict()
+        return {name: array for name, array in found.items() if array is not None}
+
+    def maps(image):
+        found = backbone(torch.from_numpy(image))
+        return {f'map{i}': x.detach().numpy() for i, x in enumerate(found)}
+
+    def prove(first_wrong):
+        session = WrongLater(detect if what == 'detector' else maps, first_wrong)
+        patch = nullcontext(session)
+        monkeypatch.setattr(proof, 'loaded_with_steps', lambda path: patch)
+        if what == 'detector':
+            return proof.prove_detector('fake', model, exporter.cfg)
+        size = (64, 96) if what == 'maps of one size' else None
+        return prove_backbone('fake', backbone, model, exporter.cfg, size)
+
+    assert prove(4)
+    for first_wrong in (2, 3):
+        with pytest.raises(UserError, match='something else than the model'):
+            prove(first_wrong)

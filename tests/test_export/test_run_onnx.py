@@ -2,11 +2,15 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 from mobilevig_det.export import load
+from mobilevig_det.export.exported_detector import ExportedDetector
 from mobilevig_det.export.openvino import write_openvino
+from mobilevig_det.export.web_folder import PAGE
 
 import cv2
 import numpy as np
@@ -121,17 +125,66 @@ def test_masks_are_pasted_as_mmdetection_does():
     )
 
 
-@pytest.mark.parametrize('scale', [(0.5, 0.5), (1.6, 1.57), (0.63, 0.63)])
-def test_masks_of_the_whole_image(scale):
-    """RTMDet-Ins: its head's two interpolations, on logits."""
+IN_NODE = """
+import { Detector } from './detector.js';
+const { masks, data, dims, box, width, height, scale } = JSON.parse(process.argv[2]);
+const { paste } = Detector.prototype;
+const output = { data: Float32Array.from(data), dims };
+const found = paste.call({ metadata: { masks } }, output, 0, box, width, height, scale);
+console.log(JSON.stringify(Array.from(found.data)));
+"""
+
+
+@pytest.mark.parametrize('swapped', [True, False, None])
+@pytest.mark.parametrize('scale', [(0.5, 0.5), (1.6, 1.57), (0.63, 0.7)])
+def test_masks_of_the_whole_image(scale, swapped, tmp_path, monkeypatch):
+    """RTMDet-Ins: its head's two interpolations, on logits; in both orders of the
+    factors, in Python, in MMDetection's place, and in the page."""
     logits = torch.randn(1, 1, 12, 16, generator=torch.manual_seed(0)) * 4
     up = torch.nn.functional.interpolate(logits, scale_factor=8, mode='bilinear')
-    ceil = [int(np.ceil(n * (1 / s))) for n, s in zip(up.shape[2:], scale)]
+    x, y = scale
+    factors = (y, x) if swapped is False else (x, y)
+    ceil = [int(np.ceil(n * (1 / s))) for n, s in zip(up.shape[2:], factors)]
     expected = torch.nn.functional.interpolate(up, size=ceil, mode='bilinear')
-    shape = ceil[0] - 5, ceil[1] - 3
-    expected = (expected.sigmoid() > 0.4)[0, 0, : shape[0], : shape[1]].numpy()
-    mask = runner.paste_image(logits.sigmoid()[0, 0].numpy(), shape, scale, 8, 0.4)
-    assert mask.shape == shape and (mask != expected).mean() < 1e-3
+    height, width = shape = ceil[0] - 5, ceil[1] - 3
+    expected = (expected.sigmoid() > 0.4)[0, 0, :height, :width].numpy()
+
+    masks = dict(kind='image', stride=8, threshold=0.4)
+    if swapped is not None:  # files of before have no such key
+        masks['swapped'] = swapped
+    probabilities = logits.sigmoid()[0].numpy()
+    found = dict(
+        boxes=np.float32([[0, 0, 9, 9]]),
+        labels=np.int64([0]),
+        scores=np.float32([0.9]),
+        masks=probabilities,
+    )
+
+    def check(mask):
+        assert mask.shape == shape and (mask != expected).mean() < 1e-3
+
+    detector = SimpleNamespace(metadata=dict(masks=masks), run=lambda _: dict(found))
+    monkeypatch.setattr(runner, 'prepare', lambda *_: (None, (96, 128), scale))
+    image = np.zeros((*shape, 3), np.uint8)
+    (mask,) = runner.Detector.__call__(detector, image)['masks']
+    check(mask)
+
+    sample = SimpleNamespace(ori_shape=shape, scale_factor=scale)
+    tensors = {key: torch.tensor(value) for key, value in found.items()}
+    (mask,) = ExportedDetector._masks(detector, tensors, sample)
+    check(mask.numpy())
+
+    if shutil.which('node'):
+        for name in ('detector.js', 'masks.js', 'prepare.js'):
+            shutil.copy(PAGE / name, tmp_path)
+        (tmp_path / 'package.json').write_text('{"type": "module"}')
+        (tmp_path / 'paste.js').write_text(IN_NODE)
+        given = dict(masks=masks, data=probabilities.ravel().tolist(), scale=scale)
+        given.update(dims=[1, 12, 16], box=[0, 0, 9, 9], width=width, height=height)
+        command = ['node', tmp_path / 'paste.js', json.dumps(given)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        check(np.array(json.loads(done.stdout), bool).reshape(shape))
 
 
 def test_run_lengths_are_those_of_pycocotools():

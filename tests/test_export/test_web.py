@@ -246,7 +246,9 @@ def fake_ort_web(tmp_path):
     return tmp_path / 'ort-web'
 
 
-def test_tool_writes_the_folder(fake_ort_web, tmp_path, monkeypatch, capsys):
+def test_tool_writes_the_folder(
+    fake_ort_web, traced_once, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     cfg = config('Faster R-CNN')
     cfg.dump('my.py')

@@ -3,7 +3,7 @@
 import types
 from argparse import Namespace
 
-from mobilevig_det.benchmark import evaluation, log_history
+from mobilevig_det.benchmark import evaluation, images, log_history
 from mobilevig_det.benchmark.tables import markdown
 
 import pytest
@@ -77,3 +77,21 @@ def test_log_history(monkeypatch):
     assert [row['name'] for row in rows] == ["MMEngine's", 'ours'] * 2
     early, ours_early, late, ours_late = made
     assert late > 1000 * early > 1000 * ours_early == 1000 * ours_late
+
+
+def test_images(monkeypatch):
+    """All three see the same images; two make the same rows."""
+    found = {}
+
+    def in_turns(rows, makes, rounds, args):
+        for row, make in zip(rows, makes):
+            facts, found[row['name']] = make(args)
+            yield row | facts
+
+    monkeypatch.setattr(images, 'in_turns', in_turns)
+    monkeypatch.setattr(images, 'IMAGES', 3)
+    args = Namespace(device='cpu', rounds=1, batch_size=2)
+    for row in images.image_rows(args):
+        found[row['name']] = found[row['name']]()
+    assert found[images.NAIVE] == found[images.OVERLAPPED] > 3
+    assert images.MODEL in found

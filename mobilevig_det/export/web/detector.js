@@ -39,11 +39,13 @@ export class Detector {
   }
 
   paste({ data, dims }, i, box, width, height, scale) {
-    const { kind, stride, threshold } = this.metadata.masks;
+    // MMDetection 3.3, and files that don't say, take x's factor for the height.
+    const { kind, stride, threshold, swapped = true } = this.metadata.masks;
+    const factors = swapped ? scale : [scale[1], scale[0]];
     const area = dims[1] * dims[2];
     const mask = data.subarray(i * area, (i + 1) * area);
     return kind === 'box'
       ? pasteInBox(mask, dims[1], box, width, height, threshold)
-      : pasteImage(mask, dims.slice(1), width, height, scale, stride, threshold);
+      : pasteImage(mask, dims.slice(1), width, height, factors, stride, threshold);
   }
 }

@@ -40,14 +40,14 @@ function within(pixel, low, high, side) {
 }
 
 // RTMDet-Ins's: probabilities of the whole padded image at a stride, resized twice as
-// logits. MMDetection takes the factor of x for the height, and y's for the width.
-export function pasteImage(mask, [rows, columns], width, height, scale, stride, threshold) {
+// logits; the factors are of the height and of the width.
+export function pasteImage(mask, [rows, columns], width, height, factors, stride, threshold) {
   const logits = Float32Array.from(mask, (p) => {
     const inside = Math.min(Math.max(p, 1e-30), 1 - 3e-8);
     return Math.log(inside) - Math.log1p(-inside);
   });
   const [h, w] = [rows * stride, columns * stride];
-  const [newH, newW] = [Math.ceil(h * (1 / scale[0])), Math.ceil(w * (1 / scale[1]))];
+  const [newH, newW] = [Math.ceil(h * (1 / factors[0])), Math.ceil(w * (1 / factors[1]))];
   const large = resizeFloats(resizeFloats(logits, columns, rows, w, h), w, h, newW, newH);
   const limit = Math.log(threshold / (1 - threshold));
   // Cut to the picture; of its size by repetition, where the swap left it smaller.
