@@ -379,7 +379,8 @@ def test_the_demos_own_model(model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('pathlib.Path.resolve', lambda path: path)
     path = save(tmp_path / 'a.png', photo(160, 120))
     infer = tool.load('infer')
-    monkeypatch.setattr(infer, '__file__', str(tmp_path / 'tools' / 'x.py'))
+    module = str(tmp_path / 'mobilevig_det' / 'apis' / 'detector.py')
+    monkeypatch.setattr('mobilevig_det.apis.detector.__file__', module)
     with pytest.raises(SystemExit, match='make demo'):
         infer.main([str(path)])
     demo = tmp_path / 'work_dirs' / 'demo'

@@ -140,6 +140,7 @@ class Oracle:
     """Detects what is annotated, image by image."""
 
     metadata = dict(part='detector', int8=True, mean=MEAN, std=STD, masks=None)
+    metadata['classes'] = ['circle', 'square', 'triangle']
 
     def __init__(self, root):
         path = root / 'annotations' / 'instances_val.json'
