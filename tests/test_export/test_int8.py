@@ -21,6 +21,7 @@ import openvino
 import pytest
 import torch
 from exported import build, config
+from mmdet.utils import register_all_modules
 from tool import run
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -129,6 +130,7 @@ def test_what_may_be_lost(capsys):
 
 @pytest.fixture
 def shapes_cfg(shapes_root, monkeypatch):
+    register_all_modules()
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     cfg = load_config('mobilevig_ti_fpn_shapes')
     cfg.val_dataloader.num_workers = 0
