@@ -68,7 +68,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help='leave out what scores less, everywhere (default: %(default)s); '
         'for a file to compute AP from, use 0',
     )
-    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        help='images that the model sees at once, of those that are padded to one '
+        'size; by default as many as have the pixels of 800x1344, at most 8',
+    )
     parser.add_argument('--no-save-vis', action='store_true', help='draw no pictures')
     parser.add_argument(
         '--format',
@@ -89,7 +94,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add_cfg_options(parser)
     args = parser.parse_intermixed_args(argv)
-    if args.batch_size < 1:
+    if args.batch_size is not None and args.batch_size < 1:
         parser.error('--batch-size must be at least 1')
     if not 0 <= args.score_thr <= 1:
         parser.error('--score-thr must be between 0 and 1')

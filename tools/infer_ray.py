@@ -67,7 +67,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=float,
         help='GPUs for each model, for example 0.5 (default: 1 where there are any)',
     )
-    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        help='images that the model sees at once, of those that are padded to one '
+        'size; by default as many as have the pixels of 800x1344, at most 8',
+    )
     parser.add_argument(
         '--score-thr',
         type=float,

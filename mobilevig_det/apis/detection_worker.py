@@ -46,7 +46,7 @@ class Job:
     checkpoint: str | None
     categories: dict[int, str]
     score_thr: float
-    batch_size: int
+    batch_size: int | None
     inputs: str
     out: str
     folder: str

@@ -24,6 +24,10 @@ MAX_PIXELS = 2**24
 MAX_SIDE = 2**15
 # Pictures that wait for others of their size to fill a batch.
 MAX_WAITING = 64
+# A batch takes no more pixels than one picture of COCO's recipe does, where its size
+# is not given; more than a few small ones at once gain nothing.
+BATCH_PIXELS = 800 * 1344
+MAX_BATCH = 8
 
 
 class Picture(NamedTuple):
@@ -70,10 +74,11 @@ class SameSize:
     """Collects pictures into batches of one padded size.
 
     Args:
-        batch_size (int): Of a full batch.
+        batch_size (int | None): Of a full batch. None: as many as have
+            ``BATCH_PIXELS``, at least one, at most ``MAX_BATCH``.
     """
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int | None) -> None:
         self.batch_size = batch_size
         self._waiting: dict[tuple, list[Prepared]] = {}
 
@@ -81,11 +86,20 @@ class SameSize:
         """A batch if there is a full one now, or too many pictures wait."""
         batch = self._waiting.setdefault(prepared.size, [])
         batch.append(prepared)
-        if len(batch) < self.batch_size:
+        if len(batch) < self._full(prepared):
             if sum(map(len, self._waiting.values())) < MAX_WAITING:
                 return None
             batch = max(self._waiting.values(), key=len)
         return self._waiting.pop(batch[0].size)
+
+    def _full(self, prepared: Prepared) -> int:
+        if self.batch_size is not None:
+            return self.batch_size
+        # As it was read, too: it is kept until the batch has been looked at.
+        height, width = prepared.data['inputs'].shape[-2:]
+        read_height, read_width = prepared.picture.image.shape[:2]
+        pixels = max(height * width, read_height * read_width)
+        return min(MAX_BATCH, max(1, BATCH_PIXELS // pixels))
 
     def rest(self) -> list[list[Prepared]]:
         """The batches that are not full; none waits any more."""
@@ -132,7 +146,7 @@ class Inferencer(DetInferencer):
     def classes(self) -> tuple:
         return tuple(self.model.dataset_meta['classes'])
 
-    def predict(self, pictures: Iterable[Picture], batch_size: int) -> Iterator:
+    def predict(self, pictures: Iterable[Picture], batch_size: int | None) -> Iterator:
         """Yield a :class:`Prediction` or :class:`NoPicture` for each picture.
 
         Only pictures that are padded to the same size share a batch: the

@@ -15,7 +15,7 @@ from ..datasets import ImageFileError
 from ..errors import UserError
 from .detection_rows import error_row, found_row
 from .drawings import Drawings
-from .inference import Inferencer, NoPicture, Picture, Prediction
+from .inference import MAX_BATCH, Inferencer, NoPicture, Picture, Prediction
 from .input_files import Input, Skipped
 from .input_stream import Inputs, frame_count
 from .overlap import overlapped
@@ -41,7 +41,7 @@ class InferenceRun:
 
     Args:
         inferencer (Inferencer): The detector.
-        batch_size (int): Images that it sees at once.
+        batch_size (int | None): Images that it sees at once; None: by their size.
         score_thr (float): What scores less is neither noted nor drawn.
         category_ids (list[int]): Of the model's classes.
         drawings (Drawings | None): Where to draw each input; None draws nothing.
@@ -52,7 +52,7 @@ class InferenceRun:
     def __init__(
         self,
         inferencer: Inferencer,
-        batch_size: int,
+        batch_size: int | None,
         score_thr: float,
         category_ids: list[int],
         drawings: Drawings | None,
@@ -83,7 +83,7 @@ class InferenceRun:
         self.progress.begin(inputs.count(), len(self.done))
         videos: list[tuple[int, str]] = []
         images = self._images(inputs, videos)
-        few = max(FEW, self.batch_size)
+        few = max(FEW, self.batch_size or MAX_BATCH)
         try:
             with self.rows, self.progress:
                 for result in self._results(

@@ -35,7 +35,7 @@ def overlapped(
     items: Iterable[Item],
     read: Callable[[Item], Picture | Result],
     finish: Callable[[Prediction | NoPicture], Result],
-    batch_size: int,
+    batch_size: int | None,
 ) -> Generator[Result, None, None]:
     """What ``finish`` makes of each item, as :meth:`.Inferencer.predict` would have
     one after the other.
@@ -51,12 +51,13 @@ def overlapped(
         read (Callable): Gives the picture of an item, or what stands for it where
             there is none. Is called in several threads.
         finish (Callable): Likewise, of what was seen.
-        batch_size (int): Pictures that the model sees at once.
+        batch_size (int | None): Pictures that the model sees at once; None: by their
+            size.
     """
     with contextlib.ExitStack() as stack:
         models, workers = stack.enter_context(_models(inferencer))
         readers = min(MOST_THREADS, max(os.cpu_count() or 1, 2))
-        ahead = batch_size * (workers + 1) + readers
+        ahead = (batch_size or 1) * (workers + 1) + readers
         stages = _Stages(inferencer, read, finish, models, ahead)
         pools = [
             stack.enter_context(_pool(name, number))

@@ -114,7 +114,8 @@ def test_detections_are_mmdetections_own(infer, reference, tmp_path):
         assert_same(found, reference(array))
 
 
-def test_a_batch_finds_what_single_images_do(infer, model_dir, tmp_path):
+@pytest.mark.parametrize('batch_size', [['--batch-size', 3], []])
+def test_a_batch_finds_what_single_images_do(infer, model_dir, tmp_path, batch_size):
     """Sizes are mixed so that padding the batch to its largest image would
     change the graph of every other one, which it really would."""
     sizes = [(160, 120), (120, 160), (157, 120), (60, 200), (160, 117)]
@@ -122,7 +123,7 @@ def test_a_batch_finds_what_single_images_do(infer, model_dir, tmp_path):
         save(tmp_path / f'{i}.png', photo(*size, i)) for i, size in enumerate(sizes)
     ]
     _, single = infer(*paths, '--batch-size', 1, out='1')
-    _, batched = infer(*paths, '--batch-size', 3, out='3')
+    _, batched = infer(*paths, *batch_size, out='3')
     assert single['images'] == batched['images']
     assert len(single['annotations']) == len(batched['annotations']) > 20
     for a, b in zip(single['annotations'], batched['annotations']):

@@ -7,7 +7,13 @@ from contextlib import closing
 
 import mobilevig_det.apis.overlap as overlap
 from mobilevig_det.apis.detection_rows import error_row, found_row
-from mobilevig_det.apis.inference import Inferencer, NoPicture, Picture
+from mobilevig_det.apis.inference import (
+    Inferencer,
+    NoPicture,
+    Picture,
+    Prepared,
+    SameSize,
+)
 from mobilevig_det.apis.overlap import overlapped
 from mobilevig_det.datasets.image_file import ImageFileError, decode_image
 
@@ -260,3 +266,26 @@ def test_models_share_their_weights(detector, threads):
             ):
                 assert a.keys() == b.keys()
                 assert all(a[key].data_ptr() == b[key].data_ptr() for key in a)
+
+
+@pytest.mark.parametrize(
+    ('read_as', 'shown_as', 'batch'),
+    [
+        ((128, 128), (128, 128), 8),
+        ((1, 1), (32, 32), 8),
+        ((480, 640), (480, 640), 3),
+        ((480, 640), (800, 1067), 1),
+        ((800, 1344), (800, 1344), 1),
+        ((733, 733), (733, 733), 2),
+        ((3000, 4000), (128, 128), 1),  # many of them would fill the memory
+        ((2000, 1000), (1333, 667), 1),
+    ],
+)
+def test_small_pictures_share_a_batch(read_as, shown_as, batch):
+    groups = SameSize(None)
+    data = dict(inputs=torch.zeros(3, *shown_as, dtype=torch.uint8))
+    image = np.empty((*read_as, 3), np.uint8)
+    one = Prepared(Picture('a', image, 0), data, None, shown_as)
+    for _ in range(2):
+        assert [groups.add(one) for _ in range(batch - 1)] == [None] * (batch - 1)
+        assert groups.add(one) == [one] * batch
