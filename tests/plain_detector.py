@@ -1,7 +1,7 @@
 """A detector without a network, in place of tools/infer.py's own: what it finds follows
 from the pixels, at once."""
 
-from mobilevig_det.apis.inference import NoPicture, Prediction, Prepared, SameSize
+from mobilevig_det.apis.inference import Inferencer, NoPicture, Prediction, Prepared
 
 import numpy as np
 import torch
@@ -21,21 +21,11 @@ class PlainDetector:
 
     classes = CLASSES
     model = nn.Identity()
+    predict = Inferencer.predict
 
     def __init__(self, stop=lambda picture: None, masks=True):
         self.stop, self.masks = stop, masks
         self.seen = []
-
-    def predict(self, pictures, batch_size):
-        groups = SameSize(batch_size)
-        for picture in pictures:
-            prepared = self.prepare(picture)
-            if isinstance(prepared, NoPicture):
-                yield prepared
-            elif batch := groups.add(prepared):
-                yield from self.look_at(batch)
-        for batch in groups.rest():
-            yield from self.look_at(batch)
 
     def prepare(self, picture):
         if min(picture.image.shape[:2]) == 1:

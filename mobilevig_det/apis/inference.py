@@ -147,7 +147,8 @@ class Inferencer(DetInferencer):
         return tuple(self.model.dataset_meta['classes'])
 
     def predict(self, pictures: Iterable[Picture], batch_size: int | None) -> Iterator:
-        """Yield a :class:`Prediction` or :class:`NoPicture` for each picture.
+        """Yield a :class:`Prediction` or :class:`NoPicture` for each picture, one after
+        the other: the naive form of :func:`.overlap.overlapped`.
 
         Only pictures that are padded to the same size share a batch: the
         graph step wraps round the padded map, so that a model sees other
