@@ -52,7 +52,9 @@ class Run:
         self.log = open(folder / 'log.txt', 'ab')
         command = [*way.command, str(folder / 'images'), '--out-dir', str(out)]
         command += ['--checkpoint', str(folder / 'model' / 'epoch_1.pth')]
-        command += ['--score-thr', '0.4', *(['--resume'] if resume else [])]
+        # One by one: kills change who shares a batch, and with it the last digit.
+        command += ['--score-thr', '0.4', '--batch-size', '1']
+        command += ['--resume'] if resume else []
         self.process = subprocess.Popen(
             command,
             cwd=folder,

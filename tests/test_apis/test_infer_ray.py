@@ -69,7 +69,9 @@ def text(name):
 
 def flags(model_dir, out):
     checkpoint = model_dir / 'epoch_1.pth'
-    return ['--checkpoint', checkpoint, '--score-thr', 0.4, '--out-dir', out]
+    # One by one, so that masks are equal to the pixel.
+    options = ['--score-thr', 0.4, '--batch-size', 1]
+    return ['--checkpoint', checkpoint, '--out-dir', out, *options]
 
 
 @pytest.fixture

@@ -35,7 +35,8 @@ def arguments(command):
 
 
 def test_every_command_is_understood():
-    launchers = [arguments(c).launcher for c in code_blocks(PAGE, 'bash')]
+    blocks = [c for c in code_blocks(PAGE, 'bash') if 'tools/infer_ray.py' not in c]
+    launchers = [arguments(c).launcher for c in blocks]
     assert launchers == [
         'none',
         'pytorch',
@@ -45,6 +46,18 @@ def test_every_command_is_understood():
         'pytorch',
         'none',
     ]
+
+
+def test_ray_commands_are_understood():
+    (block,) = (c for c in code_blocks(PAGE, 'bash') if 'tools/infer_ray.py' in c)
+    install, *commands = block.strip().splitlines()
+    assert install == 'pip install "mobilevig_det[ray]"'
+    resumes = []
+    for command in commands:
+        python, script, *argv = shlex.split(command)
+        assert (python, script) == ('python', 'tools/infer_ray.py')
+        resumes.append(load('infer_ray').parse_args(argv).resume)
+    assert resumes == [False, True]
 
 
 def test_two_processes(tmp_path, shapes_root):
