@@ -9,7 +9,7 @@ unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX
 help:
 	@echo 'make demo               train, evaluate and draw: pictures in minutes'
 	@echo 'make test               lint and run the tests'
-	@echo 'make test-slow          the tests that take long, two minutes'
+	@echo 'make test-slow          the tests that take long, some ten minutes'
 	@echo 'make test STACK=onedl   the same on the OneDL forks'
 	@echo 'make env                only set up what both need, in .venv'
 	@echo 'make clean              remove the environments and what was built'

@@ -30,7 +30,8 @@ class PlainDetector:
     def prepare(self, picture):
         if min(picture.image.shape[:2]) == 1:
             return NoPicture(picture, 'it is a line')
-        return Prepared(picture, {}, None, picture.image.shape)
+        data = dict(inputs=torch.from_numpy(picture.image).permute(2, 0, 1))
+        return Prepared(picture, data, None, picture.image.shape)
 
     def look_at(self, batch, model=None):
         return [self.find(prepared.picture) for prepared in batch]

@@ -13,6 +13,7 @@ from test_resume import SKIPPED, assert_whole, infer, rows, work  # noqa: F401
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
 FLAGS = '--checkpoint model/epoch_1.pth --out-dir out --score-thr 0.4'.split()
+FLAGS += ['--batch-size', '1']  # a row for each picture before the one it dies at
 
 
 def run(*argv, processes=0, **environ):
