@@ -14,6 +14,7 @@ import tool
 from mmengine.config import Config
 from page import code_block
 from pycocotools.cocoeval import COCOeval
+from ray_here import work_here
 
 pytest.importorskip('pyarrow', reason='pip install pyarrow')
 
@@ -144,16 +145,8 @@ def test_of_infer(model_dir, expected, tmp_path):
 def test_of_infer_ray(ray, model_dir, expected, tmp_path, monkeypatch):
     pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
     if not ray:
-        monkeypatch.setattr('mobilevig_det.apis.ray_run.run', run_here)
+        work_here(monkeypatch)
     assert infer('infer_ray', model_dir, tmp_path, '--block-size', 4) == 0
     assert len(os.listdir(tmp_path / 'rows')) == 2
     found = ap_of(tmp_path / 'rows', truth_of(model_dir))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-
-
-def run_here(blocks, job, *_):
-    from mobilevig_det.apis.detection_worker import DetectionWorker
-
-    worker = DetectionWorker(job)
-    for block in blocks:
-        worker(block)

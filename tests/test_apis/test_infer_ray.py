@@ -17,6 +17,7 @@ import pytest
 import tiny_detector
 import tool
 from bad_images import bad_files, encode, picture
+from ray_here import work_here
 
 pa = pytest.importorskip('pyarrow', reason='pip install "mobilevig_det[ray]"')
 pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
@@ -141,15 +142,7 @@ def blocks_of(where, size=None):
 
 @pytest.fixture
 def without_ray(monkeypatch):
-    """Have the tool call a worker itself; gives the blocks of each run."""
-    runs = []
-
-    def run(blocks, job, *_):
-        runs.append(blocks)
-        DetectionWorker(job)(pa.concat_tables(blocks))
-
-    monkeypatch.setattr(mobilevig_det.apis.ray_run, 'run', run)
-    return runs
+    return work_here(monkeypatch)
 
 
 @pytest.mark.slow

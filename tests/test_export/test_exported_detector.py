@@ -1,16 +1,19 @@
-"""tools/test.py with an exported model against itself with the checkpoint."""
+"""tools/test.py and infer_ray.py with an exported model."""
 
 import pickle
 
 import numpy as np
 import pytest
 import tool
+from bad_images import picture
 from pycocotools import mask as mask_utils
+from ray_here import work_here
 
 CONFIG = 'mobilevig_ti_fpn_shapes'
 
 
 def test_the_same_detections(exported_tiny, shapes_root, tmp_path, monkeypatch):
+    """As with the checkpoint."""
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     results = []
     for name in 'epoch_1.pth', 'model.onnx':
@@ -25,6 +28,36 @@ def test_the_same_detections(exported_tiny, shapes_root, tmp_path, monkeypatch):
         for one, other in zip(a['masks'], b['masks']):
             one, other = mask_utils.decode(one), mask_utils.decode(other)
             assert (one != other).sum() <= max(1, 5e-3 * one.sum())
+
+
+@pytest.mark.parametrize('ray', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_rows_of_infer_ray(ray, exported_tiny, tmp_path, monkeypatch):
+    """Against the file's own run, without PyTorch."""
+    pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
+    import pyarrow.parquet as pq
+
+    if not ray:
+        work_here(monkeypatch)
+    model, images, out = exported_tiny / 'model.onnx', tmp_path / 'in', tmp_path / 'out'
+    images.mkdir()
+    for i, size in enumerate([(160, 120), (93, 201), (31, 33), (640, 427), (1, 1)]):
+        picture(*size).rotate(40 * i).save(images / f'{i}.png')
+    options = '--checkpoint', model, '--score-thr', 0.4, '--block-size', 2
+    assert tool.run('infer_ray', images, *options, '--out-dir', out) == 0
+    run_onnx = tool.load('run_onnx')
+    detector = run_onnx.Detector(model)
+    rows = pq.read_table(out / 'rows').to_pylist()
+    assert len(rows) == 5 and sum(len(row['labels']) for row in rows) > 20
+    for row in rows:
+        expected = detector(run_onnx.read_image(row['image']), 0.4)
+        assert row['labels'] == (expected['labels'] + 1).tolist()
+        np.testing.assert_allclose(row['scores'], expected['scores'], atol=1e-5)
+        boxes = expected['boxes'].reshape(-1, 4)
+        boxes[:, 2:] -= boxes[:, :2]
+        np.testing.assert_allclose(np.reshape(row['boxes'], (-1, 4)), boxes, atol=1e-3)
+        for one, other in zip(row['masks'], expected['masks'], strict=True):
+            differ = mask_utils.decode(one) != other
+            assert differ.sum() <= max(1, 5e-3 * other.sum())
 
 
 @pytest.mark.parametrize('flag', ['--fuse', '--tta'])
