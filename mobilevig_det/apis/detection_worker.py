@@ -7,7 +7,7 @@ import os.path as osp
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +25,7 @@ from .detection_rows import Row, arrow_schema, error_row, found_row, utf8
 from .detector import load_detector
 from .image_blocks import find_filesystem, image_columns
 from .inference import NoPicture, Picture, Prediction
-from .overlap import overlapped
+from .overlap import overlapped, threads_of
 
 # Rows of a Parquet file of images that are in memory at a time.
 AT_A_TIME = 32
@@ -76,6 +76,8 @@ class DetectionWorker:
             self._check_node()
             cfg = Config.fromstring(job.cfg, '.py')
             self.detector = load_detector(cfg, job.checkpoint)
+            self._threads = ExitStack()  # they end with this object
+            self.threads = self._threads.enter_context(threads_of(self.detector))
         except UserError as error:
             # Ray would start a worker anew that fails here; it hands on what a
             # call raises.
@@ -113,9 +115,15 @@ class DetectionWorker:
         """The rows of a block's images, in their order."""
         names = [os.fsdecode(name) for name in block['names']]
         items = zip(range(len(names)), names, self._contents(block))
-        with closing(
-            overlapped(self.detector, items, self._read, self._row, self.job.batch_size)
-        ) as found:
+        found = overlapped(
+            self.detector,
+            items,
+            self._read,
+            self._row,
+            self.job.batch_size,
+            self.threads,
+        )
+        with closing(found):
             rows = dict(found)
         return [rows[at] for at in range(len(names))]
 

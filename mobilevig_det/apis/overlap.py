@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -36,6 +36,7 @@ def overlapped(
     read: Callable[[Item], Picture | Result],
     finish: Callable[[Prediction | NoPicture], Result],
     batch_size: int | None,
+    threads: 'Threads | None' = None,
 ) -> Generator[Result, None, None]:
     """What ``finish`` makes of each item, as :meth:`.Inferencer.predict` would have
     one after the other.
@@ -43,7 +44,8 @@ def overlapped(
     Batches are the same, but those that a slow source does not fill up in time (see
     ``PATIENCE``), and so are the results, but for rounding. Pictures of one size stay
     in order; with a batch of one all do. An error in a thread, or in ``items``, is
-    raised here. Close the iterator, or use it up, to end the threads.
+    raised here. Close the iterator, or use it up, to end the threads, those that
+    weren't given.
 
     Args:
         inferencer (Inferencer): The detector.
@@ -53,22 +55,46 @@ def overlapped(
         finish (Callable): Likewise, of what was seen.
         batch_size (int | None): Pictures that the model sees at once; None: by their
             size.
+        threads (Threads, optional): The inferencer's, where it is called many times.
+            Defaults to None: some of its own.
+    """
+    with contextlib.ExitStack() as stack:
+        threads = threads or stack.enter_context(threads_of(inferencer))
+        ahead = (batch_size or 1) * (threads.workers + 1) + threads.readers
+        stages = _Stages(inferencer, read, finish, threads.models, ahead)
+        feeder = threading.Thread(
+            target=stages.feed, args=(items, threads.read), daemon=True, name='inputs'
+        )
+        feeder.start()
+        stack.callback(stages.stop, feeder)  # before the pools
+        yield from stages.results(SameSize(batch_size), threads.model, threads.workers)
+
+
+class Threads(NamedTuple):
+    """Pools of threads that read, and that look with one of the models."""
+
+    models: queue.SimpleQueue
+    readers: int
+    workers: int
+    read: ThreadPoolExecutor
+    model: ThreadPoolExecutor
+
+
+@contextlib.contextmanager
+def threads_of(inferencer: Inferencer) -> Iterator[Threads]:
+    """Threads for many calls of :func:`overlapped`, one after the other.
+
+    With new ones for each call, memory grows: glibc lets a thread have any one of
+    eight arenas a core, and each arena keeps what a model once needed.
     """
     with contextlib.ExitStack() as stack:
         models, workers = stack.enter_context(_models(inferencer))
         readers = min(MOST_THREADS, max(os.cpu_count() or 1, 2))
-        ahead = (batch_size or 1) * (workers + 1) + readers
-        stages = _Stages(inferencer, read, finish, models, ahead)
         pools = [
             stack.enter_context(_pool(name, number))
             for name, number in (('read', readers), ('model', workers))
         ]
-        feeder = threading.Thread(
-            target=stages.feed, args=(items, pools[0]), daemon=True, name='inputs'
-        )
-        feeder.start()
-        stack.callback(stages.stop, feeder)  # before the pools
-        yield from stages.results(SameSize(batch_size), pools[1], workers)
+        yield Threads(models, readers, workers, *pools)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 
 from mobilevig_det.apis.cli import load_config
 from mobilevig_det.apis.detector import prepare
@@ -208,6 +209,16 @@ def test_worker_reads_bytes_and_addresses(job, photos, infer_rows, tmp_path):
     found = {os.path.basename(row['image']): row for row in rows_in(tmp_path / 'out')}
     assert found['no.jpg']['error'] == 'there is no such file'
     assert found[names[0]]['scores'] == pytest.approx(expected[names[0]]['scores'])
+
+
+def test_blocks_share_threads(job, photos):
+    """New threads for each would get new memory from glibc, which isn't given back."""
+    worker, seen = DetectionWorker(job()), []
+    for row in range(2):
+        worker(blocks_of(photos, 1).slice(row, 1))
+        names = {t.ident: t.name for t in threading.enumerate()}
+        seen.append({at for at, name in names.items() if name.startswith('model')})
+    assert seen[0] and seen[0] == seen[1]
 
 
 def test_worker_refuses(job, photos, tmp_path):

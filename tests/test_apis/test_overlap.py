@@ -4,6 +4,7 @@ import threading
 import time
 from collections import defaultdict
 from contextlib import closing
+from itertools import islice
 
 import mobilevig_det.apis.overlap as overlap
 from mobilevig_det.apis.detection_rows import error_row, found_row
@@ -247,6 +248,25 @@ def test_closed_early(taken, files, threads):
     for _ in range(taken):
         next(results)
     results.close()
+
+
+def test_many_runs_share_threads(files, threads):
+    """Those that end early leave nothing to the next ones."""
+    plain = PlainDetector()
+    expected = one_after_the_other(plain, files, 2)
+    seen = set()
+
+    def finish_here(found):
+        seen.add(threading.current_thread())
+        return finish(found)
+
+    with overlap.threads_of(plain) as shared:
+        for taken in 1, None, 4, None:
+            results = overlapped(plain, files * 9, read, finish_here, 2, shared)
+            with closing(results):
+                for row in islice(results, taken):
+                    assert row == expected[row['image']]
+        assert len(seen) <= shared.readers + shared.workers
 
 
 def test_no_items(detector, threads):
