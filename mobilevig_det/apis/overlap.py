@@ -81,7 +81,7 @@ class Threads(NamedTuple):
 
 
 @contextlib.contextmanager
-def threads_of(inferencer: Inferencer) -> Iterator[Threads]:
+def threads_of(inferencer: PictureModel) -> Iterator[Threads]:
     """Threads for many calls of :func:`overlapped`, one after the other.
 
     With new ones for each call, memory grows: glibc lets a thread have any one of
