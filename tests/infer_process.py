@@ -1,4 +1,4 @@
-"""tools/infer.py with the detector of plain_detector.py, in a process of its own.
+"""tools/infer.py in a process of its own; a detector is that of plain_detector.py.
 
 ``python infer_process.py FLAGS…``; the process of the rank KILLED_RANK kills itself at
 its picture KILLED_AT.
@@ -25,4 +25,11 @@ if __name__ == '__main__':
     stop.left = int(os.environ.get('KILLED_AT', 0))
     module = tool.load('infer')
     module.load_detector = lambda *_: PlainDetector(stop)
+    look_at = module.Classifier.look_at
+    module.Classifier.look_at = lambda self, batch, model=None: [
+        found
+        for prepared in batch
+        if stop(prepared.picture) is None
+        for found in look_at(self, [prepared], model)
+    ]
     module.main(sys.argv[1:])

@@ -21,6 +21,7 @@ class PlainDetector:
 
     classes = CLASSES
     model = nn.Identity()
+    no_videos = None
     predict = Inferencer.predict
 
     def __init__(self, stop=lambda picture: None, masks=True):

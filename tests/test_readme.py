@@ -65,7 +65,6 @@ def test_which_to_take():
     for size in ('Ti', 'S', 'M', 'B'):
         ours, later = f'MobileViG-{size}', f'MobileViGv2-{size}'
         assert round(top1[later] - top1[ours], 1) >= 0.8
-        assert size == 'B' or ms[later] <= 1.05 * ms[ours]
         # Nothing else that we know of reaches its top-1 in its time.
         assert not any(
             top1[n] >= top1[later] and ms[n] <= ms[later] for n in top1 if n != later

@@ -9,17 +9,20 @@ import shlex
 import sys
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
-from mobilevig_det.apis.classification_run import ClassificationRun, write_guesses
+from mobilevig_det.apis.class_results import print_classes
+from mobilevig_det.apis.classifier_inference import Classifier
 from mobilevig_det.apis.classifiers import is_classifier
 from mobilevig_det.apis.cli import LAUNCHERS, add_cfg_options, command, load_config
 from mobilevig_det.apis.coco_results import Summary, read_test_set
 from mobilevig_det.apis.detector import find_model, load_detector, prepare
 from mobilevig_det.apis.drawings import Drawings
+from mobilevig_det.apis.inference import PictureModel
 from mobilevig_det.apis.inference_run import InferenceRun
 from mobilevig_det.apis.input_files import Skipped
 from mobilevig_det.apis.input_stream import Inputs
 from mobilevig_det.apis.processes import Processes
 from mobilevig_det.apis.results import check_format, write_result
+from mobilevig_det.apis.row_files import SortedRows
 from mobilevig_det.apis.row_folder import RowFolder
 from mobilevig_det.apis.row_settings import settings_of
 from mobilevig_det.datasets import hush_opencv
@@ -28,7 +31,6 @@ from mobilevig_det.errors import UserError
 
 from mmengine.config import Config
 from terminaltables import AsciiTable
-from tqdm import tqdm
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -115,29 +117,15 @@ def print_summary(summary: Summary, score_thr: float) -> None:
     )
 
 
-def classify(
-    cfg: Config,
-    checkpoint: str,
-    args: argparse.Namespace,
-    inputs: Inputs,
-    skipped: Skipped,
-) -> None:
-    if inputs.streams:
-        raise UserError(
-            f'{inputs.streams[0]}: lists and tar shards are for detectors; this config '
-            'is of a classifier, which takes images, folders and patterns.'
-        )
-    for path in inputs.videos:
-        skipped(path, 'a classifier looks at images only')
-    run = ClassificationRun(cfg, checkpoint, args.device)
-    out = osp.join(args.out_dir, 'predictions.json')
-    os.makedirs(args.out_dir, exist_ok=True)
-    with tqdm(total=len(inputs.images), unit='image') as progress:
-        found = run.images(inputs.images, skipped, progress)
-    write_guesses(found, out)
-    for path, guesses in found.items():
-        print(f'{path}: ' + ', '.join(f'{g.name} {g.score:.3f}' for g in guesses))
-    print(f'Model: {checkpoint}\nClasses: {out}')
+def load_model(
+    cfg: Config, checkpoint: str, score_thr: float, device: str | None
+) -> tuple[PictureModel, list[int], dict[str, int]]:
+    """The model, the ids of its classes, and those of the test set's images."""
+    if is_classifier(cfg):
+        classifier = Classifier(cfg, checkpoint, device)
+        return classifier, list(range(len(classifier.classes))), {}
+    detector = load_detector(prepare(copy.deepcopy(cfg), score_thr), checkpoint, device)
+    return detector, *read_test_set(detector.classes, cfg)
 
 
 @command
@@ -154,37 +142,25 @@ def main(argv: list[str] | None = None) -> None:
     processes.check_inputs(inputs)
     config, checkpoint = find_model(args.config, args.checkpoint)
     cfg = load_config(config, args.cfg_options)
-    if is_classifier(cfg):
-        if args.resume or args.format != 'coco' or processes.size > 1:
-            raise UserError(
-                '--resume, --format and --launcher are for detectors; this config is '
-                'of a classifier.'
-            )
-        classify(cfg, checkpoint, args, inputs, skipped)
-        end(skipped.count)
-        return
     check_format(args.format)
+    classifier = is_classifier(cfg)
+    # Of a classifier, the best classes are told whatever they score.
+    score_thr = 0.0 if classifier else args.score_thr
     vis = osp.join(args.out_dir, 'vis')
-    drawings = None if args.no_save_vis else Drawings(vis, inputs)
+    drawings = None if args.no_save_vis or classifier else Drawings(vis, inputs)
     drawn = drawings is not None
-    prepared = prepare(copy.deepcopy(cfg), args.score_thr)
-    inferencer = load_detector(prepared, checkpoint, processes.device(args.device))
-    category_ids, image_ids = read_test_set(inferencer.classes, cfg)
-    categories = dict(zip(category_ids, inferencer.classes))
+    model, category_ids, image_ids = load_model(
+        cfg, checkpoint, score_thr, processes.device(args.device)
+    )
+    categories = dict(zip(category_ids, model.classes))
     run = InferenceRun(
-        inferencer,
-        args.batch_size,
-        args.score_thr,
-        category_ids,
-        drawings,
-        skipped,
-        processes,
+        model, args.batch_size, score_thr, category_ids, drawings, skipped, processes
     )
     try:
         with RowFolder(args.out_dir) as folder:
             if processes.first:
                 settings = settings_of(
-                    cfg, checkpoint, categories, args.score_thr, pictures=drawn
+                    cfg, checkpoint, categories, score_thr, pictures=drawn
                 )
                 folder.begin(settings, args.resume or restarts() > 0)
                 if drawn:
@@ -192,19 +168,29 @@ def main(argv: list[str] | None = None) -> None:
             processes.wait()
             whole = run.finish(folder, inputs)
             if processes.first:
+                listed = classifier and args.format == 'coco'
                 out, summary = write_result(
-                    args.out_dir, args.format, folder.files, categories, image_ids
+                    args.out_dir,
+                    'classes' if listed else args.format,
+                    folder.files,
+                    categories,
+                    image_ids,
                 )
                 if whole:
                     folder.finish()
+                if classifier:
+                    print_classes(SortedRows(folder.files), categories)
     except OSError as error:
         raise UserError(
             f'{error}. The rows so far are whole: once this is mended, the same '
             'command with --resume goes on.'
         ) from error
     if processes.first:
-        print_summary(summary, args.score_thr)
-        print(f'Model: {checkpoint}\nDetections: {out}')
+        found = 'Classes'
+        if not classifier:
+            found = 'Detections'
+            print_summary(summary, score_thr)
+        print(f'Model: {checkpoint}\n{found}: {out}')
         if drawn:
             print(f'Pictures: {vis}/')
     if not whole:

@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         score_thr=args.score_thr,
         batch_size=args.batch_size,
         inputs=absolute(args.input),
-        out=files.path,
+        out=files.address,
         folder=os.getcwd(),
         must_see=[absolute(path) for path in (args.input, files.path, checkpoint)],
     )

@@ -12,7 +12,8 @@ from pyarrow import fs
 from tqdm import tqdm
 
 from ..errors import UserError
-from .image_blocks import Images, find_filesystem, row_names
+from .addresses import find_filesystem, inside, without_secrets
+from .image_blocks import Images, row_names
 from .row_settings import check_settings
 
 READERS = 16  # files that are opened at once: an object store takes its time
@@ -25,13 +26,16 @@ class RowFiles:
         out_dir (str): An absolute path, or an address as s3://….
 
     Attributes:
-        path (str): Of the folder of rows.
+        address (str): Of the folder of rows, with what it takes to reach it.
+        path (str): The same as messages have it, without secrets.
     """
 
     def __init__(self, out_dir: str) -> None:
-        self.out_dir = out_dir.rstrip('/')
-        self.path = f'{self.out_dir}/rows'
-        self._filesystem, self._folder = find_filesystem(self.path)
+        self.out_dir = without_secrets(out_dir)
+        self.address = inside(out_dir, 'rows')
+        self.path = without_secrets(self.address)
+        self._filesystem, self._folder = find_filesystem(self.address)
+        self._settings = find_filesystem(inside(out_dir, 'settings.json'))[1]
 
     def begin(self, settings: dict[str, Any], resume: bool) -> None:
         """Make the folder, or go on with it.
@@ -42,25 +46,34 @@ class RowFiles:
 
         Raises:
             UserError: If rows are there and ``resume`` isn't said, or they were made
-                with other settings, or the folder can't be written.
+                with other settings, or it can't be told with which, or the folder
+                can't be written.
         """
-        path = find_filesystem(f'{self.out_dir}/settings.json')[1]
         try:
             self._filesystem.create_dir(self._folder, recursive=True)
-            earlier = self._filesystem.get_file_info(path)
-            if earlier.size and self._paths():
-                if not resume:
-                    raise UserError(
-                        f'{self.path} has rows: --resume goes on with them. To begin '
-                        'anew, delete that folder, or choose another --out-dir.'
-                    )
-                with self._filesystem.open_input_stream(path) as file:
-                    check_settings(self.path, json.loads(file.read()), settings)
-            with self._filesystem.open_output_stream(path) as file:
-                file.write(json.dumps(settings, indent=1).encode())
+            if not self._paths():
+                with self._filesystem.open_output_stream(self._settings) as file:
+                    file.write(json.dumps(settings, indent=1).encode())
+                return
         except OSError as error:
             raise UserError(
                 f'--out-dir {self.out_dir} cannot be written: {error}'
+            ) from error
+        if not resume:
+            raise UserError(
+                f'{self.path} has rows: --resume goes on with them. To begin '
+                'anew, delete that folder, or choose another --out-dir.'
+            )
+        check_settings(self.path, self._earlier(), settings)
+
+    def _earlier(self) -> dict[str, Any]:
+        try:
+            with self._filesystem.open_input_stream(self._settings) as file:
+                return json.loads(file.read())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f'{self.path} has rows, but {self.out_dir}/settings.json, which says '
+                f'what made them, cannot be read ({error}): choose another --out-dir.'
             ) from error
 
     def names(self) -> pa.Array:
@@ -68,18 +81,17 @@ class RowFiles:
 
         A file that is cut off, as a power cut leaves it, is deleted, as is what a
         killed worker had begun: their images aren't done.
+
+        Raises:
+            UserError: If the files can't be read.
         """
-        for info in self._filesystem.get_file_info(fs.FileSelector(self._folder)):
-            if info.path.endswith('.part'):
-                self._filesystem.delete_file(info.path)
-        tables = self._tables(['image'])
-        return _joined(table['image'] for table in tables)
+        return _joined(table['image'] for table in self._tables(['image']))
 
     def check(self, images: Images) -> int:
         """How many images couldn't be used.
 
         Raises:
-            UserError: If not every image has one row.
+            UserError: If not every image has one row, or they can't be read.
         """
         tables = self._tables(['image', 'error'])
         expected, found = row_names(images.names), _joined(t['image'] for t in tables)
@@ -93,12 +105,23 @@ class RowFiles:
             )
         return sum(len(t) - t['error'].null_count for t in tables)
 
-    def _paths(self) -> list[str]:
+    def _paths(self, end: str = '.parquet') -> list[str]:
         infos = self._filesystem.get_file_info(fs.FileSelector(self._folder))
-        return [info.path for info in infos if info.path.endswith('.parquet')]
+        return [info.path for info in infos if info.path.endswith(end)]
 
     def _tables(self, columns: Sequence[str]) -> list[pa.Table]:
         """Columns of all files that are whole; others are deleted."""
+        try:
+            for path in self._paths('.part'):
+                self._filesystem.delete_file(path)
+            return self._read(columns)
+        except OSError as error:
+            raise UserError(
+                f'{self.path} cannot be read: {error}. What was written is whole: go '
+                'on with --resume when it can.'
+            ) from error
+
+    def _read(self, columns: Sequence[str]) -> list[pa.Table]:
 
         def read(path: str) -> pa.Table | None:
             try:

@@ -24,8 +24,9 @@ class Row(TypedDict):
     ``boxes`` are [x, y, width, height] in pixels of the image, ``labels`` category
     ids, ``masks`` COCO's run lengths, ``{'size': [height, width], 'counts': …}``, or
     None where the model makes none. The three lists before it are as long as there
-    are detections. ``error`` says why an image couldn't be used; then there are no
-    detections, and no size where it couldn't even be read.
+    are detections; the best classes of a classifier are labels and scores, without
+    boxes. ``error`` says why an image couldn't be used; then there are no detections,
+    and no size where it couldn't even be read.
     """
 
     image: str

@@ -21,9 +21,10 @@ from ..checkpoints import load_all_safely
 from ..datasets import ImageFileError, hush_opencv, read_image
 from ..datasets.image_file import decode_image
 from ..errors import UserError
+from .addresses import NoAddress, find_filesystem, find_image, is_address
 from .detection_rows import Row, arrow_schema, error_row, found_row, utf8
 from .detector import load_detector
-from .image_blocks import find_filesystem, image_columns
+from .image_blocks import image_columns
 from .inference import NoPicture, Picture, Prediction
 from .overlap import overlapped, threads_of
 
@@ -85,7 +86,7 @@ class DetectionWorker:
 
     def _check_node(self) -> None:
         for path in self.job.must_see:
-            if '://' not in path and not osp.exists(path):
+            if not is_address(path) and not osp.exists(path):
                 raise UserError(
                     f'there is no {path}, which the driver has. Workers need the '
                     'same files at the same paths: use a shared file system, an '
@@ -145,35 +146,39 @@ class DetectionWorker:
             return
         wanted = set(block['rows'])
         filesystem, _ = find_filesystem(self.job.inputs)
-        with filesystem.open_input_file(block['file']) as opened:
-            file = pq.ParquetFile(opened)
-            _, column = image_columns(block['file'], file.schema_arrow)
-            at = 0
-            for batch in file.iter_batches(
-                AT_A_TIME, [block['row_group']], columns=[column]
-            ):
-                for value in batch.column(0):
-                    if at in wanted:
-                        yield value.as_py() or b''
-                    at += 1
+        try:
+            with filesystem.open_input_file(block['file']) as opened:
+                file = pq.ParquetFile(opened)
+                _, column = image_columns(block['file'], file.schema_arrow)
+                at = 0
+                for batch in file.iter_batches(
+                    AT_A_TIME, [block['row_group']], columns=[column]
+                ):
+                    for value in batch.column(0):
+                        if at in wanted:
+                            yield value.as_py() or b''
+                        at += 1
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(block['file'], error) from error
 
     def _decode(self, name: str, data: bytes | None) -> np.ndarray:
         if data is not None:
             return decode_image(data)
-        if '://' not in name:
+        if not is_address(name):
             return read_image(osp.join(self.job.folder, name))
-        filesystem, path = find_filesystem(name)
         try:
+            filesystem, path = find_image(name, self.job.inputs)
             with filesystem.open_input_stream(path) as file:
                 data = file.read()
+        except (NoAddress, pa.ArrowInvalid) as error:
+            raise ImageFileError(str(error)) from None
         except FileNotFoundError:
             raise ImageFileError('there is no such file') from None
+        except UnicodeError:
+            raise ImageFileError('its name is not UTF-8, as addresses are') from None
         except OSError as error:
             # The network, or rights: more than this image are lost on it.
-            raise UserError(
-                f'on the node {socket.gethostname()}: {name} cannot be read: {error}. '
-                'Go on with --resume when it can.'
-            ) from error
+            raise _unreadable(name, error) from error
         return decode_image(data)
 
     def _write(self, names: list[bytes], rows: list[Row]) -> None:
@@ -202,6 +207,13 @@ class DetectionWorker:
                 f'{error}. What was written before is whole: make room, or put right '
                 'what is wrong, and go on with --resume.'
             ) from error
+
+
+def _unreadable(what: str, error: Exception) -> UserError:
+    return UserError(
+        f'on the node {socket.gethostname()}: {what} cannot be read: {error}. '
+        'Go on with --resume when it can.'
+    )
 
 
 def _forget(filesystem: fs.FileSystem, path: str) -> None:

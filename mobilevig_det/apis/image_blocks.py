@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ..errors import UserError
+from .addresses import find_filesystem, image_name, is_address, without_secrets
 from .detection_rows import utf8
 from .input_files import IMAGES, Skipped, find_inputs
 from .input_lists import CHUNK, LISTS, NoList, is_list, split_names
@@ -22,6 +23,7 @@ from .input_lists import CHUNK, LISTS, NoList, is_list, split_names
 # more where it would be too many files.
 FEW, MANY = 8, 200
 BLOCKS, FILES = 64, 20_000
+SECRETS = '^[a-z0-9]+://[^/]*:[^/]*@'
 # Paths or names are in one of these columns where there are several of text.
 NAMES = ('image', 'path', 'name', 'file_name')
 
@@ -46,23 +48,6 @@ class Images(NamedTuple):
     blocks: list[Block]
 
 
-def find_filesystem(path: str) -> tuple[fs.FileSystem, str]:
-    """A file system and the path in it, of a local path or an address as s3://….
-
-    Raises:
-        UserError: If pyarrow doesn't know such an address.
-    """
-    if '://' not in path:
-        return fs.LocalFileSystem(), osp.abspath(path)
-    try:
-        return fs.FileSystem.from_uri(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f'{path} is no address that pyarrow knows ({error}): it takes local '
-            'paths, s3://, gs:// and hdfs://.'
-        ) from error
-
-
 def find_images(where: str, size: int | None, skipped: Skipped) -> Images:
     """The images of a folder, a text file of paths or a Parquet file or folder.
 
@@ -74,52 +59,58 @@ def find_images(where: str, size: int | None, skipped: Skipped) -> Images:
     Raises:
         UserError: If there is none, or Parquet has no clear column of names.
     """
+    shown = without_secrets(where)
     try:
-        images = _find(where, size, skipped)
-    except (OSError, pa.ArrowException, NoList) as error:
-        raise UserError(f'{where} cannot be read: {error}') from error
+        images = _find(where, shown, size, skipped)
+    except (OSError, UnicodeError, pa.ArrowException, NoList) as error:
+        raise UserError(f'{shown} cannot be read: {error}') from error
     if not len(images.names):
-        raise UserError(f'There are no images in {where}.')
+        raise UserError(f'There are no images in {shown}.')
     return images
 
 
-def _find(where: str, size: int | None, skipped: Skipped) -> Images:
+def _find(where: str, shown: str, size: int | None, skipped: Skipped) -> Images:
     filesystem, path = find_filesystem(where)
     info = filesystem.get_file_info(path)
     if info.type == fs.FileType.NotFound:
-        raise UserError(f'There is no {where}.')
+        raise UserError(f'There is no {shown}.')
     files = [path]
     if info.type == fs.FileType.Directory:
-        if '://' in where:
+        if is_address(where):
             found = filesystem.get_file_info(fs.FileSelector(path))
             files = sorted(f.path for f in found if f.type == fs.FileType.File)
         else:  # pyarrow stumbles over names that are no UTF-8
             files = sorted(osp.join(path, name) for name in os.listdir(path))
     tables = [file for file in files if file.endswith('.parquet')]
     if tables:
-        return _of_parquet(where, filesystem, tables, size)
+        return _of_parquet(shown, filesystem, tables, size)
     if info.type == fs.FileType.File:
         if not is_list(path):
             raise UserError(
-                f'{where} is neither a folder, nor a list of paths '
+                f'{shown} is neither a folder, nor a list of paths '
                 f'({" or ".join(LISTS)}), nor Parquet.'
             )
         with filesystem.open_input_stream(path) as file:
             names = list(split_names(lambda: file.read(CHUNK)))
-    elif '://' in where:
-        # What stands before the path in it: s3://, or file://.
-        root = where[: where.index(path)]
-        names = [(root + f).encode() for f in files if f.lower().endswith(IMAGES)]
+    elif is_address(where):
+        found = (file for file in files if file.lower().endswith(IMAGES))
+        names = [image_name(where, file).encode() for file in found]
     else:
         paths, videos = find_inputs([where], skipped)
         for video in videos:
             skipped(video, 'a video is for tools/infer.py')
         names = [os.fsencode(path) for path in paths]
-    return _in_blocks(pa.array(names, pa.binary()), size)
+    return _in_blocks(shown, pa.array(names, pa.binary()), size)
 
 
-def _in_blocks(names: pa.Array, size: int | None) -> Images:
+def _in_blocks(shown: str, names: pa.Array, size: int | None) -> Images:
     names = pc.unique(names)
+    if pc.any(pc.match_substring_regex(names, SECRETS)).as_py():
+        raise UserError(
+            f'{shown} has addresses with credentials, which rows would show. Leave '
+            'them out: those of the address of INPUT are used, or AWS_ACCESS_KEY_ID '
+            'and AWS_SECRET_ACCESS_KEY.'
+        )
     count = len(names)
     size = size or max(FEW, min(MANY, -(-count // BLOCKS)), -(-count // FILES))
     starts = range(0, count, size)
@@ -146,7 +137,7 @@ def _of_parquet(
     if found.null_count:
         raise UserError(f'{where}: {found.null_count} names are empty.')
     if bytes_column is None:
-        return _in_blocks(found, size)
+        return _in_blocks(where, found, size)
     counts = pc.value_counts(found)
     twice = counts.filter(pc.greater(counts.field('counts'), 1)).field('values')
     if len(twice):

@@ -1,17 +1,17 @@
-"""Run a trained detector over pictures, by MMDetection's own inferencer."""
+"""Run a trained model over pictures; a detector by MMDetection's own inferencer."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from mmdet.apis import DetInferencer
-from mmdet.models import BaseDetector
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseModel
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from ..backbones import fuse_backbones
@@ -55,7 +55,7 @@ class Prediction(NamedTuple):
 
 
 class NoPicture(NamedTuple):
-    """A picture that the test pipeline can't prepare."""
+    """A picture that the test pipeline can't prepare, or the model not use."""
 
     picture: Picture
     reason: str
@@ -107,44 +107,20 @@ class SameSize:
         return batches
 
 
-class Inferencer(DetInferencer):
-    """MMDetection's inferencer, for pictures that come one after another.
+class PictureModel:
+    """A model that looks at pictures which come one after another.
 
-    Refuses a checkpoint that would leave random weights in the model, and
-    takes the names of the classes from the config if the checkpoint has
-    none. Fuses the backbone, if it is a MobileViG.
+    Attributes:
+        model (BaseModel): MMEngine's, in its test mode.
+        pipeline (Callable): Its test pipeline, but for the reading.
+        collate_fn (Callable): Makes a batch of what the pipeline gives.
+        no_videos (str | None): Why it doesn't look at videos, if it doesn't.
     """
 
-    def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
-        if checkpoint is None:  # an exported model, which tells its classes itself
-            model.dataset_meta['palette'] = 'random'
-            return
-        try:
-            _load_checkpoint_to_model(model, checkpoint, strict=True)
-        except RuntimeError as error:
-            raise UserError(
-                'The checkpoint does not fit the config: use the config that '
-                'it was trained with (a copy lies in its work dir).\n'
-                f'{error}'
-            ) from error
-        meta = checkpoint.setdefault('meta', {})
-        if 'dataset_meta' not in meta and 'CLASSES' not in meta:
-            dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
-            meta['dataset_meta'] = dataset.metainfo
-        super()._load_weights_to_model(model, checkpoint, cfg)
-        fuse_backbones(model.eval())
-        hook = cfg.get('default_hooks', {}).get('winograd')  # no Runner calls it
-        if hook and hook.get('enabled', True):
-            use_winograd(model)
-
-    def _init_collate(self, cfg):
-        if 'collate_fn' in cfg.test_dataloader:
-            return super()._init_collate(cfg)
-        return pseudo_collate  # the same, without a warning
-
-    @property
-    def classes(self) -> tuple:
-        return tuple(self.model.dataset_meta['classes'])
+    model: BaseModel
+    pipeline: Callable[[dict], dict]
+    collate_fn = staticmethod(pseudo_collate)
+    no_videos: str | None = None
 
     def predict(self, pictures: Iterable[Picture], batch_size: int | None) -> Iterator:
         """Yield a :class:`Prediction` or :class:`NoPicture` for each picture, one after
@@ -187,27 +163,20 @@ class Inferencer(DetInferencer):
         divisor = getattr(self.model.data_preprocessor, 'pad_size_divisor', 1)
         return tuple(-(-side // divisor) for side in data['inputs'].shape)
 
-    @staticmethod
-    def _at_model_size(picture: Picture, data: dict) -> tuple | None:
-        """Have a very large picture's boxes and masks at the model's scale;
-        return this scale."""
-        height, width = picture.image.shape[:2]
-        if height * width <= MAX_PIXELS and max(height, width) <= MAX_SIDE:
-            return None
-        sample = data['data_samples']
-        scale = sample.metainfo.get('scale_factor', (1.0, 1.0))
-        sample.set_metainfo(dict(ori_shape=sample.img_shape, scale_factor=(1.0, 1.0)))
-        return tuple(scale)
+    def _at_model_size(self, picture: Picture, data: dict) -> tuple | None:
+        """The scale of a very large picture's sample, where it isn't the picture's."""
+        return None
 
     def look_at(
-        self, batch: 'list[Prepared]', model: BaseDetector | None = None
-    ) -> list[Prediction]:
-        """What a model sees in pictures that are padded to the same size.
+        self, batch: 'list[Prepared]', model: BaseModel | None = None
+    ) -> list[Prediction | NoPicture]:
+        """What a model sees in pictures that are padded to the same size, or why it
+        can't.
 
         Args:
             batch (list[Prepared]): Of one size.
-            model (BaseDetector, optional): A copy of the inferencer's, for a thread of
-                its own. Defaults to None: the inferencer's.
+            model (BaseModel, optional): A copy of this one's, for a thread of its own.
+                Defaults to None: this one's.
         """
         try:
             with torch.no_grad():
@@ -219,7 +188,9 @@ class Inferencer(DetInferencer):
                 'The GPU has too little memory: use a smaller --batch-size, '
                 'or --device cpu.'
             ) from error
-        predictions = []
+        except UserError as error:  # their size is too small for it
+            return [NoPicture(prepared.picture, str(error)) for prepared in batch]
+        predictions: list[Prediction | NoPicture] = []
         for (picture, _, scale, _), sample in zip(batch, samples):
             image = picture.image
             if scale is not None:
@@ -229,6 +200,61 @@ class Inferencer(DetInferencer):
                 Prediction(picture, sample.cpu(), image, scale or (1.0, 1.0))
             )
         return predictions
+
+    def draw(self, prediction: Prediction, score_thr: float) -> np.ndarray:
+        """The picture with what is seen in it; uint8, (H, W, 3), BGR."""
+        raise NotImplementedError
+
+
+class Inferencer(PictureModel, DetInferencer):
+    """MMDetection's inferencer, for pictures that come one after another.
+
+    Refuses a checkpoint that would leave random weights in the model, and
+    takes the names of the classes from the config if the checkpoint has
+    none. Fuses the backbone, if it is a MobileViG.
+    """
+
+    def _load_weights_to_model(self, model, checkpoint, cfg) -> None:
+        if checkpoint is None:  # an exported model, which tells its classes itself
+            model.dataset_meta['palette'] = 'random'
+            return
+        try:
+            _load_checkpoint_to_model(model, checkpoint, strict=True)
+        except RuntimeError as error:
+            raise UserError(
+                'The checkpoint does not fit the config: use the config that '
+                'it was trained with (a copy lies in its work dir).\n'
+                f'{error}'
+            ) from error
+        meta = checkpoint.setdefault('meta', {})
+        if 'dataset_meta' not in meta and 'CLASSES' not in meta:
+            dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
+            meta['dataset_meta'] = dataset.metainfo
+        super()._load_weights_to_model(model, checkpoint, cfg)
+        fuse_backbones(model.eval())
+        hook = cfg.get('default_hooks', {}).get('winograd')  # no Runner calls it
+        if hook and hook.get('enabled', True):
+            use_winograd(model)
+
+    def _init_collate(self, cfg):
+        if 'collate_fn' in cfg.test_dataloader:
+            return super()._init_collate(cfg)
+        return pseudo_collate  # the same, without a warning
+
+    @property
+    def classes(self) -> tuple:
+        return tuple(self.model.dataset_meta['classes'])
+
+    def _at_model_size(self, picture: Picture, data: dict) -> tuple | None:
+        """Have a very large picture's boxes and masks at the model's scale;
+        return this scale."""
+        height, width = picture.image.shape[:2]
+        if height * width <= MAX_PIXELS and max(height, width) <= MAX_SIDE:
+            return None
+        sample = data['data_samples']
+        scale = sample.metainfo.get('scale_factor', (1.0, 1.0))
+        sample.set_metainfo(dict(ori_shape=sample.img_shape, scale_factor=(1.0, 1.0)))
+        return tuple(scale)
 
     def draw(self, prediction: Prediction, score_thr: float) -> np.ndarray:
         """The picture with boxes, masks and names drawn, by the config's

@@ -1,6 +1,5 @@
-"""A detector over image files and videos, one after the other."""
+"""A model over image files and videos, one after the other."""
 
-import os
 import os.path as osp
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -12,10 +11,10 @@ import mmcv
 import numpy as np
 
 from ..datasets import ImageFileError
-from ..errors import UserError
 from .detection_rows import error_row, found_row
 from .drawings import Drawings
-from .inference import MAX_BATCH, Inferencer, NoPicture, Picture, Prediction
+from .drawn_video import DrawnVideo
+from .inference import MAX_BATCH, NoPicture, Picture, PictureModel, Prediction
 from .input_files import Input, Skipped
 from .input_stream import Inputs, frame_count
 from .overlap import overlapped
@@ -34,13 +33,13 @@ class Result(NamedTuple):
 
 
 class InferenceRun:
-    """One run of a detector: images and videos go in, rows and drawings come out.
+    """One run of a model: images and videos go in, rows and drawings come out.
 
     A row is written once its drawing is, so that what has a row need not be done
     again.
 
     Args:
-        inferencer (Inferencer): The detector.
+        inferencer (PictureModel): A detector or, without drawings, a classifier.
         batch_size (int | None): Images that it sees at once; None: by their size.
         score_thr (float): What scores less is neither noted nor drawn.
         category_ids (list[int]): Of the model's classes.
@@ -51,7 +50,7 @@ class InferenceRun:
 
     def __init__(
         self,
-        inferencer: Inferencer,
+        inferencer: PictureModel,
         batch_size: int | None,
         score_thr: float,
         category_ids: list[int],
@@ -160,8 +159,10 @@ class InferenceRun:
         """
         # Closed when nobody reads it any more, a thread that was stopped included.
         video = cv2.VideoCapture(path)
-        reason = None
-        if not osp.isfile(path):
+        reason = self.inferencer.no_videos
+        if reason is not None:
+            self.progress.update(frame_count(video))
+        elif not osp.isfile(path):
             reason = 'there is no such file'
         elif not video.isOpened():
             reason = 'OpenCV cannot open it: it is empty, cut off or not a video'
@@ -172,14 +173,17 @@ class InferenceRun:
         rate = video.get(cv2.CAP_PROP_FPS) or 25.0
         done = () if self.drawings is not None else self.done
         frames = _Frames(video, place, path, done)
-        writer = None
+        writer: DrawnVideo | None = None
         try:
             for result in self._results(frames, lambda picture: picture):
-                if result.drawn is not None:
+                if result.drawn is not None and self.drawings is not None:
                     if writer is None:
-                        writer = self._writer(path, rate, result.drawn)
+                        size = (result.drawn.shape[1], result.drawn.shape[0])
+                        writer = DrawnVideo(self.drawings[path], rate, size)
                     writer.write(result.drawn)
                 self._write(result.row)
+            if writer is not None:
+                writer.finish()
         finally:
             if writer is not None:
                 writer.release()
@@ -198,17 +202,6 @@ class InferenceRun:
             self.skipped(f'the end of {path}', reason)
         self.rows.append(dict(place=place, **error_row(path, reason), frames=count))
         self.progress.update(max(0, stated - count))
-
-    def _writer(self, path: str, rate: float, drawn: np.ndarray) -> cv2.VideoWriter:
-        assert self.drawings is not None
-        out = self.drawings[path]
-        os.makedirs(osp.dirname(out), exist_ok=True)
-        writer = cv2.VideoWriter(
-            out, cv2.VideoWriter_fourcc(*'mp4v'), rate, (drawn.shape[1], drawn.shape[0])
-        )
-        if not writer.isOpened():
-            raise UserError(f'OpenCV cannot write {out}: use --no-save-vis.')
-        return writer
 
 
 class _Frames:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from .inference import Inferencer, NoPicture, Picture, Prediction, Prepared, SameSize
+from .inference import NoPicture, Picture, PictureModel, Prediction, Prepared, SameSize
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -31,14 +31,14 @@ END = object()
 
 
 def overlapped(
-    inferencer: Inferencer,
+    inferencer: PictureModel,
     items: Iterable[Item],
     read: Callable[[Item], Picture | Result],
     finish: Callable[[Prediction | NoPicture], Result],
     batch_size: int | None,
     threads: 'Threads | None' = None,
 ) -> Generator[Result, None, None]:
-    """What ``finish`` makes of each item, as :meth:`.Inferencer.predict` would have
+    """What ``finish`` makes of each item, as :meth:`.PictureModel.predict` would have
     one after the other.
 
     Batches are the same, but those that a slow source does not fill up in time (see
@@ -48,7 +48,7 @@ def overlapped(
     weren't given.
 
     Args:
-        inferencer (Inferencer): The detector.
+        inferencer (PictureModel): The model.
         items (Iterable): What to look at. Is iterated in a thread, a few ahead.
         read (Callable): Gives the picture of an item, or what stands for it where
             there is none. Is called in several threads.
@@ -81,7 +81,7 @@ class Threads(NamedTuple):
 
 
 @contextlib.contextmanager
-def threads_of(inferencer: Inferencer) -> Iterator[Threads]:
+def threads_of(inferencer: PictureModel) -> Iterator[Threads]:
     """Threads for many calls of :func:`overlapped`, one after the other.
 
     With new ones for each call, memory grows: glibc lets a thread have any one of
@@ -110,7 +110,7 @@ def _pool(name: str, threads: int) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextlib.contextmanager
-def _models(inferencer: Inferencer) -> Iterator[tuple[queue.SimpleQueue, int]]:
+def _models(inferencer: PictureModel) -> Iterator[tuple[queue.SimpleQueue, int]]:
     """Models that may run at once, and how many threads to use them."""
     model = inferencer.model
     models: queue.SimpleQueue = queue.SimpleQueue()
@@ -139,7 +139,7 @@ class _Stages:
 
     def __init__(
         self,
-        inferencer: Inferencer,
+        inferencer: PictureModel,
         read: Callable,
         finish: Callable,
         models: queue.SimpleQueue,

@@ -4,11 +4,16 @@ import os.path as osp
 from collections.abc import Sequence
 
 from ..errors import UserError
+from .class_results import write_classes
 from .coco_results import Summary, write_coco
 from .parquet_results import write_parquet
 from .row_files import SortedRows
 
-FORMATS = {'coco': 'predictions.json', 'parquet': 'predictions.parquet'}
+FORMATS = {
+    'coco': 'predictions.json',
+    'classes': 'predictions.json',  # of a classifier
+    'parquet': 'predictions.parquet',
+}
 
 
 def check_format(name: str) -> None:
@@ -49,6 +54,8 @@ def write_result(
     rows, summary = SortedRows(files), Summary(categories)
     if format == 'parquet':
         write_parquet(path, rows, categories, summary)
+    elif format == 'classes':
+        write_classes(path, rows, categories, summary)
     else:
         write_coco(path, rows, categories, image_ids, summary)
     return path, summary

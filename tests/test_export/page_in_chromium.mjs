@@ -27,7 +27,12 @@ const changes = async (before) => {
 };
 
 await page.goto(address);
-let said = await changes(await says());
+// The model may be there before this asks for the first time.
+await page.waitForFunction(
+  () => !document.getElementById('status').textContent.includes('is being loaded'),
+  null, { timeout: 60000 },
+);
+let said = await says();
 const results = [{ said }];
 for (const file of files) {
   await page.evaluate(() => {
