@@ -60,7 +60,8 @@ def start(address: str | None) -> None:
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')  # in its log files too
     quiet = dict(log_to_driver=False, logging_level='error')
     if address is None:
-        ray.init(include_dashboard=False, **quiet)
+        # Without an address it would join what `ray start` has left running here.
+        ray.init('local', include_dashboard=False, **quiet)
         return
     unreachable = UserError(
         f'--address {address}: no Ray cluster answers there. `ray status` on its head '

@@ -146,7 +146,8 @@ def without_ray(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_models_on_ray(run, infer_rows, tmp_path):
+def test_two_models_on_ray(run, infer_rows, tmp_path, monkeypatch):
+    monkeypatch.setenv('RAY_ADDRESS', '127.0.0.1:9')  # of others; ours is started
     out = tmp_path / 'out'
     assert 'says why' in run('--actors', 2, '--block-size', 4)
     assert_equal(rows_in(out), infer_rows)
