@@ -83,9 +83,10 @@ def descendants(root: int) -> dict[int, str]:
     return {pid: lines[pid] for pid in found if pid in lines}
 
 
-def resident_kib(pid: int) -> int:
+def anonymous_kib(pid: int) -> int:
+    """Resident memory that is neither a file's nor, as Ray's object store, shared."""
     try:
-        pages = int(Path('/proc', str(pid), 'statm').read_text().split()[1])
-    except (OSError, IndexError):
+        lines = Path('/proc', str(pid), 'status').read_text().splitlines()
+    except OSError:
         return 0
-    return pages * os.sysconf('SC_PAGE_SIZE') // 1024
+    return sum(int(line.split()[1]) for line in lines if line.startswith('RssAnon:'))

@@ -2,7 +2,9 @@
 
 ``python tests/chaos/kill_inference.py --images 20000 --kills 10`` prints a table:
 ``infer.py`` in one process, in two under torchrun, and ``infer_ray.py`` with two
-models, each straight and under kills, and Ray with one model.
+models, each straight and under kills, and Ray with one model. Memory is what is
+resident and anonymous, without files and Ray's object store; its slope is by least
+squares over the second half of the images.
 """
 
 import argparse
@@ -23,10 +25,12 @@ sys.path[:0] = [str(ROOT / 'tests' / 'chaos'), str(ROOT / 'tests')]
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import tiny_detector  # noqa: E402
-from inference_ways import Way, bytes_of_rows, descendants, resident_kib, rows, ways  # noqa: E402
+from inference_ways import Way, anonymous_kib, bytes_of_rows, descendants, rows, ways  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from tqdm import trange  # noqa: E402
 
+# Processes: those with a model, the command itself where it has none, and Ray's.
+KINDS = ('models', 'driver', 'others')
 EVERY = 0.5  # seconds between two looks at a run
 STUCK = 900  # seconds without a new row, which are an error
 # Floats of batches that other images shared.
@@ -40,7 +44,7 @@ class Result:
     kills: int = 0
     starts: int = 0
     rate: float = 0.0  # images/s, between the first rows and the last
-    slope: float = 0.0  # KiB of resident memory an image, the models' processes
+    slopes: list[float] = field(default_factory=list)  # KiB an image, of KINDS
     faults: list[str] = field(default_factory=list)
 
 
@@ -69,7 +73,8 @@ class Run:
                 ),
             ),
         )
-        self.seen: list[tuple[float, int, int]] = []  # time, bytes of rows, KiB
+        # Time, bytes of rows, and the KiB of each process by KINDS.
+        self.seen: list[tuple[float, int, list[dict[int, int]]]] = []
         self.began = time.monotonic()
 
     def victims(self) -> list[int]:
@@ -77,10 +82,16 @@ class Run:
         found = descendants(self.process.pid)
         return [pid for pid, line in found.items() if line.startswith(self.way.victims)]
 
+    def kinds(self) -> list[list[int]]:
+        """Processes of each of KINDS."""
+        models, first = self.victims(), self.process.pid
+        others = descendants(first).keys() - {first, *models}
+        return [models, [first] if first not in models else [], [*others]]
+
     def look(self) -> bool:
         """Wait a bit and note what there is; False when it has ended."""
         time.sleep(EVERY)
-        kib = sum(map(resident_kib, self.victims()))
+        kib = [{pid: anonymous_kib(pid) for pid in pids} for pids in self.kinds()]
         size = bytes_of_rows(self.way, self.out)
         if not self.seen or size != self.seen[-1][1]:
             self.changed = time.monotonic()
@@ -95,16 +106,25 @@ class Run:
             kill(pid)
         self.process.wait()
 
-    def measured(self, images: int) -> tuple[float, float]:
-        """Images a second, and KiB an image, without the first and last tenth."""
+    def measured(self, images: int) -> tuple[float, list[float]]:
+        """Images a second, without the first and last tenth, and KiB an image."""
         total = self.seen[-1][1]
-        at, size, kib = (
-            np.array(column, float)
-            for column in zip(*(s for s in self.seen if 0.1 < s[1] / total < 0.9))
-        )
-        rate = images * (size[-1] - size[0]) / total / (at[-1] - at[0])
-        rest = len(at) // 4
-        return rate, np.polyfit(at[rest:], kib[rest:], 1)[0] / rate
+        done = [images * size / total for _, size, _ in self.seen]
+        middle = [i for i, at in enumerate(done) if 0.1 < at / images < 0.9]
+        seconds = self.seen[middle[-1]][0] - self.seen[middle[0]][0]
+        half = [i for i, at in enumerate(done) if images / 2 <= at < images]
+        return (done[middle[-1]] - done[middle[0]]) / seconds, [
+            slope([done[i] for i in half], [self.seen[i][2][kind] for i in half])
+            for kind in range(len(KINDS))
+        ]
+
+
+def slope(done: list[float], kib: list[dict[int, int]]) -> float:
+    """Of the processes that were there all the time; not a number without any."""
+    stayed = set.intersection(*map(set, kib)) if kib else set()
+    if not stayed or len(set(done)) < 3:
+        return float('nan')
+    return float(np.polyfit(done, [sum(one[p] for p in stayed) for one in kib], 1)[0])
 
 
 def kill(pid: int) -> None:
@@ -138,7 +158,7 @@ class Harness:
         while run.look():
             pass
         result = Result(starts=1)
-        result.rate, result.slope = run.measured(self.images)
+        result.rate, result.slopes = run.measured(self.images)
         self._compare(way, out, result)
         return result
 
@@ -257,8 +277,9 @@ def main() -> None:
     parser.add_argument('--ways', nargs='+', default=list(ways()), choices=ways())
     args = parser.parse_args()
     faults: list[str] = []
-    print('| way | images/s | KiB an image | kills | starts | faults |')
-    print('|---|---|---|---|---|---|')
+    slopes = ' | '.join(f'KiB an image, {kind}' for kind in KINDS)
+    print(f'| way | images/s | {slopes} | kills | starts | faults |')
+    print('|---' * (len(KINDS) + 5) + '|')
     with tempfile.TemporaryDirectory() as folder:
         harness = Harness(Path(folder), args.images, args.kills, args.seed)
         for name in args.ways:
@@ -270,9 +291,10 @@ def main() -> None:
                 results[f'{name}, killed'] = harness.killed_run(way, seconds)
             for title, of in results.items():
                 faults += [f'{title}: {fault}' for fault in of.faults]
-                rate = f'{of.rate:.1f} | {of.slope:.2f}' if of.rate else '- | -'
-                found = '; '.join(of.faults) or 'none'
-                print(f'| {title} | {rate} | {of.kills} | {of.starts} | {found} |')
+                cells = [title, f'{of.rate:.1f}' if of.rate else '-']
+                cells += [f'{slope:.2f}' for slope in of.slopes] or ['-'] * len(KINDS)
+                cells += [of.kills, of.starts, '; '.join(of.faults) or 'none']
+                print(f'| {" | ".join(map(str, cells))} |')
     if faults:
         raise SystemExit('Not survived: ' + '; '.join(faults))
 
