@@ -12,7 +12,12 @@ import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mobilevig_det.apis.class_results import print_classes
 from mobilevig_det.apis.classifier_inference import Classifier
 from mobilevig_det.apis.classifiers import is_classifier
-from mobilevig_det.apis.cli import LAUNCHERS, add_cfg_options, command, load_config
+from mobilevig_det.apis.cli import (
+    LAUNCHERS,
+    add_inference_arguments,
+    command,
+    load_config,
+)
 from mobilevig_det.apis.coco_results import Summary, read_test_set
 from mobilevig_det.apis.detector import find_model, load_detector, prepare
 from mobilevig_det.apis.drawings import Drawings
@@ -46,15 +51,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help='image files, videos, folders, or patterns such as "a/**/*.jpg"; lists '
         'of paths (.txt, .lst, or - for a pipe) and tar shards (.tar)',
     )
-    parser.add_argument(
-        '--config',
-        help='config file: a path, or the name of one of ours; by default '
-        'the one in the folder of the checkpoint',
-    )
-    parser.add_argument(
-        '--checkpoint',
-        help='checkpoint file; if neither is given, the run of `make demo`',
-    )
+    add_inference_arguments(parser, 'checkpoint file')
     parser.add_argument(
         '--out-dir',
         default='work_dirs/infer',
@@ -62,19 +59,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--device', help='for example cuda:1 or cpu; by default a GPU if there is one'
-    )
-    parser.add_argument(
-        '--score-thr',
-        type=float,
-        default=0.3,
-        help='leave out what scores less, everywhere (default: %(default)s); '
-        'for a file to compute AP from, use 0',
-    )
-    parser.add_argument(
-        '--batch-size',
-        type=int,
-        help='images that the model sees at once, of those that are padded to one '
-        'size; by default as many as have the pixels of 800x1344, at most 8',
     )
     parser.add_argument('--no-save-vis', action='store_true', help='draw no pictures')
     parser.add_argument(
@@ -84,23 +68,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help='of the result: predictions.json, or a folder predictions.parquet/',
     )
     parser.add_argument(
-        '--resume',
-        action='store_true',
-        help='go on with what an earlier run into the same --out-dir has done',
-    )
-    parser.add_argument(
         '--launcher',
         choices=['none', *LAUNCHERS],
         default='none',
         help='job launcher, for several processes',
     )
-    add_cfg_options(parser)
-    args = parser.parse_intermixed_args(argv)
-    if args.batch_size is not None and args.batch_size < 1:
-        parser.error('--batch-size must be at least 1')
-    if not 0 <= args.score_thr <= 1:
-        parser.error('--score-thr must be between 0 and 1')
-    return args
+    return parser.parse_intermixed_args(argv)
 
 
 def print_summary(summary: Summary, score_thr: float) -> None:

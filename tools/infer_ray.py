@@ -9,16 +9,18 @@ import sys
 
 import mobilevig_det  # noqa: F401  first, to name what doesn't fit
 from mobilevig_det.apis.classifiers import is_classifier
-from mobilevig_det.apis.cli import add_cfg_options, command, load_config
+from mobilevig_det.apis.cli import (
+    add_inference_arguments,
+    command,
+    load_config,
+    positive,
+)
 from mobilevig_det.apis.coco_results import read_test_set
 from mobilevig_det.apis.detector import find_model, load_detector, prepare
 from mobilevig_det.apis.input_files import Skipped
 from mobilevig_det.apis.row_settings import settings_of
 from mobilevig_det.errors import UserError
 from mobilevig_det.export.exported_detector import SUFFIXES, use_exported
-
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -33,14 +35,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         'or folder with a column of paths, or of names and one of bytes; here or at '
         's3://, gs://, hdfs://',
     )
-    parser.add_argument(
-        '--config',
-        help='config file; by default the one in the folder of the checkpoint',
-    )
-    parser.add_argument(
-        '--checkpoint',
-        help='checkpoint file, or an exported detector (.onnx, .xml), at a path that '
-        'all machines have; if neither is given, the run of `make demo`',
+    add_inference_arguments(
+        parser,
+        'checkpoint file, or an exported detector (.onnx, .xml), at a path that all '
+        'machines have',
     )
     parser.add_argument(
         '--out-dir',
@@ -54,11 +52,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         'Ray is started here',
     )
     parser.add_argument(
-        '--actors', type=int, help='models; by default one a GPU, or else a CPU'
+        '--actors',
+        type=positive(int),
+        help='models; by default one a GPU, or else a CPU',
     )
     parser.add_argument(
         '--cpus-per-actor',
-        type=float,
+        type=positive(float),
         help='CPUs to reserve, and threads to use, for each model (default: a bit '
         'less than one, to leave some to Ray)',
     )
@@ -68,38 +68,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help='GPUs for each model, for example 0.5 (default: 1 where there are any)',
     )
     parser.add_argument(
-        '--batch-size',
-        type=int,
-        help='images that the model sees at once, of those that are padded to one '
-        'size; by default as many as have the pixels of 800x1344, at most 8',
-    )
-    parser.add_argument(
-        '--score-thr',
-        type=float,
-        default=0.3,
-        help='leave out what scores less (default: %(default)s); for AP, use 0',
-    )
-    parser.add_argument(
         '--block-size',
-        type=int,
+        type=positive(int),
         help='images that a worker does at a time, and rows in a file (default: 200, '
         'fewer of few images, more of millions; of Parquet with bytes: a row group)',
     )
-    parser.add_argument(
-        '--resume',
-        action='store_true',
-        help='go on in --out-dir: what has a row there is not done again',
-    )
-    add_cfg_options(parser)
     args = parser.parse_args(argv)
-    for name in ('actors', 'cpus_per_actor', 'batch_size', 'block_size'):
-        value = getattr(args, name)
-        if value is not None and value <= 0:
-            parser.error(f'--{name.replace("_", "-")} must be more than 0')
     if (args.num_gpus or 0) < 0:
         parser.error('--num-gpus must not be less than 0')
-    if not 0 <= args.score_thr <= 1:
-        parser.error('--score-thr must be between 0 and 1')
     return args
 
 
@@ -114,15 +90,6 @@ def need_ray() -> None:
             f'This needs Ray Data, which cannot be imported ({error}): '
             'pip install "mobilevig_det[ray]"'
         ) from error
-
-
-def use_runtime(cfg: Config, path: str) -> None:
-    """Have a config run an exported detector, wherever it is read."""
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    use_exported(cfg, path)
-    imports = cfg.get('custom_imports', {}).get('imports', [])
-    imports = [imports] if isinstance(imports, str) else imports
-    cfg.custom_imports = dict(imports=[*imports, use_exported.__module__])
 
 
 def absolute(path: str) -> str:
@@ -145,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     images = find_images(args.input, args.block_size, Skipped('infer_ray.py'))
     exported = checkpoint.endswith(SUFFIXES)
     if exported:
-        use_runtime(cfg, absolute(checkpoint))
+        use_exported(cfg, absolute(checkpoint))
     weights = None if exported else absolute(checkpoint)
     prepared = prepare(copy.deepcopy(cfg), args.score_thr)
     # Here first: what doesn't fit is told before a cluster is asked for.

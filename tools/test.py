@@ -24,7 +24,6 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 
@@ -186,7 +185,6 @@ def main(argv: list[str] | None = None) -> None:
         use_tta(cfg)
 
     if exported:
-        init_default_scope(cfg.get('default_scope', 'mmdet'))
         use_exported(cfg, args.checkpoint)
     runner = build_runner(cfg)
     if not exported:

@@ -101,6 +101,63 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(number: type[int] | type[float]) -> Callable[[str], float]:
+    """A type of arguments: a number of that type that is more than 0."""
+
+    def parse(text: str) -> float:
+        value = number(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError('must be more than 0')
+        return value
+
+    parse.__name__ = number.__name__  # argparse names it where it is no number
+    return parse
+
+
+def _score(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError('must be between 0 and 1')
+    return value
+
+
+def add_inference_arguments(parser: argparse.ArgumentParser, checkpoint: str) -> None:
+    """The flags that tools/infer.py and tools/infer_ray.py have in common.
+
+    Args:
+        parser (ArgumentParser): Gets them.
+        checkpoint (str): What a checkpoint may be.
+    """
+    parser.add_argument(
+        '--config',
+        help='config file: a path, or the name of one of ours; by default '
+        'the one in the folder of the checkpoint',
+    )
+    parser.add_argument(
+        '--checkpoint',
+        help=f'{checkpoint}; if neither is given, the run of `make demo`',
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=_score,
+        default=0.3,
+        help='leave out what scores less, everywhere (default: %(default)s); '
+        'to compute AP, use 0',
+    )
+    parser.add_argument(
+        '--batch-size',
+        type=positive(int),
+        help='images that the model sees at once, of those that are padded to one '
+        'size; by default as many as have the pixels of 800x1344, at most 8',
+    )
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='go on with what an earlier run into the same --out-dir has done',
+    )
+    add_cfg_options(parser)
+
+
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that MMDetection's train.py and test.py have in common."""
     parser.add_argument('--work-dir', help='folder for logs and results')

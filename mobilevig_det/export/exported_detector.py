@@ -11,6 +11,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel
+from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
 from ..errors import UserError
@@ -103,13 +104,14 @@ class ExportedDetector(BaseModel):
 
 
 def use_exported(cfg: Config, path: str) -> None:
-    """Have a config test an exported model.
+    """Have a config run an exported model, wherever it is read.
 
     Raises:
         UserError: If it isn't a whole detector, or one of other classes.
     """
     if Path(path).suffix not in ('.onnx', '.xml'):
         raise UserError(_no_detector(path))
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
     expected = list(dataset.metainfo['classes'])
     found = load(path).metadata['classes']
@@ -123,6 +125,9 @@ def use_exported(cfg: Config, path: str) -> None:
         path=path,
         data_preprocessor=cfg.model.data_preprocessor,
     )
+    imports = cfg.get('custom_imports', {}).get('imports', [])
+    imports = [imports] if isinstance(imports, str) else imports
+    cfg.custom_imports = dict(imports=[*imports, __name__])
 
 
 def _no_detector(path: str) -> str:
