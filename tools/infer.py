@@ -104,6 +104,14 @@ def load_model(
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    try:
+        infer(args)
+    except KeyboardInterrupt:
+        print('infer.py: stopped; --resume goes on.', file=sys.stderr)
+        sys.exit(130)  # as a shell has it
+
+
+def infer(args: argparse.Namespace) -> None:
     hush_opencv()
     processes = Processes(args.launcher)
     skipped = Skipped('infer.py')
@@ -167,8 +175,7 @@ def main(argv: list[str] | None = None) -> None:
         if drawn:
             print(f'Pictures: {vis}/')
     if not whole:
-        print('infer.py: stopped; --resume goes on.', file=sys.stderr)
-        sys.exit(130)  # as a shell has it
+        raise KeyboardInterrupt
     if processes.first:
         tell_of_earlier(folder)
         end(processes.add('skipped', 0) + folder.errors)

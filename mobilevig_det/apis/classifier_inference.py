@@ -14,8 +14,8 @@ from mmengine.structures import BaseDataElement, InstanceData
 from ..backbones import fuse_backbones
 from ..classification import load_classifier
 from ..datasets.image_folder import list_classes
-from ..errors import UserError
-from .inference import NoPicture, PictureModel, Prediction, Prepared
+from .cli import check_device
+from .inference import PictureModel, Prediction, Prepared
 
 
 def class_names(cfg: Config) -> tuple[str, ...]:
@@ -54,15 +54,14 @@ class Classifier(PictureModel):
     def __init__(
         self, cfg: Config, checkpoint: str, device: str | None = None, topk: int = 5
     ) -> None:
+        if device is not None:
+            check_device(device)
         init_default_scope(cfg.get('default_scope') or 'mmdet')
         self.model = MODELS.build(cfg.model)
         self.classes = load_classifier(self.model, checkpoint) or class_names(cfg)
         self.topk = min(topk, len(self.classes))
         fuse_backbones(self.model.eval())
-        try:
-            self.model.to(device or get_device())
-        except RuntimeError as error:
-            raise UserError(f'--device {device}: {error}') from error
+        self.model.to(device or get_device())
         # The files are read elsewhere, in the order and with the messages of ours.
         self.pipeline = Compose(
             [
@@ -70,17 +69,23 @@ class Classifier(PictureModel):
                 for step in cfg.test_dataloader.dataset.pipeline
                 if step.type != 'LoadImageFromFile'
             ]
+            + [self._check_size]
         )
 
     def look_at(
         self, batch: list[Prepared], model: BaseModel | None = None
-    ) -> list[Prediction | NoPicture]:
+    ) -> list[Prediction]:
         return [
-            found
-            if isinstance(found, NoPicture)
-            else found._replace(sample=self._best(found.sample))
+            found._replace(sample=self._best(found.sample))
             for found in super().look_at(batch, model)
         ]
+
+    def _check_size(self, data: dict) -> dict:
+        """Nothing pads images, as detectors' are, where the config doesn't."""
+        least = getattr(self.model.backbone, 'min_size', 1)
+        if min(data['inputs'].shape[-2:]) < least:
+            raise ValueError(f'the model needs at least {least} x {least}')
+        return data
 
     def _best(self, sample: BaseDataElement) -> DetDataSample:
         scores, labels = sample.pred_score.topk(self.topk)

@@ -89,6 +89,20 @@ def find_checkpoint(path: str) -> None:
         )
 
 
+def check_device(device: str) -> str:
+    """The device, if torch can use it.
+
+    Raises:
+        UserError: If it can't.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'--device {device} cannot be used: {reason}') from error
+    return device
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from ..errors import UserError
 from ..ops import keep_freed_memory, use_on_cpus
-from .cli import find_checkpoint
+from .cli import check_device, find_checkpoint
 from .inference import Inferencer
 
 DEMO = Path('work_dirs', 'demo')
@@ -77,12 +77,9 @@ def load_detector(
     Raises:
         UserError: If the checkpoint doesn't fit, or there is no such device.
     """
-    try:
-        inferencer = Inferencer(cfg, checkpoint, device=device, show_progress=False)
-    except RuntimeError as error:
-        if device is None:
-            raise
-        raise UserError(f'--device {device}: {error}') from error
+    if device is not None:
+        check_device(device)
+    inferencer = Inferencer(cfg, checkpoint, device=device, show_progress=False)
     weight = next(inferencer.model.parameters(), None)
     if weight is None or weight.device.type == 'cpu':
         keep_freed_memory()

@@ -23,7 +23,7 @@ from .input_lists import CHUNK, LISTS, NoList, is_list, split_names
 # more where it would be too many files.
 FEW, MANY = 8, 200
 BLOCKS, FILES = 64, 20_000
-SECRETS = '^[a-z0-9]+://[^/]*:[^/]*@'
+SECRETS = '^(s3|gs)://[^/]*:.*@'
 # Paths or names are in one of these columns where there are several of text.
 NAMES = ('image', 'path', 'name', 'file_name')
 

@@ -55,7 +55,7 @@ class Prediction(NamedTuple):
 
 
 class NoPicture(NamedTuple):
-    """A picture that the test pipeline can't prepare, or the model not use."""
+    """A picture that the test pipeline can't prepare."""
 
     picture: Picture
     reason: str
@@ -169,9 +169,8 @@ class PictureModel:
 
     def look_at(
         self, batch: 'list[Prepared]', model: BaseModel | None = None
-    ) -> list[Prediction | NoPicture]:
-        """What a model sees in pictures that are padded to the same size, or why it
-        can't.
+    ) -> list[Prediction]:
+        """What a model sees in pictures that are padded to the same size.
 
         Args:
             batch (list[Prepared]): Of one size.
@@ -188,9 +187,7 @@ class PictureModel:
                 'The GPU has too little memory: use a smaller --batch-size, '
                 'or --device cpu.'
             ) from error
-        except UserError as error:  # their size is too small for it
-            return [NoPicture(prepared.picture, str(error)) for prepared in batch]
-        predictions: list[Prediction | NoPicture] = []
+        predictions = []
         for (picture, _, scale, _), sample in zip(batch, samples):
             image = picture.image
             if scale is not None:

@@ -98,13 +98,7 @@ def find_inputs(inputs: list[str], skipped: Skipped) -> tuple[list[str], list[st
     paths: list[str] = []
     for name in inputs:
         if osp.isdir(name):
-            found = sorted(
-                osp.join(name, file)
-                for file in os.listdir(name)
-                if file.lower().endswith(IMAGES + VIDEOS)
-            )
-            if not found:
-                skipped(name, 'no images or videos are in this folder')
+            found = _in_folder(name, skipped)
         elif osp.lexists(name):
             found = [name]  # whatever it is called
         elif len(expanded := expand_braces(name)) > 1:
@@ -121,6 +115,22 @@ def find_inputs(inputs: list[str], skipped: Skipped) -> tuple[list[str], list[st
     paths = list(dict.fromkeys(paths))
     videos = [path for path in paths if path.lower().endswith(VIDEOS)]
     return [path for path in paths if path not in set(videos)], videos
+
+
+def _in_folder(folder: str, skipped: Skipped) -> list[str]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        skipped(folder, f'cannot be read: {error.strerror}')
+        return []
+    found = [name for name in names if name.lower().endswith(IMAGES + VIDEOS)]
+    if not found:
+        reason = 'no images or videos are in this folder'
+        if any(osp.isdir(osp.join(folder, name)) for name in names):
+            below = osp.join(folder, '**', '*.jpg')
+            reason += f'; those in folders below it are found by "{below}"'
+        skipped(folder, reason)
+    return [osp.join(folder, name) for name in found]
 
 
 def expand_braces(name: str) -> list[str]:

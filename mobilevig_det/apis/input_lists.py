@@ -36,8 +36,12 @@ def listed_names(path: str, skipped: Skipped) -> Iterator[str]:
     try:
         # Past sys.stdin, whose lock a thread that waits would hold to the end.
         number = 0 if path == PIPE else os.open(path, os.O_RDONLY)
+        empty = True
         for raw in split_names(lambda: os.read(number, CHUNK)):
+            empty = False
             yield os.fsdecode(raw)
+        if empty:
+            skipped(where, 'no names are in this list')
     except FileNotFoundError:
         skipped(where, 'there is no such file')
     except OSError as error:
@@ -53,9 +57,12 @@ def count_lines(path: str) -> int | None:
     """Of a list that is a file: as many names, but for blanks."""
     if not os.path.isfile(path):
         return None
-    with open(path, 'rb') as file:
-        chunks = iter(lambda: file.read(2**20), b'')
-        return sum(max(chunk.count(b'\n'), chunk.count(b'\0')) for chunk in chunks)
+    try:
+        with open(path, 'rb') as file:
+            chunks = iter(lambda: file.read(2**20), b'')
+            return sum(max(chunk.count(b'\n'), chunk.count(b'\0')) for chunk in chunks)
+    except OSError:
+        return None  # who wants its names is told why
 
 
 def split_names(read: Callable[[], bytes]) -> Iterator[bytes]:

@@ -1,7 +1,6 @@
 """The folder of a run's rows: what made them, and going on with them."""
 
 import glob
-import hashlib
 import json
 import os
 import os.path as osp
@@ -16,6 +15,7 @@ from ..engine.durable_files import write_durably, write_text_durably
 from ..errors import UserError
 from .row_files import RowWriter, whole_rows
 from .row_settings import check_settings
+from .seen_names import digest_of_name
 
 
 class DoneNames(Container[str]):
@@ -32,7 +32,7 @@ class DoneNames(Container[str]):
         return len(self.digests)
 
     def __contains__(self, name: object) -> bool:
-        digest = np.uint64(_digest_of_name(str(name)))
+        digest = np.uint64(digest_of_name(str(name)))
         place = np.searchsorted(self.digests, digest)
         return bool(place < len(self.digests) and self.digests[place] == digest)
 
@@ -78,7 +78,12 @@ class RowFolder:
             UserError: If rows are there that these would overwrite, or don't go
                 with.
         """
-        os.makedirs(self.path, exist_ok=True)
+        try:
+            os.makedirs(self.path, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f'--out-dir cannot be written ({error}): choose another one.'
+            ) from error
         self._lock_it()
         earlier = self._read_settings()
         rows = any(osp.getsize(path) for path in self.files)
@@ -151,7 +156,7 @@ class RowFolder:
             for path in self.files:
                 whole = 0
                 for _, end, row in whole_rows(path):
-                    digests.append(_digest_of_name(row['image']))
+                    digests.append(digest_of_name(row['image']))
                     self.errors += row['error'] is not None
                     progress.update()
                     whole = end
@@ -162,8 +167,3 @@ class RowFolder:
 def _save(path: str, values: np.ndarray) -> None:
     with open(path, 'wb') as file:
         np.save(file, values)
-
-
-def _digest_of_name(name: str) -> int:
-    data = name.encode(errors='surrogatepass')
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), 'little')

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from .input_files import IMAGES, Input, Skipped
 
 BLOCK = tarfile.BLOCKSIZE
+SHARDS = ('.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.tar.zst')
+# How what is compressed begins, whatever it is called: gzip, bzip2, xz, zstd.
+COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
 
 
 def is_shard(name: str) -> bool:
-    return name.lower().endswith('.tar')
+    return name.lower().endswith(SHARDS)
 
 
 def images_in_shard(path: str, skipped: Skipped) -> Iterator[Input]:
@@ -43,9 +46,18 @@ def images_in_shard(path: str, skipped: Skipped) -> Iterator[Input]:
         skipped(path, 'there is no such file')
     except tarfile.TarError as error:
         reason = f'the tar file is cut off or damaged ({error})'
-        skipped(path, f'{reason}; what is before that is done' if found else reason)
+        if found:
+            reason += '; what is before that is done'
+        elif _is_compressed(path):
+            reason = 'the tar file is compressed: decompress it first'
+        skipped(path, reason)
     except OSError as error:
         skipped(path, f'cannot be read: {error.strerror}')
     else:
         if not found:
             skipped(path, 'no images are in this tar file')
+
+
+def _is_compressed(path: str) -> bool:
+    with open(path, 'rb') as file:
+        return file.read(6).startswith(COMPRESSED)

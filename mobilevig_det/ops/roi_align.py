@@ -19,7 +19,7 @@ from torch import Tensor
 from .bilinear import wide
 from .custom_op import custom_op
 from .roi_align_max import maximum, maximum_backward
-from .roi_samples import RoIs, axis_weights, parse_rois, pieces, pixel_rows
+from .roi_samples import RoIs, alike, axis_weights, parse_rois, pieces, pixel_rows
 
 # Pairs of a bin and a pixel that are worked on at a time: so that on a CPU the
 # bins of a piece stay in the cache; and, in the backward, so that sorting them
@@ -45,12 +45,11 @@ class _Pairs(NamedTuple):
 def _pairs(
     rois: RoIs, shape: torch.Size, size: tuple[int, int], sampling_ratio: int
 ) -> Iterator[_Pairs]:
-    """All pairs of a bin and a pixel in it, RoIs of like sizes together."""
+    """All pairs of a bin and a pixel in it, RoIs of like shapes together."""
     height, width = shape[-2:]
-    costs = rois.y.taps(height) * rois.x.taps(width) * (size[0] * size[1])
-    costs, order = costs.sort()
-    for piece in pieces(costs.tolist(), FORWARD_PIECE):
-        part = rois.select(order[piece])
+    limit = FORWARD_PIECE // (size[0] * size[1])
+    for which in alike(rois.y.taps(height), rois.x.taps(width), limit):
+        part = rois.select(which)
         y, y_weights = axis_weights(part.y, size[0], height, sampling_ratio)
         x, x_weights = axis_weights(part.x, size[1], width, sampling_ratio)
         rows = (part.image[:, None] * height + y)[..., None]
@@ -58,7 +57,7 @@ def _pairs(
         columns = x[..., None] + torch.arange(x_weights.shape[2], device=y.device)
         taps = y_weights.shape[2] * x_weights.shape[2]
         yield _Pairs(
-            order[piece],
+            which,
             (rows[:, :, None, :, None] + columns[:, None, :, None]).view(-1, taps),
             (y_weights[:, :, None, :, None] * x_weights[:, None, :, None]).view(
                 -1, taps

@@ -13,6 +13,12 @@ from torch import Tensor
 from ..errors import UserError
 
 
+# When RoIs of other shapes are computed apart: taps by those that are needed, and
+# how many a part of its own is not worth.
+MOST_WASTE = 1.5
+FEW_TAPS = 2**10
+
+
 class Grid(NamedTuple):
     """Samples of RoIs along one axis; every field of shape (N, )."""
 
@@ -150,6 +156,32 @@ def pieces(costs: list[int], limit: int) -> Iterator[slice]:
             start = i
     if costs:
         yield slice(start, len(costs))
+
+
+def alike(y: Tensor, x: Tensor, limit: int) -> Iterator[Tensor]:
+    """Split RoIs, of which all of a part take as many taps along each axis as the
+    longest of it: a long one and a wide one together would take both.
+
+    Args:
+        y (Tensor): Taps of each, (N, ).
+        x (Tensor): The same along x.
+        limit (int): Most taps of a part that has more than one RoI.
+
+    Yields:
+        Tensor: Indices of a part.
+    """
+    order = (y.log2().ceil() * 2**16 + x).argsort()
+    start = most_y = most_x = wanted = 0
+    for i, (taps_y, taps_x) in enumerate(torch.stack([y, x], 1)[order].tolist()):
+        most_y, most_x = max(most_y, taps_y), max(most_x, taps_x)
+        wanted += taps_y * taps_x
+        taps = (i + 1 - start) * most_y * most_x
+        if i > start and (taps > limit or taps > MOST_WASTE * wanted + FEW_TAPS):
+            yield order[start:i]
+            start, most_y, most_x = i, taps_y, taps_x
+            wanted = taps_y * taps_x
+    if len(order):
+        yield order[start:]
 
 
 def pixel_rows(x: Tensor, dtype: torch.dtype) -> Tensor:

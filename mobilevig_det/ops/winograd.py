@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .sparse_gradient import few_pixels, sparse_gradients
 from .svga import is_traced
+from .windows import (
+    gather,
+    maps_like,
+    pixel_rows,
+    window_count,
+    window_rows,
+    within,
+)
 
 OUT, IN = 4, 6  # sides of a tile of outputs, and of the inputs that it sees
 PIECE = 640  # tiles at a time, so that what is made of them stays in the cache
@@ -52,69 +61,46 @@ def _coefficients(roots: Tensor) -> Tensor:
 TO_INPUTS, TO_WEIGHTS, TO_OUTPUTS = _transforms()
 
 
-def _pieces(x: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Images, and rows of tiles, that are computed together."""
-    images, _, height, width = x.shape
-    rows, columns = -(-height // OUT), -(-width // OUT)
-    step = max(PIECE // columns, 1)
-    together = max(step // rows, 1)
-    for i in range(0, images, together):
-        for row in range(0, rows, step):
-            yield slice(i, i + together), slice(row, min(row + step, rows))
+def _pieces(
+    shape: torch.Size, tiles: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What tiles that are computed together see of the inputs, (tiles, 36), and
+    where their outputs are, (tiles, 16)."""
+    if tiles is None:
+        tiles = torch.arange(window_count(shape, OUT))
+    for part in tiles.split(PIECE):
+        yield window_rows(shape, part, OUT, IN), window_rows(shape, part, OUT, OUT)
 
 
-def _tiles(x: Tensor, images: slice, rows: slice, side: int) -> Tensor:
-    """Tiles of ``side`` x ``side`` pixels, every fourth pixel one, with a border
-    of zeros: (side * side, tiles * C)."""
-    pad = (side - OUT) // 2
-    channels, height, width = x.shape[1:]
-    columns = -(-width // OUT)
-    top = OUT * rows.start - pad
-    part = x[images, :, max(top, 0) : OUT * rows.stop + pad]
-    padded = x.new_zeros(
-        len(part), OUT * (rows.stop - rows.start) + 2 * pad, OUT * columns + 2 * pad,
-        channels,
-    )  # fmt: skip
-    skipped = max(-top, 0)
-    padded[:, skipped : skipped + part.shape[2], pad : pad + width] = part.permute(
-        0, 2, 3, 1
-    )
-    tiles = padded.unfold(1, side, OUT).unfold(2, side, OUT)
-    return tiles.permute(4, 5, 0, 1, 2, 3).reshape(side * side, -1)
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tensor | None = None
+) -> Tensor:
     outs, channels = weight.shape[:2]
-    images, _, height, width = x.shape
     kernel = TO_WEIGHTS @ weight.permute(2, 3, 1, 0).reshape(9, -1)
     kernel = kernel.view(IN * IN, channels, outs)
-    rows, columns = -(-height // OUT), -(-width // OUT)
-    y = x.new_empty(images, rows, OUT, columns, OUT, outs)
-    for some, part in _pieces(x):
-        tiles = TO_INPUTS @ _tiles(x, some, part, IN)
-        tiles = torch.bmm(tiles.view(IN * IN, -1, channels), kernel)
-        tiles = TO_OUTPUTS @ tiles.view(IN * IN, -1)
-        out = y[some, part]
-        tiles = tiles.view(OUT, OUT, *out.shape[:2], columns, outs)
-        tiles = tiles.permute(2, 3, 0, 4, 1, 5)
-        if bias is None:
-            out.copy_(tiles)
-        else:
-            torch.add(tiles, bias, out=out)
-    y = y.view(images, rows * OUT, columns * OUT, outs)[:, :height, :width]
-    return y.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    pixels = pixel_rows(x)
+    y = maps_like(x, outs)
+    if tiles is not None:
+        y.zero_()
+    outputs = pixel_rows(y)
+    for seen, made in _pieces(x.shape, tiles):
+        part = torch.matmul(TO_INPUTS, gather(pixels, seen))
+        part = torch.bmm(part.transpose(0, 1), kernel)
+        part = torch.matmul(TO_OUTPUTS, part.transpose(0, 1))
+        if bias is not None:
+            part += bias
+        outputs.index_copy_(0, *within(outputs, made, part))
+    return y
 
 
-def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
+def _weight_gradient(x: Tensor, grad: Tensor, tiles: Tensor | None = None) -> Tensor:
     channels, outs = x.shape[1], grad.shape[1]
     total = x.new_zeros(IN * IN, channels, outs)
-    for some, part in _pieces(x):
-        tiles = TO_INPUTS @ _tiles(x, some, part, IN)
-        grads = TO_OUTPUTS.T @ _tiles(grad, some, part, OUT)
-        total.baddbmm_(
-            tiles.view(IN * IN, -1, channels).transpose(1, 2),
-            grads.view(IN * IN, -1, outs),
-        )
+    pixels, grads = pixel_rows(x), pixel_rows(grad)
+    for seen, made in _pieces(x.shape, tiles):
+        part = torch.matmul(TO_INPUTS, gather(pixels, seen))
+        of_part = torch.matmul(TO_OUTPUTS.T, gather(grads, made))
+        total.baddbmm_(part.permute(1, 2, 0), of_part.transpose(0, 1))
     weight = TO_WEIGHTS.T @ total.view(IN * IN, -1)
     return weight.view(3, 3, channels, outs).permute(3, 2, 0, 1).contiguous()
 
@@ -130,6 +116,9 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
+        pixels = few_pixels(grad)
+        if pixels is not None:
+            return sparse_gradients(x, weight, grad, pixels, ctx.needs_input_grad)
         return (
             _convolve(grad, weight.flip(2, 3).transpose(0, 1), None) if of_x else None,
             _weight_gradient(x, grad) if of_weight else None,

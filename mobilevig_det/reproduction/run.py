@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from tqdm import tqdm
 
-from ..apis.cli import load_config
+from ..apis.cli import check_device, load_config
 from ..apis.machine import hardware, versions
 from ..errors import UserError
 from ..ops import keep_freed_memory, use_on_cpus
@@ -77,7 +76,7 @@ def reproduce(
             device. A figure that can't
             be checked is no error: its row says why.
     """
-    device = _checked(options.device or get_device())
+    device = check_device(options.device or get_device())
     if device == 'cpu':
         keep_freed_memory()
         use_on_cpus()
@@ -103,16 +102,6 @@ def reproduce(
     report.rows = {id: report.rows[id] for id in order} | report.rows
     report.write()
     return [report.rows[id]['verdict'] for id in order]
-
-
-def _checked(device: str) -> str:
-    """The device, if torch can use it."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f'--device {device} cannot be used: {reason}') from error
-    return device
 
 
 def _groups(figures: Sequence[Figure]) -> Iterator[list[Figure]]:

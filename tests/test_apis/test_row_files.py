@@ -139,9 +139,9 @@ def test_order_of_twelve_processes(tmp_path):
 @settings(deadline=None)
 def test_names(names):
     """Any text, also such as stands for bytes that are no UTF-8."""
-    from mobilevig_det.apis.row_folder import _digest_of_name
+    from mobilevig_det.apis.seen_names import digest_of_name
 
-    digests = np.array(sorted(map(_digest_of_name, names)), np.uint64)
+    digests = np.array(sorted(map(digest_of_name, names)), np.uint64)
     done = DoneNames(digests)
     assert all(name in done for name in names)
     assert not any(name + '#0' in done for name in names if name + '#0' not in names)
