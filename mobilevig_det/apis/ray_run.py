@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import ray
 import ray.data
+from ray.exceptions import RayError
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -65,7 +66,8 @@ def start(address: str | None) -> None:
     unreachable = UserError(
         f'--address {address}: no Ray cluster answers there. `ray status` on its head '
         'tells whether it runs; its port is 6379 unless `ray start --head` was told '
-        'another. Run this tool on a machine of the cluster.'
+        'another. Run this tool on a machine of the cluster; where that asks for a '
+        "token, with RAY_AUTH_MODE=token and the head's ~/.ray/auth_token."
     )
     host, _, port = address.removeprefix('ray://').rpartition(':')
     if address != 'auto':
@@ -81,7 +83,7 @@ def start(address: str | None) -> None:
     signal.alarm(CONNECTING)
     try:
         ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise unreachable from error
     finally:
         signal.alarm(0)
