@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import shutil
+import socket
 import sys
 
 from mobilevig_det.apis.cli import load_config
@@ -18,6 +19,7 @@ import tool
 from bad_images import bad_files, encode, picture
 
 pa = pytest.importorskip('pyarrow', reason='pip install "mobilevig_det[ray]"')
+ray = pytest.importorskip('ray', reason='pip install "mobilevig_det[ray]"')
 pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
 pq = pytest.importorskip('pyarrow.parquet')
 
@@ -263,6 +265,16 @@ def test_refused_without_ray(run, tmp_path, monkeypatch):
 def test_no_cluster_there(address):
     with pytest.raises(UserError, match='no Ray cluster answers'):
         mobilevig_det.apis.ray_run.start(address)
+
+
+def test_a_cluster_that_wants_a_token(monkeypatch):
+    def init(*_, **__):
+        raise ray.exceptions.RayError('no token')
+
+    monkeypatch.setattr(mobilevig_det.apis.ray_run.ray, 'init', init)
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        with pytest.raises(UserError, match='RAY_AUTH_MODE=token'):
+            mobilevig_det.apis.ray_run.start(f'127.0.0.1:{server.getsockname()[1]}')
 
 
 def test_shares():
