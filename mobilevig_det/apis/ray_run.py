@@ -134,6 +134,19 @@ def share_out(
     return Share(actors, num_cpus, num_gpus)
 
 
+class TellingWorker(DetectionWorker):
+    """Hands on what it can't do as a row; Ray would make other errors of an error."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        try:
+            counts, refusal = super().__call__(batch), None
+        except UserError as error:
+            counts, refusal = pa.table(dict(images=[0], errors=[0])), str(error)
+        return counts.append_column(
+            'refusal', pa.array([refusal] * len(counts), pa.string())
+        )
+
+
 def detect(blocks: list[pa.Table], job: Job, share: Share, progress: tqdm) -> None:
     """Have all blocks done.
 
@@ -145,7 +158,7 @@ def detect(blocks: list[pa.Table], job: Job, share: Share, progress: tqdm) -> No
     context.execution_no_progress_timeout_s = STUCK
     logging.getLogger('ray.data').setLevel(logging.CRITICAL)
     found = ray.data.from_arrow(blocks).map_batches(
-        DetectionWorker,
+        TellingWorker,
         fn_constructor_args=[job],
         batch_format='pyarrow',
         batch_size=1,
@@ -155,18 +168,7 @@ def detect(blocks: list[pa.Table], job: Job, share: Share, progress: tqdm) -> No
         num_cpus=share.num_cpus,
         num_gpus=share.num_gpus,
     )
-    try:
-        for counts in found.iter_rows():
-            progress.update(counts['images'])
-    except Exception as error:
-        raise _told(error) from error
-
-
-def _told(error: Exception) -> Exception:
-    """What a worker had to say, out of what Ray wraps it in."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, UserError):
-            return inner
-        inner = getattr(inner, 'cause', None) or inner.__cause__
-    return error
+    for counts in found.iter_rows():
+        if counts['refusal']:
+            raise UserError(counts['refusal'])
+        progress.update(counts['images'])
