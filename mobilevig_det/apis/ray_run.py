@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import ray
 import ray.data
+from ray.exceptions import RayError
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -66,7 +67,8 @@ def start(address: str | None) -> None:
     unreachable = UserError(
         f'--address {address}: no Ray cluster answers there. `ray status` on its head '
         'tells whether it runs; its port is 6379 unless `ray start --head` was told '
-        'another. Run this tool on a machine of the cluster.'
+        'another. Run this tool on a machine of the cluster; where that asks for a '
+        "token, with RAY_AUTH_MODE=token and the head's ~/.ray/auth_token."
     )
     host, _, port = address.removeprefix('ray://').rpartition(':')
     if address != 'auto':
@@ -82,7 +84,7 @@ def start(address: str | None) -> None:
     signal.alarm(CONNECTING)
     try:
         ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise unreachable from error
     finally:
         signal.alarm(0)
@@ -133,6 +135,19 @@ def share_out(
     return Share(actors, num_cpus, num_gpus)
 
 
+class TellingWorker(DetectionWorker):
+    """Hands on what it can't do as a row; Ray would make other errors of an error."""
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        try:
+            counts, refusal = super().__call__(batch), None
+        except UserError as error:
+            counts, refusal = pa.table(dict(images=[0], errors=[0])), str(error)
+        return counts.append_column(
+            'refusal', pa.array([refusal] * len(counts), pa.string())
+        )
+
+
 def detect(blocks: list[pa.Table], job: Job, share: Share, progress: tqdm) -> None:
     """Have all blocks done.
 
@@ -144,7 +159,7 @@ def detect(blocks: list[pa.Table], job: Job, share: Share, progress: tqdm) -> No
     context.execution_no_progress_timeout_s = STUCK
     logging.getLogger('ray.data').setLevel(logging.CRITICAL)
     found = ray.data.from_arrow(blocks).map_batches(
-        DetectionWorker,
+        TellingWorker,
         fn_constructor_args=[job],
         batch_format='pyarrow',
         batch_size=1,
@@ -154,18 +169,7 @@ def detect(blocks: list[pa.Table], job: Job, share: Share, progress: tqdm) -> No
         num_cpus=share.num_cpus,
         num_gpus=share.num_gpus,
     )
-    try:
-        for counts in found.iter_rows():
-            progress.update(counts['images'])
-    except Exception as error:
-        raise _told(error) from error
-
-
-def _told(error: Exception) -> Exception:
-    """What a worker had to say, out of what Ray wraps it in."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, UserError):
-            return inner
-        inner = getattr(inner, 'cause', None) or inner.__cause__
-    return error
+    for counts in found.iter_rows():
+        if counts['refusal']:
+            raise UserError(counts['refusal'])
+        progress.update(counts['images'])

@@ -1,6 +1,9 @@
 """The Parquet files of Ray's workers, as a kill or a power cut leaves them."""
 
+import sys
+
 from mobilevig_det.apis.detection_rows import arrow_schema, error_row
+from mobilevig_det.errors import UserError
 
 import pytest
 
@@ -39,3 +42,35 @@ def test_what_was_begun_is_removed(files, tmp_path):
     (tmp_path / 'rows' / '.0.part').write_bytes(b'PAR1')
     files.names()
     assert rows_left(tmp_path) == ['part-a.parquet', 'part-b.parquet']
+
+
+@pytest.mark.parametrize('kept', [None, 0, 1, -1])
+def test_rows_of_nobody_knows_what(files, tmp_path, kept):
+    """Without whole settings another model's rows would be gone on with."""
+    settings = tmp_path / 'settings.json'
+    whole = settings.read_bytes()
+    settings.unlink() if kept is None else settings.write_bytes(whole[:kept])
+    with pytest.raises(UserError, match='settings.json, which says what made them'):
+        files.begin({}, True)
+    settings.write_bytes(whole)
+    files.begin({}, True)
+    assert settings.read_bytes() == whole
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='POSIX: limits of processes')
+def test_no_place_for_settings(files, tmp_path):
+    """As on a full disk: what is there stays, and the next begin is a first one."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    fresh = RowFiles(str(tmp_path / 'fresh'))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        files.begin({}, True)
+        with pytest.raises(UserError, match='fresh cannot be written'):
+            fresh.begin({}, False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(files.names().to_pylist()) == ['a', 'b']
+    fresh.begin(dict(score_thr=0.5), False)
+    assert len(fresh.names()) == 0

@@ -3,9 +3,12 @@
 import glob
 import json
 import os
+import re
 import shutil
+import socket
 import sys
 import threading
+from dataclasses import replace
 
 from mobilevig_det.apis.cli import load_config
 from mobilevig_det.apis.detector import prepare
@@ -20,12 +23,14 @@ from bad_images import bad_files, encode, picture
 from ray_here import work_here
 
 pa = pytest.importorskip('pyarrow', reason='pip install "mobilevig_det[ray]"')
+ray = pytest.importorskip('ray', reason='pip install "mobilevig_det[ray]"')
 pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
 pq = pytest.importorskip('pyarrow.parquet')
 
 import mobilevig_det.apis.ray_run  # noqa: E402
 from mobilevig_det.apis.detection_worker import DetectionWorker, Job  # noqa: E402
 from mobilevig_det.apis.image_blocks import find_images, left_blocks  # noqa: E402
+from mobilevig_det.apis.ray_run import TellingWorker  # noqa: E402
 
 NOT_UTF8 = os.fsdecode(b'caf\xe9.jpg')
 SIZES = [(160, 120), (120, 160), (100, 100)]
@@ -154,6 +159,21 @@ def test_two_models_on_ray(run, infer_rows, tmp_path, monkeypatch):
     assert len(os.listdir(out / 'rows')) == 4
 
 
+@pytest.mark.slow
+def test_what_a_worker_refuses_is_one_message(run, tmp_path, monkeypatch):
+    """Through Ray, as on a node that can't see the model."""
+    run_on_ray = mobilevig_det.apis.ray_run.run
+
+    def blind(blocks, job, *more):
+        run_on_ray(blocks, replace(job, must_see=['/no/such/model.pth']), *more)
+
+    monkeypatch.setattr(mobilevig_det.apis.ray_run, 'run', blind)
+    message = run('--actors', 1)
+    assert message.startswith('infer_ray.py: on the node ')
+    assert 'there is no /no/such/model.pth' in message and '\n' not in message
+    assert os.listdir(tmp_path / 'out' / 'rows') == []
+
+
 def test_resumed(run, infer_rows, tmp_path, without_ray):
     """What has a row is not done again; what is cut off, is."""
     out = tmp_path / 'out'
@@ -220,8 +240,13 @@ def test_worker_refuses(job, photos, tmp_path):
         (dict(must_see=['/no/such/model.pth']), 'on the node .*no /no/such/model.pth'),
         (dict(out=str(tmp_path / 'no' / 'rows')), 'cannot be written.*--resume'),
     ):
+        block = blocks_of(photos, 1).slice(0, 1)
         with pytest.raises(UserError, match=message):
-            DetectionWorker(job(**changes))(blocks_of(photos, 1).slice(0, 1))
+            DetectionWorker(job(**changes))(block)
+        (row,) = TellingWorker(job(**changes))(block).to_pylist()
+        assert re.search(message, row['refusal']) and row['images'] == 0
+    (row,) = TellingWorker(job())(block).to_pylist()
+    assert row['refusal'] is None and row['images'] == 1
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
@@ -268,6 +293,16 @@ def test_refused_without_ray(run, tmp_path, monkeypatch):
 def test_no_cluster_there(address):
     with pytest.raises(UserError, match='no Ray cluster answers'):
         mobilevig_det.apis.ray_run.start(address)
+
+
+def test_a_cluster_that_wants_a_token(monkeypatch):
+    def init(*_, **__):
+        raise ray.exceptions.RayError('no token')
+
+    monkeypatch.setattr(mobilevig_det.apis.ray_run.ray, 'init', init)
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        with pytest.raises(UserError, match='RAY_AUTH_MODE=token'):
+            mobilevig_det.apis.ray_run.start(f'127.0.0.1:{server.getsockname()[1]}')
 
 
 def test_shares():
