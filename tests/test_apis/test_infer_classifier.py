@@ -168,7 +168,7 @@ def test_only_bad_ones():
     assert Path('out/predictions.json').read_text() == json.dumps([], indent=1)
 
 
-def test_lists_and_shards():
+def test_lists_and_shards(capsys):
     """… and names that are no UTF-8, in the file and on the screen."""
     odd = os.fsdecode(b'caf\xe9 \xe2\x80\xa8.png')
     os.link(FILES[2], odd)
@@ -180,6 +180,7 @@ def test_lists_and_shards():
         os.fsencode(f'{FILES[1]}\n{odd}\ns.tar\n{FILES[1]}\n')
     )
     assert infer(inputs=['names.txt', FILES[5]]) == 0
+    assert '\ncaf\\xe9 \u2028.png: ' in capsys.readouterr().out
     assert_whole(
         naive(
             {
