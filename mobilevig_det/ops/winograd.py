@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .channels_last import ChannelsLastConv2d, is_plain_cpu, is_ungrouped
 from .sparse_gradient import few_pixels, sparse_gradients
-from .svga import is_traced
 from .windows import (
     gather,
     maps_like,
@@ -143,12 +143,6 @@ def winograd_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     return _Convolution.apply(x, weight, bias)
 
 
-def _under_autocast() -> bool:
-    if hasattr(torch, 'get_autocast_dtype'):  # torch >= 2.4
-        return torch.is_autocast_enabled('cpu')
-    return torch.is_autocast_cpu_enabled()
-
-
 class WinogradConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1 that takes Winograd's algorithm where that is
     faster: float32 on CPUs, enough channels, enough pixels. Elsewhere, under
@@ -160,19 +154,16 @@ class WinogradConv2d(nn.Conv2d):
         return super().forward(x)
 
     def _gains(self, x: Tensor) -> bool:
-        compiling = getattr(torch.compiler, 'is_compiling', bool)  # torch >= 2.2
-        if is_traced() or compiling() or x.device.type != 'cpu' or x.ndim != 4:
-            return False
-        tiles = x.shape[0] * -(-x.shape[2] // OUT) * -(-x.shape[3] // OUT)
         return (
-            tiles >= FEWEST_TILES
-            and x.dtype == self.weight.dtype == torch.float32
-            and not _under_autocast()
+            x.ndim == 4
+            and is_plain_cpu(x, self.weight)
+            and window_count(x.shape, OUT) >= FEWEST_TILES
         )
 
 
 def use_winograd(model: nn.Module) -> int:
-    """Turn a model's plain 3x3 convolutions into :class:`WinogradConv2d`.
+    """Turn a model's plain 3x3 convolutions into :class:`WinogradConv2d`, and, if it
+    has such, the others and its RoIAligns into those of channels-last maps.
 
     Weights, names, hooks and gradients stay; calling it again does nothing.
 
@@ -180,17 +171,26 @@ def use_winograd(model: nn.Module) -> int:
         model (nn.Module): Any; is changed.
 
     Returns:
-        int: How many convolutions were turned.
+        int: How many convolutions take Winograd's algorithm now that didn't.
     """
-    turned = 0
-    for module in model.modules():
-        if type(module) is nn.Conv2d and (
-            module.kernel_size == (3, 3)
-            and module.stride == module.padding == module.dilation == (1, 1)
-            and module.groups == 1
-            and module.padding_mode == 'zeros'
-            and min(module.in_channels, module.out_channels) >= FEWEST_CHANNELS
-        ):
-            module.__class__ = WinogradConv2d
-            turned += 1
-    return turned
+    turned = [m for m in model.modules() if is_ungrouped(m) and _may_gain(m)]
+    for module in turned:
+        module.__class__ = WinogradConv2d
+    if turned:
+        from .roi_align_layer import ChannelsLastRoIAlign, RoIAlign
+
+        for module in model.modules():
+            if is_ungrouped(module):
+                module.__class__ = ChannelsLastConv2d
+            elif type(module) is RoIAlign:
+                module.__class__ = ChannelsLastRoIAlign
+    return len(turned)
+
+
+def _may_gain(conv: nn.Conv2d) -> bool:
+    return (
+        conv.kernel_size == (3, 3)
+        and conv.stride == conv.padding == conv.dilation == (1, 1)
+        and conv.padding_mode == 'zeros'
+        and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
+    )

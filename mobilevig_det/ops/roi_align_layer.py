@@ -1,0 +1,46 @@
+"""mmcv's RoIAlign for channels-last maps, which it gives channels-last gradients."""
+
+import torch
+from mmcv.ops import RoIAlign
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .channels_last import is_plain_cpu
+from .roi_align import roi_align_backward, roi_align_forward
+
+
+class _Average(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, rois: Tensor, size: tuple[int, int], *args) -> Tensor:
+        ctx.save_for_backward(rois)
+        ctx.shape, ctx.args = x.shape, (*size, *args)
+        out = x.new_zeros(len(rois), x.shape[1], *size)
+        none = x.new_empty(0)
+        roi_align_forward(x, rois, out, none, none, *ctx.args)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (rois,) = ctx.saved_tensors
+        maps = torch.empty(
+            ctx.shape, dtype=grad.dtype, memory_format=torch.channels_last
+        ).zero_()
+        none = grad.new_empty(0)
+        roi_align_backward(grad.contiguous(), rois, none, none, maps, *ctx.args)
+        return (maps, *[None] * (len(ctx.args) + 1))
+
+
+class ChannelsLastRoIAlign(RoIAlign):
+    """Averages of channels-last maps by our operators, whichever mmcv has: its
+    compiled ones for CPUs take every map for one in the usual format. Other maps, and
+    those on a GPU, go to the base class."""
+
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        last = input.is_contiguous(memory_format=torch.channels_last)
+        if not last or self.pool_mode != 'avg' or not is_plain_cpu(input):
+            return super().forward(input, rois)
+        return _Average.apply(
+            input, rois, self.output_size,
+            self.spatial_scale, self.sampling_ratio, 1, self.aligned,
+        )  # fmt: skip
