@@ -15,14 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from .channels_last import ChannelsLastConv2d, is_plain_cpu, is_ungrouped
 from .sparse_gradient import few_pixels, sparse_gradients
-from .windows import (
-    gather,
-    maps_like,
-    pixel_rows,
-    window_count,
-    window_rows,
-    within,
-)
+from .windows import gather, maps_like, pixel_rows, window_count, window_rows, within
 
 OUT, IN = 4, 6  # sides of a tile of outputs, and of the inputs that it sees
 PIECE = 640  # tiles at a time, so that what is made of them stays in the cache
