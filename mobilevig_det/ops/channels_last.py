@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .sparse_gradient import few_pixels, sparse_gradients
+from .sparse_gradient import are_few, sparse_gradients, with_gradient
 from .svga import is_traced
 
 
@@ -46,9 +46,9 @@ class _Pointwise(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needed = ctx.needs_input_grad
-        pixels = few_pixels(grad)
-        if pixels is not None:
-            return sparse_gradients(x, weight, grad, pixels, needed)
+        there = with_gradient(grad)
+        if there is not None and are_few(there):
+            return sparse_gradients(x, weight, grad, there, needed)
         return torch.ops.aten.convolution_backward(
             grad, x, weight, [len(weight)] if needed[2] else None,
             [1, 1], [0, 0], [1, 1], False, [0, 0], 1, needed,

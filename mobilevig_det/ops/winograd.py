@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .channels_last import ChannelsLastConv2d, is_plain_cpu, is_ungrouped
-from .sparse_gradient import few_pixels, sparse_gradients
+from .sparse_gradient import are_few, sparse_gradients, windows_with, with_gradient
 from .windows import gather, maps_like, pixel_rows, window_count, window_rows, within
 
 OUT, IN = 4, 6  # sides of a tile of outputs, and of the inputs that it sees
-PIECE = 640  # tiles at a time, so that what is made of them stays in the cache
+PIECE = 768  # tiles at a time, so that what is made of them stays in the cache
 # What is smaller was measured not to gain.
 FEWEST_CHANNELS = 96
 FEWEST_TILES = 48
@@ -54,14 +54,12 @@ def _coefficients(roots: Tensor) -> Tensor:
 TO_INPUTS, TO_WEIGHTS, TO_OUTPUTS = _transforms()
 
 
-def _pieces(
-    shape: torch.Size, tiles: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """What tiles that are computed together see of the inputs, (tiles, 36), and
-    where their outputs are, (tiles, 16)."""
+def _pieces(shape: torch.Size, tiles: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """What tiles (None: all) that are computed together see of the inputs, (tiles,
+    36), and where their outputs are, (tiles, 16)."""
     if tiles is None:
         tiles = torch.arange(window_count(shape, OUT))
-    for part in tiles.split(PIECE):
+    for part in tiles.split(PIECE) if len(tiles) else ():
         yield window_rows(shape, part, OUT, IN), window_rows(shape, part, OUT, OUT)
 
 
@@ -69,8 +67,8 @@ def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tensor | None = None
 ) -> Tensor:
     outs, channels = weight.shape[:2]
-    kernel = TO_WEIGHTS @ weight.permute(2, 3, 1, 0).reshape(9, -1)
-    kernel = kernel.view(IN * IN, channels, outs)
+    kernel = TO_WEIGHTS @ weight.permute(2, 3, 0, 1).reshape(9, -1)
+    kernel = kernel.view(IN * IN * outs, channels, 1, 1)
     pixels = pixel_rows(x)
     y = maps_like(x, outs)
     if tiles is not None:
@@ -78,8 +76,11 @@ def _convolve(
     outputs = pixel_rows(y)
     for seen, made in _pieces(x.shape, tiles):
         part = torch.matmul(TO_INPUTS, gather(pixels, seen))
-        part = torch.bmm(part.transpose(0, 1), kernel)
-        part = torch.matmul(TO_OUTPUTS, part.transpose(0, 1))
+        # 36 matrix products; as a convolution a seventh faster than as torch.bmm.
+        part = part.view(1, len(seen), 1, -1).permute(0, 3, 1, 2)
+        part = F.conv2d(part, kernel, groups=IN * IN)
+        part = part.permute(0, 2, 3, 1).reshape(-1, IN * IN, outs)
+        part = torch.matmul(TO_OUTPUTS, part)
         if bias is not None:
             part += bias
         outputs.index_copy_(0, *within(outputs, made, part))
@@ -109,12 +110,16 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        pixels = few_pixels(grad)
-        if pixels is not None:
-            return sparse_gradients(x, weight, grad, pixels, ctx.needs_input_grad)
+        there = with_gradient(grad)
+        if there is not None and are_few(there):
+            return sparse_gradients(x, weight, grad, there, ctx.needs_input_grad)
+        made = seen = None
+        if there is not None:  # tiles without a gradient are left out
+            made, seen = (windows_with(there, x.shape, OUT, side) for side in (OUT, IN))
+        turned = weight.flip(2, 3).transpose(0, 1)
         return (
-            _convolve(grad, weight.flip(2, 3).transpose(0, 1), None) if of_x else None,
-            _weight_gradient(x, grad) if of_weight else None,
+            _convolve(grad, turned, None, seen) if of_x else None,
+            _weight_gradient(x, grad, made) if of_weight else None,
             grad.sum((0, 2, 3)) if of_bias else None,
         )
 
