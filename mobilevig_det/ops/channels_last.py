@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .sparse_gradient import are_few, sparse_gradients, with_gradient
+from .sparse_gradient import few_pixels, sparse_gradients, with_gradient
 from .svga import is_traced
+from .windows import pixel_rows
 
 
 def is_plain_cpu(x: Tensor, weight: Tensor | None = None) -> bool:
@@ -46,9 +47,10 @@ class _Pointwise(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needed = ctx.needs_input_grad
-        there = with_gradient(grad)
-        if there is not None and are_few(there):
-            return sparse_gradients(x, weight, grad, there, needed)
+        pixels = few_pixels(with_gradient(grad))
+        if pixels is not None:
+            some = pixel_rows(grad)[pixels]
+            return sparse_gradients(x, weight, some, pixels, needed)
         return torch.ops.aten.convolution_backward(
             grad, x, weight, [len(weight)] if needed[2] else None,
             [1, 1], [0, 0], [1, 1], False, [0, 0], 1, needed,

@@ -28,8 +28,11 @@ def with_gradient(grad: Tensor) -> Tensor | None:
     return ((grad.amax(1) != 0) | (grad.amin(1) != 0)).flatten()
 
 
-def are_few(there: Tensor) -> bool:
-    return bool(there.sum() <= FEW * len(there))
+def few_pixels(there: Tensor | None) -> Tensor | None:
+    """The indices of :func:`with_gradient`'s pixels, None if they are too many."""
+    if there is None or there.sum() > FEW * len(there):
+        return None
+    return there.nonzero()[:, 0]
 
 
 def windows_with(there: Tensor, shape: torch.Size, step: int, side: int) -> Tensor:
@@ -39,11 +42,22 @@ def windows_with(there: Tensor, shape: torch.Size, step: int, side: int) -> Tens
     return torch.cat([there, beyond])[rows].any(1).nonzero()[:, 0]
 
 
+def convolve_at(x: Tensor, weight: Tensor, bias: Tensor, pixels: Tensor) -> Tensor:
+    """A convolution's output at some pixels, (N, outputs)."""
+    maps, matrix = pixel_rows(x), _matrix(weight)
+    return torch.cat(
+        [
+            torch.addmm(bias, gather(maps, rows).flatten(1), matrix.T)
+            for rows in window_rows(x.shape, pixels, 1, weight.shape[2]).split(PIECE)
+        ]
+    )
+
+
 def sparse_gradients(
     x: Tensor,
     weight: Tensor,
     grad: Tensor,
-    there: Tensor,
+    pixels: Tensor,
     needed: tuple[bool, ...] = (True, True, True),
 ) -> tuple[Tensor | None, ...]:
     """Of a convolution's input, weight and bias, from some pixels of its output.
@@ -52,8 +66,8 @@ def sparse_gradients(
         x (Tensor): (B, C, H, W).
         weight (Tensor): (outputs, C, K, K), K odd. The stride is 1, and the padding
             such that the output is of the input's size.
-        grad (Tensor): Of the output, (B, outputs, H, W).
-        there (Tensor): Where it counts, bool, (B * H * W, ).
+        grad (Tensor): Of the output at the pixels, (N, outputs).
+        pixels (Tensor): Which, of B * H * W.
         needed (tuple[bool, ...]): Which of the three.
 
     Returns:
@@ -61,13 +75,11 @@ def sparse_gradients(
         (outputs, ).
     """
     outs, channels, side, _ = weight.shape
-    maps, grads = pixel_rows(x), pixel_rows(grad)
-    pixels = there.nonzero()[:, 0]
-    matrix = weight.permute(0, 2, 3, 1).reshape(outs, -1)
+    maps, matrix = pixel_rows(x), _matrix(weight)
     of_x = maps_like(x, channels).zero_() if needed[0] else None
     of_weight = torch.zeros_like(matrix) if needed[1] else None
-    for part in pixels.split(PIECE):
-        rows, some = window_rows(x.shape, part, 1, side), grads[part]
+    for part, some in zip(pixels.split(PIECE), grad.split(PIECE)):
+        rows = window_rows(x.shape, part, 1, side)
         if of_x is not None:
             into = pixel_rows(of_x)
             into.index_add_(0, *within(into, rows, some @ matrix))
@@ -78,5 +90,10 @@ def sparse_gradients(
     return (
         of_x,
         None if of_weight is None else of_weight.contiguous(),
-        grads[pixels].sum(0) if needed[2] else None,
+        grad.sum(0) if needed[2] else None,
     )
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """(outputs, K * K * C), in the order of windows."""
+    return weight.permute(0, 2, 3, 1).flatten(1)

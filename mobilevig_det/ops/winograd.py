@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .channels_last import ChannelsLastConv2d, is_plain_cpu, is_ungrouped
-from .sparse_gradient import are_few, sparse_gradients, windows_with, with_gradient
+from .sparse_gradient import few_pixels, sparse_gradients, windows_with, with_gradient
 from .windows import gather, maps_like, pixel_rows, window_count, window_rows, within
 
 OUT, IN = 4, 6  # sides of a tile of outputs, and of the inputs that it sees
@@ -111,8 +111,10 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
         there = with_gradient(grad)
-        if there is not None and are_few(there):
-            return sparse_gradients(x, weight, grad, there, ctx.needs_input_grad)
+        pixels = few_pixels(there)
+        if pixels is not None:
+            some = pixel_rows(grad)[pixels]
+            return sparse_gradients(x, weight, some, pixels, ctx.needs_input_grad)
         made = seen = None
         if there is not None:  # tiles without a gradient are left out
             made, seen = (windows_with(there, x.shape, OUT, side) for side in (OUT, IN))
@@ -147,11 +149,12 @@ class WinogradConv2d(nn.Conv2d):
     autocast and to exporters and compilers it is its base class."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._gains(x):
+        if self.gains(x):
             return winograd_conv3x3(x, self.weight, self.bias)
         return super().forward(x)
 
-    def _gains(self, x: Tensor) -> bool:
+    def gains(self, x: Tensor) -> bool:
+        """Whether this map is convolved by Winograd's algorithm."""
         return (
             x.ndim == 4
             and is_plain_cpu(x, self.weight)
@@ -175,13 +178,12 @@ def use_winograd(model: nn.Module) -> int:
     for module in turned:
         module.__class__ = WinogradConv2d
     if turned:
-        from .roi_align_layer import ChannelsLastRoIAlign, RoIAlign
+        from . import detector_layers  # imports MMDetection
 
         for module in model.modules():
             if is_ungrouped(module):
                 module.__class__ = ChannelsLastConv2d
-            elif type(module) is RoIAlign:
-                module.__class__ = ChannelsLastRoIAlign
+            detector_layers.turn(module)
     return len(turned)
 
 
