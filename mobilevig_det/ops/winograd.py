@@ -119,9 +119,11 @@ class _Convolution(torch.autograd.Function):
         if there is not None:  # tiles without a gradient are left out
             made, seen = (windows_with(there, x.shape, OUT, side) for side in (OUT, IN))
         turned = weight.flip(2, 3).transpose(0, 1)
+        # The weight's first, for less memory at once.
+        weight_gradient = _weight_gradient(x, grad, made) if of_weight else None
         return (
             _convolve(grad, turned, None, seen) if of_x else None,
-            _weight_gradient(x, grad, made) if of_weight else None,
+            weight_gradient,
             grad.sum((0, 2, 3)) if of_bias else None,
         )
 
