@@ -28,8 +28,8 @@ def norm_act(x: Tensor, norm: nn.Module | None, act: nn.Module | None) -> Tensor
         and x.device.type == 'cpu'
         and not is_traced()
         and not compiling()
-        and not _has_hooks(norm)
-        and not _has_hooks(act)
+        and not has_hooks(norm)
+        and not has_hooks(act)
     ):
         if not torch.is_grad_enabled():
             return torch.ops.aten.gelu_(x if norm is None else norm(x))
@@ -57,7 +57,7 @@ def norm_act(x: Tensor, norm: nn.Module | None, act: nn.Module | None) -> Tensor
     return x if act is None else act(x)
 
 
-def _has_hooks(module: nn.Module | None) -> bool:
+def has_hooks(module: nn.Module | None) -> bool:
     return module is not None and any(
         getattr(module, name, None)
         for name in (

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..errors import UserError
 
-
 # When RoIs of other shapes are computed apart: taps by those that are needed, and
 # how many a part of its own is not worth.
 MOST_WASTE = 1.5

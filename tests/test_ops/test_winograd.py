@@ -3,6 +3,7 @@
 import copy
 
 from mobilevig_det.ops import winograd
+from mobilevig_det.ops.channels_last import ChannelsLastConv2d
 from mobilevig_det.ops.winograd import WinogradConv2d, use_winograd, winograd_conv3x3
 
 import pytest
@@ -58,6 +59,16 @@ def test_any_shape(shape, outs, bias, piece):
         check(shape, outs, bias)
 
 
+@pytest.mark.parametrize('sides', [(8, 8), (9, 8)])
+def test_outputs_may_be_written_to(sides):
+    """As mmcv's ConvModule does."""
+    x, w = torch.randn(1, 2, *sides), torch.randn(3, 2, 3, 3, requires_grad=True)
+    winograd_conv3x3(x, w).relu_().sum().backward()
+    found, w.grad = w.grad, None
+    F.conv2d(x, w, padding=1).relu().sum().backward()
+    assert (found - w.grad).abs().max() < 1e-4
+
+
 def test_only_the_gradients_that_are_asked_for():
     x, w = torch.randn(1, 2, 8, 8), torch.randn(3, 2, 3, 3, requires_grad=True)
     winograd_conv3x3(x, w).sum().backward()
@@ -98,7 +109,10 @@ def test_which_convolutions_are_turned():
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert use_winograd(model) == 1 and use_winograd(model) == 0
     assert type(model.a) is WinogradConv2d
-    assert all(type(other) is nn.Conv2d for other in model.others)
+    for other in model.others:
+        assert type(other) is (ChannelsLastConv2d if other.groups == 1 else nn.Conv2d)
+    other = nn.Conv2d(8, 8, 1)
+    assert use_winograd(other) == 0 and type(other) is nn.Conv2d
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert type(copy.deepcopy(model).a) is WinogradConv2d
 
