@@ -115,4 +115,5 @@ def _parts(address: str) -> tuple[str, str | None, str, str, str | None]:
     """Scheme, credentials, host or bucket, path, and query with its mark."""
     found = PARTS.fullmatch(address)
     assert found, 'find_filesystem() knows it'
-    return found.groups()
+    scheme, user, host, path, query = found.groups()
+    return scheme, user, host, path, query
