@@ -32,8 +32,9 @@ class _RPN(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
         there = [with_gradient(grad) for grad in grads]
-        maybe_few = all(t is not None for t in there)
-        pixels = few_pixels(torch.stack(there).any(0)) if maybe_few else None
+        some_have = [t for t in there if t is not None]
+        maybe_few = len(some_have) == len(there)
+        pixels = few_pixels(torch.stack(some_have).any(0)) if maybe_few else None
         if pixels is None:
             return _dense(ctx.saved_tensors, grads, ctx.needs_input_grad)
         x, weight, bias, *predictors = ctx.saved_tensors
