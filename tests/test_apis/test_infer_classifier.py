@@ -240,21 +240,30 @@ def test_another_classifier_is_refused():
     assert_whole()
 
 
+@pytest.fixture
+def expected():
+    """Of more images, so that both of two processes get some."""
+    names = [f'images/more_{i:02}.png' for i in range(24)]
+    for name in names:
+        os.link(FILES[0], name)
+    return naive({name: name for name in [*FILES, *names]})
+
+
 @pytest.mark.slow
-def test_two_processes_one_dies():
-    done = run(processes=2, KILLED_RANK='1', KILLED_AT='2')
-    assert done.returncode != 0 and '--resume goes on' in done.stdout
+def test_two_processes_one_dies(expected):
+    done = run(processes=2, KILLED_RANK='1', KILLED_AT='1')
+    assert done.returncode != 0 and '--resume goes on' in done.stdout, done.stdout
     assert rows() and not Path('out/predictions.json').exists()
     done = run('--resume', processes=2)
     assert done.stdout.count('Classes: out/predictions.json') == 1, done.stdout
-    assert_whole()
+    assert_whole(expected)
     assert len(list(Path('out/rows').glob('*.jsonl'))) == 2
 
 
 @pytest.mark.slow
-def test_sigkill():
+def test_sigkill(expected):
     done = run(KILLED_RANK='0', KILLED_AT='5')
     assert done.returncode == -signal.SIGKILL, done.stdout
     assert len(rows()) >= 4 and not Path('out/predictions.json').exists()
     assert infer('--resume') == SKIPPED
-    assert_whole()
+    assert_whole(expected)
