@@ -4,6 +4,8 @@ What lies around Winograd's convolutions, whose maps are channels-last: a map in
 usual format on the way is copied at each border, and so is its gradient.
 """
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +42,6 @@ class ChannelsLastConv2d(nn.Conv2d):
         return super().forward(x)
 
 
-def is_ungrouped(module: nn.Module) -> bool:
+def is_ungrouped(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether this is a plain convolution that has not been turned yet."""
     return type(module) is nn.Conv2d and module.groups == 1

@@ -62,7 +62,8 @@ class OneStepRPNHead(RPNHead):
             or any(map(has_hooks, layers))
         ):
             return super().forward_single(x)
-        return rpn_layers(x, *(p for m in layers for p in (m.weight, m.bias)))
+        scores, deltas = rpn_layers(x, *(p for m in layers for p in (m.weight, m.bias)))
+        return scores, deltas
 
 
 def turn(module: nn.Module) -> None:

@@ -176,7 +176,7 @@ def use_winograd(model: nn.Module) -> int:
     Returns:
         int: How many convolutions take Winograd's algorithm now that didn't.
     """
-    turned = [m for m in model.modules() if is_ungrouped(m) and _may_gain(m)]
+    turned = [m for m in model.modules() if _may_gain(m)]
     for module in turned:
         module.__class__ = WinogradConv2d
     if turned:
@@ -189,10 +189,11 @@ def use_winograd(model: nn.Module) -> int:
     return len(turned)
 
 
-def _may_gain(conv: nn.Conv2d) -> bool:
+def _may_gain(module: nn.Module) -> bool:
     return (
-        conv.kernel_size == (3, 3)
-        and conv.stride == conv.padding == conv.dilation == (1, 1)
-        and conv.padding_mode == 'zeros'
-        and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
+        is_ungrouped(module)
+        and module.kernel_size == (3, 3)
+        and module.stride == module.padding == module.dilation == (1, 1)
+        and module.padding_mode == 'zeros'
+        and min(module.in_channels, module.out_channels) >= FEWEST_CHANNELS
     )
