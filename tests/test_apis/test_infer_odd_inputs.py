@@ -163,7 +163,7 @@ def test_nothing_to_resume(told):
 @pytest.mark.parametrize('value', ['2', '-1', 'nan'])
 def test_thresholds(capsys, value):
     assert tool.run('infer', 'images', '--score-thr', value) == 2
-    assert '--score-thr must be between 0 and 1' in capsys.readouterr().err
+    assert '--score-thr: must be between 0 and 1' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('device', ['cuda:99', 'gpu'])
