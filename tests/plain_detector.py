@@ -1,6 +1,9 @@
 """A detector without a network, in place of tools/infer.py's own: what it finds follows
 from the pixels, at once."""
 
+import os
+from pathlib import Path
+
 from mobilevig_det.apis.inference import Inferencer, NoPicture, Prediction, Prepared
 
 import numpy as np
@@ -10,6 +13,21 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 CLASSES = ('circle', 'square', 'triangle')
+CONFIG = """
+model = dict(type='Plain', depth=1, test_cfg=dict(score_thr=0.05))
+visualizer = dict()
+test_dataloader = dict(dataset=dict(
+    type='mmdet.CocoDataset', data_root={root!r}, ann_file='test.json',
+    data_prefix=dict(img='images/'), pipeline=[dict(type='mmdet.PackDetInputs')]))
+"""
+
+
+def make_plain_model(folder):
+    """A folder of a run of tools/train.py, in this one, as far as tools/infer.py
+    looks."""
+    os.mkdir(folder)
+    Path(folder, 'config.py').write_text(CONFIG.format(root=os.getcwd()))
+    Path(folder, 'epoch_1.pth').write_bytes(b'weights')
 
 
 class PlainDetector:

@@ -3,7 +3,6 @@
 import os
 import re
 import resource
-from pathlib import Path
 
 from mobilevig_det.apis.drawn_video import DrawnVideo
 from mobilevig_det.errors import UserError
@@ -11,8 +10,8 @@ from mobilevig_det.errors import UserError
 import cv2
 import numpy as np
 import pytest
-from plain_detector import PlainDetector
-from test_resume import CONFIG, infer, rows
+from plain_detector import PlainDetector, make_plain_model
+from test_resume import infer, rows
 
 FRAMES = 60
 
@@ -21,9 +20,7 @@ FRAMES = 60
 def work(tmp_path, monkeypatch):
     """A model, and a video of noise, which becomes some 400 KB."""
     monkeypatch.chdir(tmp_path)
-    os.mkdir('model')
-    Path('model/config.py').write_text(CONFIG.format(root=str(tmp_path)))
-    Path('model/epoch_1.pth').write_bytes(b'weights')
+    make_plain_model('model')
     rng = np.random.default_rng(0)
     writer = cv2.VideoWriter('a.avi', cv2.VideoWriter_fourcc(*'MJPG'), 10, (160, 120))
     for _ in range(FRAMES):

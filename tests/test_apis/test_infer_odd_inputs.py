@@ -15,18 +15,16 @@ import pytest
 import tool
 from bad_images import picture
 from mmengine.config import Config
-from plain_detector import PlainDetector
-from test_resume import CONFIG, infer, rows
+from plain_detector import PlainDetector, make_plain_model
+from test_resume import infer, rows
 
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch):
     """A model, and two images."""
     monkeypatch.chdir(tmp_path)
-    for folder in 'images', 'model':
-        os.mkdir(folder)
-    Path('model/config.py').write_text(CONFIG.format(root=str(tmp_path)))
-    Path('model/epoch_1.pth').write_bytes(b'weights')
+    os.mkdir('images')
+    make_plain_model('model')
     for name in 'ab':
         picture(20, 20).save(f'images/{name}.png')
 

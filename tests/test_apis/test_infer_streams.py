@@ -16,18 +16,16 @@ from mobilevig_det.apis.input_stream import Inputs
 import pytest
 import torch
 from bad_images import encode, picture
-from plain_detector import PlainDetector
-from test_resume import CONFIG, infer, rows
+from plain_detector import PlainDetector, make_plain_model
+from test_resume import infer, rows
 
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch):
     """A model, and five images of two sizes."""
     monkeypatch.chdir(tmp_path)
-    for folder in 'images', 'model':
-        os.mkdir(folder)
-    Path('model/config.py').write_text(CONFIG.format(root=str(tmp_path)))
-    Path('model/epoch_1.pth').write_bytes(b'weights')
+    os.mkdir('images')
+    make_plain_model('model')
     for i in range(5):
         picture(20 + 10 * (i % 2), 20 + i // 4).save(f'images/{i}.png')
 

@@ -16,16 +16,9 @@ import numpy as np
 import pytest
 import tool
 from bad_images import picture
-from plain_detector import PlainDetector
+from plain_detector import PlainDetector, make_plain_model
 from test_results import CATEGORIES, Everything
 
-CONFIG = """
-model = dict(type='Plain', depth=1, test_cfg=dict(score_thr=0.05))
-visualizer = dict()
-test_dataloader = dict(dataset=dict(
-    type='mmdet.CocoDataset', data_root={root!r}, ann_file='test.json',
-    data_prefix=dict(img='images/'), pipeline=[dict(type='mmdet.PackDetInputs')]))
-"""
 FRAMES = 7
 
 
@@ -50,8 +43,7 @@ def work(tmp_path, monkeypatch):
     """A folder with images of some sizes, two of the test set, bad ones, a line, and
     two videos, one of them broken off."""
     monkeypatch.chdir(tmp_path)
-    for folder in 'images', 'model':
-        (tmp_path / folder).mkdir()
+    (tmp_path / 'images').mkdir()
     rng = np.random.default_rng(0)
     for i in range(9):
         size = (30, 20) if i % 3 else (20, 30)
@@ -77,8 +69,7 @@ def work(tmp_path, monkeypatch):
             )
         )
     )
-    Path('model/config.py').write_text(CONFIG.format(root=str(tmp_path)))
-    Path('model/epoch_1.pth').write_bytes(b'weights')
+    make_plain_model('model')
     return tmp_path
 
 
