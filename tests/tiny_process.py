@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from mobilevig_det.engine import ignore_signals_in_workers
+from mobilevig_det.engine.process_group import leave_process_group
 from mobilevig_det.engine.restarts import init_process_group, restarts
 
 import tiny_training as tiny
@@ -95,7 +96,7 @@ def main(folder, settings):
     if result.runner.rank == 0:
         torch.save(result.losses, Path(folder) / 'losses.pth')
     if 'RANK' in os.environ:
-        torch.distributed.destroy_process_group()
+        leave_process_group()
 
 
 if __name__ == '__main__':

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -19,6 +18,7 @@ from mmengine.runner import Runner
 from .. import engine  # noqa: F401  its hooks and loops, by their short names
 from ..checkpoints import load_all_safely
 from ..datasets import check_data_paths
+from ..engine.process_group import leave_process_group
 from ..engine.restarts import init_process_group, restarts
 from ..errors import UserError
 from ..ops import keep_freed_memory, use_on_cpus
@@ -281,15 +281,8 @@ def command(main: Callable) -> Callable:
                 raise
             sys.exit(f'{Path(main.__code__.co_filename).name}: {message}')
         except SystemExit:  # a code of its own, as after a signal
-            _leave_process_group()
+            leave_process_group()
             raise
-        _leave_process_group()
+        leave_process_group()
 
     return wrapper
-
-
-def _leave_process_group() -> None:
-    """Left to the interpreter's end, its threads now and then abort a process whose
-    work is done."""
-    if is_distributed():
-        torch.distributed.destroy_process_group()

@@ -3,6 +3,7 @@
 import os
 
 from mobilevig_det.engine.hooks import durable_checkpoint
+from mobilevig_det.engine.process_group import leave_process_group
 
 import pytest
 import tiny_training as tiny
@@ -36,7 +37,7 @@ def one_process(rank, folder, kill, minutes, accumulate):
     tiny.assert_equal(whole, resumed)
     with open(f'{folder}/equal{rank}', 'w') as file:
         file.write(os.path.basename(resumed.runner._load_from))
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 @pytest.mark.parametrize(

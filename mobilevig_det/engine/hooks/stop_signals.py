@@ -17,6 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..exit_codes import STOPPED
+from ..process_group import leave_process_group
 from .durable_checkpoint import DurableCheckpointHook
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -152,8 +153,7 @@ class StopOnSignalHook(Hook):
             return
         path = _save(runner, by_epoch)
         if get_world_size() > 1:
-            # All are here. Left to the interpreter's end, it may abort.
-            torch.distributed.destroy_process_group()
+            leave_process_group()  # all are here
         self._exit(runner, path)
 
     def _exit(self, runner: Runner, path: str | None) -> None:
