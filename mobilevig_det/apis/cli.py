@@ -1,7 +1,9 @@
 """What the command-line tools share: configs by name, errors in one line."""
 
 import argparse
+import difflib
 import functools
+import inspect
 import os
 import os.path as osp
 import sys
@@ -22,6 +24,7 @@ from ..engine.process_group import leave_process_group
 from ..engine.restarts import init_process_group, restarts
 from ..errors import UserError
 from ..ops import keep_freed_memory, use_on_cpus
+from .config_slips import explain_config_slip
 from .dead_processes import explain_dead_process
 
 # In a clone; an installed package carries the same folder under .mim.
@@ -67,7 +70,8 @@ def load_config(name: str, cfg_options: dict | None = None) -> Config:
     """Read a config (see :func:`find_config`) and change what was asked.
 
     Raises:
-        UserError: If there is no such config, or it can't be read.
+        UserError: If there is no such config, it can't be read, or an option is
+            misspelled.
     """
     path = find_config(name)
     try:
@@ -77,8 +81,22 @@ def load_config(name: str, cfg_options: dict | None = None) -> Config:
             f"The config {path} can't be read: {type(error).__name__}: {error}"
         ) from error
     if cfg_options:
+        _check_names(cfg_options, cfg)
         cfg.merge_from_dict(cfg_options)
     return cfg
+
+
+def _check_names(cfg_options: dict, cfg: Config) -> None:
+    """Raise a UserError for what looks like one of the config's own settings: MMEngine
+    would take it for a new one, and change nothing."""
+    known = {*cfg, *inspect.signature(Runner).parameters, 'tta_pipeline'}
+    for key in cfg_options:
+        name = key.partition('.')[0]
+        meant = difflib.get_close_matches(name, cfg, 1, 0.87)
+        if name not in known and meant:
+            raise UserError(
+                f'--cfg-options {key}: the config has no {name}. Is it {meant[0]}?'
+            )
 
 
 def find_checkpoint(path: str) -> None:
@@ -260,8 +278,8 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def command(main: Callable) -> Callable:
-    """Decorate a tool's main: user errors, and processes that died, end it with one
-    message.
+    """Decorate a tool's main: user errors, slips in configs, and processes that died,
+    end it with one message.
 
     Also has every checkpoint read safely: MMEngine asks torch for the unsafe
     mode on OneDL's packages, and before torch 2.6.
@@ -275,8 +293,8 @@ def command(main: Callable) -> Callable:
             main(*args, **kwargs)
         except UserError as error:
             sys.exit(f'{Path(main.__code__.co_filename).name}: {error}')
-        except RuntimeError as error:
-            message = explain_dead_process(error)
+        except (KeyError, TypeError, RuntimeError) as error:
+            message = explain_config_slip(error) or explain_dead_process(error)
             if message is None:
                 raise
             sys.exit(f'{Path(main.__code__.co_filename).name}: {message}')

@@ -18,7 +18,7 @@ _MEANINGS = (
 )
 
 
-def explain_dead_process(error: RuntimeError) -> str | None:
+def explain_dead_process(error: Exception) -> str | None:
     """One message for an error that a dead process caused here; else None."""
     for pattern, meaning in _MEANINGS:
         found = re.search(pattern, str(error))

@@ -62,7 +62,14 @@ def start(address: str | None) -> None:
     quiet = dict(log_to_driver=False, logging_level='error')
     if address is None:
         # Without an address it would join what `ray start` has left running here.
-        ray.init('local', include_dashboard=False, **quiet)
+        try:
+            ray.init('local', include_dashboard=False, **quiet)
+        except Exception as error:  # also a bare one
+            raise UserError(
+                f'Ray cannot be started here: {error} Its logs are in '
+                '/tmp/ray/session_latest/logs. Is there memory left, on the disk of '
+                '/tmp too?'
+            ) from error
         return
     unreachable = UserError(
         f'--address {address}: no Ray cluster answers there. `ray status` on its head '

@@ -305,6 +305,15 @@ def test_a_cluster_that_wants_a_token(monkeypatch):
             mobilevig_det.apis.ray_run.start(f'127.0.0.1:{server.getsockname()[1]}')
 
 
+def test_ray_that_cannot_start(monkeypatch):
+    def init(*_, **__):
+        raise Exception('The current node timed out during startup.')
+
+    monkeypatch.setattr(mobilevig_det.apis.ray_run.ray, 'init', init)
+    with pytest.raises(UserError, match='cannot be started here: The .* startup. Its'):
+        mobilevig_det.apis.ray_run.start(None)
+
+
 def test_shares():
     share_out = mobilevig_det.apis.ray_run.share_out
     two, gpus = dict(CPU=2.0), dict(CPU=32.0, GPU=4.0)

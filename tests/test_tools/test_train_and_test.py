@@ -4,7 +4,10 @@ import json
 import pickle
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from unittest.mock import Mock
+
+from mobilevig_det.apis.cli import load_config
 
 import numpy as np
 import pytest
@@ -254,6 +257,33 @@ def test_unreadable_config(tmp_path):
     assert str(config) in message and 'missing.py' in message
     config.write_text('model = dict(\n')
     assert str(config) in refusal('train', config)
+
+
+@pytest.mark.parametrize(
+    'option, words',
+    [
+        ('model.nonsense=1', "MaskRCNN.__init__() got an unexpected * 'nonsense'."),
+        ('train_cfg.max_epoch=1', "got an unexpected keyword argument 'max_epoch'."),
+        (
+            'model.backbone.type=Nonsense',
+            'fit: Nonsense is not in the *model registry.',
+        ),
+        (
+            'trian_cfg.max_epochs=1',
+            'trian_cfg.max_epochs: * no trian_cfg. * train_cfg?',
+        ),
+    ],
+)
+def test_slips_in_configs(shapes_root, tmp_path, monkeypatch, option, words):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    message = refusal('train', CONFIG, '--work-dir', tmp_path, *SMALL, option)
+    assert fnmatchcase(message, f'train.py: *{words}*') and '\n' not in message
+
+
+def test_options_that_a_config_lacks():
+    """But could have."""
+    options = dict(tta_pipeline=[], custom_hooks=[], work_dir='here')
+    assert load_config(CONFIG, options).work_dir == 'here'
 
 
 def test_missing_coco(tmp_path, monkeypatch):
