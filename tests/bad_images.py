@@ -77,3 +77,14 @@ def bad_files():
         'html.jpg': (b'<html><body>404 Not Found</body></html>', 'text'),
         'noise.jpg': (bytes(range(256)) * 8, 'cannot decode'),
     }
+
+
+def photo(width, height, seed=0):
+    """Edges and noise, so that there is something to tell apart."""
+    rng = np.random.default_rng(seed)
+    image = np.asarray(picture(width, height)).copy()
+    for _ in range(6):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        color = tuple(int(c) for c in rng.integers(0, 256, 3))
+        cv2.circle(image, (int(x), int(y)), 25, color, -1)
+    return image

@@ -6,6 +6,8 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 
+from mobilevig_det import MobileViG
+
 import torch
 from mmengine.runner import CheckpointLoader
 from reference import golden_state_dict
@@ -33,6 +35,15 @@ def imagenet_checkpoint(arch='ti', averaged=True):
     if not averaged:
         del checkpoint['state_dict_ema']
     return checkpoint
+
+
+def build(checkpoint, arch='ti', **kwargs):
+    """MobileViG with the weights of a checkpoint."""
+    model = MobileViG(
+        arch, init_cfg=dict(type='Pretrained', checkpoint=checkpoint, **kwargs)
+    )
+    model.init_weights()
+    return model.eval()
 
 
 def coco_checkpoint(detector_weights, arch='ti', classes=('cat', 'dog')):

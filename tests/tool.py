@@ -35,3 +35,10 @@ def run(name, *argv):
     except SystemExit as end:
         return end.code or 0
     return 0
+
+
+def refusal(name, *args):
+    """The message with which a tool refuses its arguments."""
+    message = run(name, *args)
+    assert isinstance(message, str), message
+    return message

@@ -13,17 +13,10 @@ import pytest
 import tiny_detector
 import tool
 import torch
-from bad_images import bad_files, encode, good_files, picture
+from bad_images import bad_files, encode, good_files, photo, picture
 from mmdet.apis import inference_detector, init_detector
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-
-
-@pytest.fixture(scope='module')
-def model_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('model')
-    tiny_detector.make(folder)
-    return folder
 
 
 @pytest.fixture(scope='module')
@@ -38,41 +31,6 @@ def reference(model_dir):
         return found[found.scores >= 0.4].cpu()
 
     return predict
-
-
-@pytest.fixture
-def infer(model_dir, tmp_path):
-    """Run the tool; return its exit code or message and what it wrote."""
-
-    def run(*argv, draw=False, out='out'):
-        code = tool.run(
-            'infer',
-            '--checkpoint',
-            model_dir / 'epoch_1.pth',
-            '--device',
-            'cpu',
-            '--score-thr',
-            0.4,
-            '--out-dir',
-            tmp_path / out,
-            *([] if draw else ['--no-save-vis']),
-            *argv,
-        )
-        path = tmp_path / out / 'predictions.json'
-        return code, json.loads(path.read_text()) if path.exists() else None
-
-    return run
-
-
-def photo(width, height, seed=0):
-    """Edges and noise, so that there is something to tell apart."""
-    rng = np.random.default_rng(seed)
-    image = np.asarray(picture(width, height)).copy()
-    for _ in range(6):
-        x, y = rng.integers(0, width), rng.integers(0, height)
-        color = tuple(int(c) for c in rng.integers(0, 256, 3))
-        cv2.circle(image, (int(x), int(y)), 25, color, -1)
-    return image
 
 
 def save(path, image):
@@ -317,53 +275,6 @@ def test_pictures(infer, reference, tmp_path, capsys):
         number = sum(a['category_id'] == category['id'] for a in content['annotations'])
         row = re.search(rf'\| {category["name"]} +\| (\d+)', text)
         assert int(row[1]) if row else 0 == number
-
-
-def make_video(path, frames, codec='MJPG'):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (96, 64))
-    for i in range(frames):
-        writer.write(photo(96, 64, i))
-    writer.release()
-
-
-def test_video(infer, tmp_path):
-    path = tmp_path / 'clip.avi'
-    make_video(path, 7)
-    code, content = infer(path, '--batch-size', 3, '--score-thr', 0.95, draw=True)
-    assert code == 0
-    assert [i['frame'] for i in content['images']] == list(range(7))
-    assert {i['video'] for i in content['images']} == {str(path)}
-    video = cv2.VideoCapture(str(tmp_path / 'out' / 'vis' / 'clip.avi.mp4'))
-    assert video.get(cv2.CAP_PROP_FPS) == 10
-    frames = []
-    while True:
-        there, frame = video.read()
-        if not there:
-            break
-        frames.append(frame)
-    assert len(frames) == 7 and frames[0].shape == (64, 96, 3)
-
-
-def test_bad_videos(infer, tmp_path, capsys):
-    whole, short = tmp_path / 'whole.avi', tmp_path / 'short.avi'
-    make_video(whole, 20)
-    data = whole.read_bytes()
-    short.write_bytes(data[: len(data) // 2])
-    (tmp_path / 'empty.mp4').write_bytes(b'')
-    (tmp_path / 'text.mp4').write_text('not a video\n' * 100)
-    code, content = infer(
-        short, tmp_path / 'empty.mp4', tmp_path / 'text.mp4', tmp_path / 'missing.mp4'
-    )
-    assert code == 'infer.py: 4 skipped, see above.'
-    count = len(content['images'])
-    assert 5 <= count <= 12
-    error = capsys.readouterr().err
-    assert (
-        f'skipped the end of {short}: the video breaks off after {count} of 20 frames'
-    ) in error
-    for name in 'empty.mp4', 'text.mp4':
-        assert f'skipped {tmp_path}/{name}: OpenCV cannot open it' in error
-    assert f'skipped {tmp_path}/missing.mp4: there is no such file' in error
 
 
 def test_nothing_to_look_at(infer, tmp_path, capsys):

@@ -1,42 +1,25 @@
-"""Weights by name, path and address, and what may be wrong with them."""
+"""Weights by name, path and address, and those that do not fit."""
 
-import argparse
 import datetime
 import functools
 import hashlib
 import http.server
 import logging
 import os
-import pickle
 import shutil
 import threading
-import zipfile
 from pathlib import Path
 
-from mobilevig_det import MobileViG
-from mobilevig_det.apis.cli import command
 from mobilevig_det.checkpoints import weights
-from mobilevig_det.checkpoints.reading import read_checkpoint
 from mobilevig_det.errors import UserError
 
-import numpy as np
 import pytest
 import torch
-from checkpoints import Hostile, imagenet_checkpoint
-from mmengine.logging import HistoryBuffer, MMLogger
-from mmengine.runner import CheckpointLoader, load_checkpoint
+from checkpoints import build, imagenet_checkpoint
+from mmengine.logging import MMLogger
 from reference import ARCHS, golden_features, golden_input, golden_state_dict
 
 TI = 'MobileViG_Ti_made_here.pth.tar'
-
-
-@pytest.fixture(scope='module')
-def files(tmp_path_factory):
-    """Folder with files that are made once: good.pth.tar, raw.pth.tar."""
-    folder = tmp_path_factory.mktemp('files')
-    torch.save(imagenet_checkpoint(), folder / 'good.pth.tar')
-    torch.save(imagenet_checkpoint(averaged=False), folder / 'raw.pth.tar')
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -80,14 +63,6 @@ def server(files):
         server.shutdown()
 
 
-def build(checkpoint, arch='ti', **kwargs):
-    model = MobileViG(
-        arch, init_cfg=dict(type='Pretrained', checkpoint=checkpoint, **kwargs)
-    )
-    model.init_weights()
-    return model.eval()
-
-
 def assert_golden(model):
     golden = golden_features()
     with torch.no_grad():
@@ -108,12 +83,6 @@ def log():
     logger.addHandler(handler)
     yield messages
     logger.removeHandler(handler)
-
-
-@pytest.fixture
-def as_in_our_tools(monkeypatch):
-    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
-    weights.load_all_safely()
 
 
 def test_names_are_the_published_files(monkeypatch):
@@ -258,144 +227,6 @@ def test_one_process_downloads(server, caches, tmp_path):
 def test_unknown_name():
     with pytest.raises(UserError, match='ti, s, m, b'):
         build('mobilevig://xl')
-
-
-def write_wrong_file(kind, path, files):
-    trace = path.with_suffix('.trace')
-    if kind == 'hostile':
-        torch.save({**imagenet_checkpoint(), 'args': Hostile(trace)}, path)
-    elif kind == 'hostile, old format':
-        torch.save(
-            {'state_dict': {}, 'x': Hostile(trace)},
-            path,
-            _use_new_zipfile_serialization=False,
-        )
-    elif kind == 'hostile pickle':
-        path.write_bytes(pickle.dumps(Hostile(trace)))
-    elif kind == 'truncated':
-        good = (files / 'good.pth.tar').read_bytes()
-        path.write_bytes(good[: len(good) * 2 // 3])
-    elif kind == 'truncated, old format':
-        torch.save(imagenet_checkpoint(), path, _use_new_zipfile_serialization=False)
-        path.write_bytes(path.read_bytes()[:100_000])
-    elif kind == 'empty':
-        path.touch()
-    elif kind == 'web page':
-        path.write_text('\n<!DOCTYPE html><html>Sign in</html>')
-    elif kind == 'text':
-        path.write_text('version https://git-lfs.github.com/spec/v1\n')
-    elif kind == 'list':
-        torch.save([1, 2], path)
-    return trace
-
-
-WRONG_FILES = {
-    'hostile': 'io.open',
-    'hostile, old format': 'io.open',
-    'hostile pickle': 'cannot be read|io.open',
-    'truncated': 'is cut off',
-    'truncated, old format': 'cannot be read',
-    'empty': 'is empty',
-    'web page': 'is a web page',
-    'text': 'cannot be read',
-    'list': 'holds a list',
-    'absent': 'There is no checkpoint file',
-}
-
-
-@pytest.mark.parametrize('kind', WRONG_FILES)
-def test_wrong_files(kind, files, tmp_path, as_in_our_tools):
-    path = tmp_path / 'wrong.pth'
-    trace = write_wrong_file(kind, path, files)
-    for door in (
-        lambda: build(f'mobilevig://{path}'),
-        lambda: build(str(path)),
-        lambda: load_checkpoint(MobileViG('ti'), str(path)),
-    ):
-        with pytest.raises(UserError, match=WRONG_FILES[kind]) as error:
-            door()
-        assert str(path) in str(error.value)
-        assert len(str(error.value)) < 400  # not torch's page of advice
-        assert not trace.exists()
-
-
-def test_the_hostile_file_is_hostile(tmp_path):
-    """The test above would see it."""
-    trace = tmp_path / 'trace'
-    pickle.loads(pickle.dumps(Hostile(trace)))
-    assert trace.exists()
-
-
-def test_tools_force_the_safe_mode(tmp_path, monkeypatch):
-    """Also on who asks for the unsafe one, as OneDL's MMEngine does."""
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
-    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
-    trace = write_wrong_file('hostile', tmp_path / 'wrong.pth', None)
-
-    @command
-    def tool():
-        torch.load(tmp_path / 'wrong.pth', weights_only=False)
-
-    with pytest.raises(pickle.UnpicklingError):
-        tool()
-    assert not trace.exists()
-
-
-def test_types_taken_away(files):
-    """torch's context manager, which OneDL's MMEngine uses, takes away what
-    was allowed before it as well."""
-    with torch.serialization.safe_globals(torch.serialization.get_safe_globals()):
-        pass
-    assert not torch.serialization.get_safe_globals()
-    read_checkpoint(files / 'good.pth.tar')
-
-
-def test_getattr_of_a_checkpoint_is_not_getattr(tmp_path):
-    """MMEngine's histories are written with getattr: only for them."""
-
-    class Getattr:
-        def __reduce__(self):
-            return getattr, (HistoryBuffer, '__init__')
-
-    torch.save({'x': Getattr()}, tmp_path / 'wrong.pth')
-    with pytest.raises(UserError, match='getattr'):
-        read_checkpoint(tmp_path / 'wrong.pth')
-
-
-def test_types_beside_the_weights(tmp_path):
-    """What MMEngine writes is read back, also as NumPy 1 wrote it."""
-    history = HistoryBuffer()
-    for i in range(5):
-        history.update(i / 4, 1)
-    path = tmp_path / 'a.pth'
-    torch.save(
-        {
-            'message_hub': {'loss': history},
-            'best': [np.float64(0.5), np.float32(0.25), np.int64(3)],
-            'args': argparse.Namespace(lr=1),
-        },
-        path,
-    )
-    old = tmp_path / 'numpy1.pth'
-    with zipfile.ZipFile(path) as a, zipfile.ZipFile(old, 'w') as b:
-        for name in a.namelist():
-            data = a.read(name)
-            assert name != 'a/data.pkl' or b'numpy' in data
-            b.writestr(
-                name,
-                data.replace(b'numpy._core', b'numpy.core')
-                if b'numpy._core' in data
-                else data.replace(b'numpy.core', b'numpy._core'),
-            )
-    for file in (path, old):
-        loaded = read_checkpoint(file)
-        values, counts = loaded['message_hub']['loss'].data
-        assert values.tolist() == [0, 0.25, 0.5, 0.75, 1]
-        assert counts.tolist() == [1] * 5
-        assert loaded['message_hub']['loss'].statistics('mean', 2) == 0.875
-        assert loaded['best'] == [0.5, 0.25, 3]
-        assert type(loaded['best'][1]) is np.float32
-        assert loaded['args'].lr == 1
 
 
 def test_other_arch_is_named(tmp_path):

@@ -2,12 +2,7 @@
 
 import json
 import pickle
-import subprocess
-import sys
-from fnmatch import fnmatchcase
 from unittest.mock import Mock
-
-from mobilevig_det.apis.cli import load_config
 
 import numpy as np
 import pytest
@@ -18,7 +13,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tool import SMALL, TOOLS, load, run
+from tool import SMALL, load, refusal, run
 
 CONFIG = 'configs/mask_rcnn/mobilevig_ti_fpn_shapes.py'
 
@@ -46,13 +41,6 @@ def trained(shapes_root, tmp_path_factory):
                 == 0
             )
         yield work_dir
-
-
-def refusal(name, *args):
-    """The message with which a tool refuses its arguments."""
-    message = run(name, *args)
-    assert isinstance(message, str), message
-    return message
 
 
 def log_rows(work_dir):
@@ -237,65 +225,6 @@ def test_evaluator_equals_pycocotools(shapes_root):
             assert got[f'coco/{kind}_{name}'] == pytest.approx(want, abs=6e-4)
 
 
-def test_unknown_config_in_one_line():
-    """In a process of its own: nothing else may be printed."""
-    done = subprocess.run(
-        [sys.executable, TOOLS / 'train.py', 'configs/mask_rcnn/nope.py'],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("train.py: There is no config '")
-    assert 'mask_rcnn/mobilevig_m_fpn_1x.py' in done.stderr
-    assert done.stderr.count('\n') == 1
-
-
-def test_unreadable_config(tmp_path):
-    config = tmp_path / 'mine.py'
-    config.write_text("_base_ = './missing.py'\n")
-    message = refusal('train', config)
-    assert str(config) in message and 'missing.py' in message
-    config.write_text('model = dict(\n')
-    assert str(config) in refusal('train', config)
-
-
-@pytest.mark.parametrize(
-    'option, words',
-    [
-        ('model.nonsense=1', "MaskRCNN.__init__() got an unexpected * 'nonsense'."),
-        ('train_cfg.max_epoch=1', "got an unexpected keyword argument 'max_epoch'."),
-        (
-            'model.backbone.type=Nonsense',
-            'fit: Nonsense is not in the *model registry.',
-        ),
-        (
-            'trian_cfg.max_epochs=1',
-            'trian_cfg.max_epochs: * no trian_cfg. * train_cfg?',
-        ),
-    ],
-)
-def test_slips_in_configs(shapes_root, tmp_path, monkeypatch, option, words):
-    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
-    message = refusal('train', CONFIG, '--work-dir', tmp_path, *SMALL, option)
-    assert fnmatchcase(message, f'train.py: *{words}*') and '\n' not in message
-
-
-def test_options_that_a_config_lacks():
-    """But could have."""
-    options = dict(tta_pipeline=[], custom_hooks=[], work_dir='here')
-    assert load_config(CONFIG, options).work_dir == 'here'
-
-
-def test_missing_coco(tmp_path, monkeypatch):
-    monkeypatch.setenv('COCO_ROOT', str(tmp_path / 'nowhere'))
-    message = refusal('train', 'mobilevig_m_fpn_1x')
-    for words in (str(tmp_path / 'nowhere'), 'COCO_ROOT=', 'make demo'):
-        assert words in message
-    (tmp_path / 'nowhere').mkdir()
-    message = refusal('test', 'mobilevig_m_fpn_1x', 'some.pth')
-    assert str(tmp_path / 'nowhere/annotations/instances_val2017.json') in (message)
-
-
 def test_bad_checkpoints(trained, tmp_path):
     assert 'no checkpoint file' in refusal('test', CONFIG, tmp_path / 'missing.pth')
     assert 'no checkpoint file' in refusal(
@@ -332,23 +261,6 @@ def test_flags_that_cannot_work_here(trained, tmp_path):
     assert 'base_batch_size' in refusal(
         'train', CONFIG, '--auto-scale-lr', *SMALL, 'auto_scale_lr={}'
     )
-
-
-@pytest.mark.parametrize(
-    'launcher, program, variable',
-    [
-        ('pytorch', 'torchrun', 'RANK'),
-        ('slurm', 'srun', 'SLURM_PROCID'),
-        ('mpi', 'mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-    ],
-)
-def test_launchers_that_did_not(launcher, program, variable, monkeypatch):
-    monkeypatch.delenv(variable, raising=False)
-    call = ('train', CONFIG, '--launcher', launcher)
-    assert f'not started by {program}' in refusal(*call)
-    if launcher != 'pytorch' and not torch.cuda.is_available():
-        monkeypatch.setenv(variable, '0')
-        assert 'needs a GPU' in refusal(*call)
 
 
 def test_amp_scales_the_loss(trained, tmp_path, monkeypatch):
