@@ -2,6 +2,7 @@
 
 from mobilevig_det.errors import UserError
 from mobilevig_det.ops import roi_align as module
+from mobilevig_det.ops import roi_samples
 from mobilevig_det.ops.mmcv_ext import roi_align_backward, roi_align_forward
 
 import naive_ops
@@ -302,3 +303,26 @@ def test_compilers_see_one_operator():
     exported = torch.export.export(Pool(), (x, rois), dynamic_shapes=(None, {0: batch}))
     assert torch.equal(exported.module()(x, rois), expected)
     assert module.roi_align_forward._qualname == 'mobilevig_det::roi_align_forward'
+
+
+TAPS = st.integers(1, 300)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(TAPS, TAPS), max_size=60), st.sampled_from([1, 2**9, 2**18]))
+def test_parts_of_like_rois(taps, limit):
+    """Each RoI is in one part; a part of several is neither too large nor, beyond
+    small ones, padded to half as much again."""
+    taps = torch.tensor(taps, dtype=torch.float).view(-1, 2)
+    parts = [part.tolist() for part in roi_samples.alike(*taps.T, limit)]
+    assert sorted(sum(parts, [])) == list(range(len(taps)))
+    for part in parts:
+        padded = len(part) * taps[part].amax(0).prod()
+        assert len(part) == 1 or padded <= limit
+        assert padded <= 1.5 * taps[part].prod(1).sum() + 2**10
+
+
+def test_long_and_wide_rois_are_apart():
+    taps = torch.tensor([[2.0, 100], [100, 2], [2, 90], [90, 2]])
+    parts = roi_samples.alike(*taps.T, 10**6)
+    assert sorted(sorted(part.tolist()) for part in parts) == [[0, 2], [1, 3]]
