@@ -7,6 +7,7 @@ import inspect
 import os
 import os.path as osp
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,8 +71,8 @@ def load_config(name: str, cfg_options: dict | None = None) -> Config:
     """Read a config (see :func:`find_config`) and change what was asked.
 
     Raises:
-        UserError: If there is no such config, it can't be read, or an option is
-            misspelled.
+        UserError: If there is no such config, it can't be read, or the options do not
+            fit it.
     """
     path = find_config(name)
     try:
@@ -82,7 +83,11 @@ def load_config(name: str, cfg_options: dict | None = None) -> Config:
         ) from error
     if cfg_options:
         _check_names(cfg_options, cfg)
-        cfg.merge_from_dict(cfg_options)
+        try:
+            cfg.merge_from_dict(cfg_options)
+        except (KeyError, TypeError) as error:
+            reason = textwrap.shorten(str(error.args[0]), 200)
+            raise UserError(f'--cfg-options do not fit {path}: {reason}') from error
     return cfg
 
 
@@ -293,7 +298,7 @@ def command(main: Callable) -> Callable:
             main(*args, **kwargs)
         except UserError as error:
             sys.exit(f'{Path(main.__code__.co_filename).name}: {error}')
-        except (KeyError, TypeError, RuntimeError) as error:
+        except Exception as error:
             message = explain_config_slip(error) or explain_dead_process(error)
             if message is None:
                 raise

@@ -283,6 +283,7 @@ def test_overflows_of_a_scaled_loss_do_not_count(tmp_path, scaler, fused, clip):
 
 
 def in_rank(rank, folder, results):
+    torch.set_num_threads(1)  # OpenMP's other ones are lost in a fork
     os.environ['LOCAL_RANK'] = str(rank)
     torch.distributed.init_process_group(
         'gloo', f'file://{folder}/rendezvous', rank=rank, world_size=2

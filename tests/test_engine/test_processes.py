@@ -127,6 +127,7 @@ def train_and_evaluate(rank, folder):
     """Weights after steps on whole batches or a half of each; AP of an odd number of
     images. ``rank``: -1 alone."""
     if rank >= 0:
+        torch.set_num_threads(1)  # OpenMP's other ones are lost in a fork
         torch.distributed.init_process_group(
             'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
         )

@@ -23,6 +23,7 @@ DISTRIBUTED = dict(
 
 
 def one_process(rank, folder, kill, minutes, accumulate):
+    torch.set_num_threads(1)  # OpenMP's other ones are lost in a fork
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
     durable_checkpoint.ASK_EVERY = 4
     dist.init_process_group(
