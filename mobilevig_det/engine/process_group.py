@@ -2,8 +2,11 @@
 
 import atexit
 import gc
+import os
 
 import torch.distributed as dist
+
+_left: list = []
 
 
 def leave_process_group() -> None:
@@ -17,10 +20,12 @@ def leave_process_group() -> None:
     with Python's lock free.
     """
     if dist.is_available() and dist.is_initialized():
-        atexit.register(_let_go, [dist.group.WORLD])
+        _left.append(dist.group.WORLD)
+        atexit.register(_let_go, os.getpid())
         dist.destroy_process_group()
 
 
-def _let_go(groups: list) -> None:
-    gc.collect()  # a model that is in a circle
-    groups.clear()
+def _let_go(pid: int) -> None:
+    if os.getpid() == pid:  # a fork has none of the threads to join
+        gc.collect()  # a model that is in a circle
+        _left.clear()
