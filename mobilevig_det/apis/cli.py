@@ -94,6 +94,7 @@ def load_config(name: str, cfg_options: dict | None = None) -> Config:
 def _check_names(cfg_options: dict, cfg: Config) -> None:
     """Raise a UserError for what looks like one of the config's own settings: MMEngine
     would take it for a new one, and change nothing."""
+    # MMDetection's test-time augmentation reads the last.
     known = {*cfg, *inspect.signature(Runner).parameters, 'tta_pipeline'}
     for key in cfg_options:
         name = key.partition('.')[0]

@@ -67,8 +67,7 @@ def start(address: str | None) -> None:
         except Exception as error:  # also a bare one
             raise UserError(
                 f'Ray cannot be started here: {error} Its logs are in '
-                '/tmp/ray/session_latest/logs. Is there memory left, on the disk of '
-                '/tmp too?'
+                '/tmp/ray/session_latest/logs. Is there memory left, and room in /tmp?'
             ) from error
         return
     unreachable = UserError(

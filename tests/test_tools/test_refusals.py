@@ -44,6 +44,10 @@ def test_unreadable_config(tmp_path):
             'model.backbone.type=Nonsense',
             'fit: Nonsense is not in the *model registry.',
         ),
+        (
+            'optim_wrapper.optimizer.lr=abc',
+            "'float' and 'str'. Look * --cfg-options; it was refused at *adam*.py:*.",
+        ),
         ('param_scheduler.0.end=0', 'fit: end should be larger than begin, * end=0.'),
         ('train_dataloader.dataset.pipeline.9.x=1', 'Index 9 exceeds the length of *'),
         ('model.backbone.arch.channels=1', '*arch* cannot inherit from base *'),
