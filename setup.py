@@ -22,7 +22,8 @@ class BuildWithStandIn(build_py):
             top = self.get_finalized_command('install').install_lib
         target = Path(top, 'mmcv', '_ext.py')
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / 'mobilevig_det' / 'ops' / 'mmcv_stand_in.py', target)
+        stand_in = ROOT / 'mobilevig_det' / 'mmcv_ops' / 'mmcv_stand_in.py'
+        shutil.copyfile(stand_in, target)
 
 
 setup(
@@ -42,7 +43,6 @@ setup(
             '.mim/configs/**/*.*',
             '.mim/tools/*.*',
         ],
-        'mobilevig_det.benchmark': ['wasm.mjs'],
         'mobilevig_det.evaluation': ['data/*'],
         'mobilevig_det.export': ['web/*'],
     },

@@ -17,7 +17,7 @@ except StackError:
     sys.exit()
 
 from . import registry  # noqa: E402  mobilevig_det:: in configs
-from .ops.provide import provide_mmcv_ext  # noqa: E402
+from .mmcv_ops.provide import provide_mmcv_ext  # noqa: E402
 
 provide_mmcv_ext()  # before anything below imports mmcv.ops
 

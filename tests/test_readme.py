@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from mobilevig_det import MobileViG
-from mobilevig_det.apis.cli import find_config
+from mobilevig_det.config import find_config
 
 import pytest
 import siblings

@@ -2,7 +2,7 @@
 
 import math
 
-from mobilevig_det.apis.cli import load_config
+from mobilevig_det.config import load_config
 from mobilevig_det.errors import UserError
 
 import numpy as np

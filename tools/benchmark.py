@@ -10,10 +10,12 @@ table runs in turns, so that a busy machine slows all of it alike.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-from mobilevig_det.apis.cli import command  # first: names what misfits
-from mobilevig_det.benchmark import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import (
     GRAPH_SHAPES,
     RIVALS,
     SIBLINGS,
@@ -33,6 +35,7 @@ from mobilevig_det.benchmark import (
     training_rows,
     write,
 )
+from mobilevig_det.cli.common import command  # first: names what misfits
 from mobilevig_det.errors import UserError
 
 import torch

@@ -1,66 +1,7 @@
 #!/usr/bin/env python
-"""Make the shapes data sets: COCO's format or image folders, no download."""
+"""The same as ``python -m mobilevig_det make-shapes``."""
 
-import argparse
-
-from mobilevig_det.apis.cli import command
-from mobilevig_det.datasets.shape_classes import make_shape_classes
-from mobilevig_det.datasets.shapes import make_shapes
-from mobilevig_det.errors import UserError
-
-DEFAULTS = dict(
-    detection=dict(out_dir='data/shapes', num_train=600, num_val=100, size=128),
-    classification=dict(
-        out_dir='data/shape_classes', num_train=3000, num_val=500, size=64
-    ),
-)
-
-
-@command
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        '--task',
-        choices=list(DEFAULTS),
-        default='detection',
-        help="COCO's format, or a folder for each of ten classes "
-        '(default: %(default)s)',
-    )
-    for flag, kind, text in (
-        ('out-dir', str, 'folder to write to'),
-        ('num-train', int, 'training images'),
-        ('num-val', int, 'held-out images'),
-        ('size', int, 'height and width, in pixels'),
-    ):
-        key = flag.replace('-', '_')
-        defaults = ', '.join(f'{task} {value[key]}' for task, value in DEFAULTS.items())
-        parser.add_argument(
-            f'--{flag}', type=kind, help=f'{text} (default: {defaults})'
-        )
-    parser.add_argument(
-        '--seed', type=int, default=0, help='the same seed, the same files'
-    )
-    parser.add_argument(
-        '--num-classes',
-        type=int,
-        help='of detection, up to 5: circle, square, triangle (default: these 3), '
-        'ring, cross',
-    )
-    args = parser.parse_args(argv)
-    settings = {
-        key: value if getattr(args, key) is None else getattr(args, key)
-        for key, value in DEFAULTS[args.task].items()
-    }
-    settings.update(root=settings.pop('out_dir'), seed=args.seed)
-    if args.task == 'classification':
-        if args.num_classes not in (None, 10):
-            raise UserError('--num-classes: --task classification has 10 classes.')
-        root = make_shape_classes(**settings)
-    else:
-        num_classes = 3 if args.num_classes is None else args.num_classes
-        root = make_shapes(**settings, num_classes=num_classes)
-    print(f'The data set is in {root}.')
-
+from mobilevig_det.cli.make_shapes import main
 
 if __name__ == '__main__':
     main()

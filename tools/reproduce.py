@@ -5,10 +5,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mobilevig_det.apis.cli import add_cfg_options, command
 from mobilevig_det.checkpoints.weights import PUBLISHED, REPOSITORY
+from mobilevig_det.cli.common import add_cfg_options, command
 from mobilevig_det.errors import UserError
-from mobilevig_det.reproduction import FIGURES, Figure, Options, exit_code, reproduce
+from reproduction import FIGURES, Figure, Options, exit_code, reproduce
 
 from mmengine.logging import MMLogger
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from ..custom_op import is_traced
 from ..ops import gated_max
-from ..ops.svga import is_traced
 from .siblings import SiblingBackbone
 
 

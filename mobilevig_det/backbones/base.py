@@ -17,8 +17,8 @@ from ..checkpoints.key_mapping import (
     is_authors_layout,
 )
 from ..checkpoints.sibling_keys import with_unfolded_positions
+from ..custom_op import is_traced
 from ..errors import UserError
-from ..ops.svga import is_traced
 from .arguments import (
     NUM_STAGES,
     check_compile_cfg,

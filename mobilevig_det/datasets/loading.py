@@ -4,7 +4,7 @@ import mmdet.datasets.transforms
 from mmdet.registry import TRANSFORMS
 from mmdet.structures.mask import BitmapMasks
 
-from ..structures import CompactBitmapMasks
+from .compact_masks import CompactBitmapMasks
 
 
 @TRANSFORMS.register_module()

@@ -4,7 +4,6 @@ from .agc import gated_max
 from .allocator import keep_freed_memory
 from .dagc import thresholded_max
 from .mgc import cross_max
-from .mmcv_ext import use_on_cpus
 from .svga import max_relative
 
 __all__ = [
@@ -13,5 +12,4 @@ __all__ = [
     'keep_freed_memory',
     'max_relative',
     'thresholded_max',
-    'use_on_cpus',
 ]

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .custom_op import custom_op
+from ..custom_op import custom_op, is_traced
 from .exported_step import exported_step
 from .links import Link, Strip, as_pixels, both_axes, shifted, spread, strongest
-from .svga import is_traced
 
 EPS = 1e-6  # beside the temperature
 

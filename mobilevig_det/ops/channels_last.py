@@ -9,7 +9,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from .svga import is_traced
+from ..custom_op import is_traced
 
 
 def is_plain_cpu(x: Tensor, weight: Tensor | None = None) -> bool:

@@ -6,9 +6,9 @@ from mmdet.models import RPNHead
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..mmcv_ops.roi_align import roi_align_backward, roi_align_forward
 from .channels_last import is_plain_cpu
 from .norm_act import has_hooks
-from .roi_align import roi_align_backward, roi_align_forward
 from .rpn import rpn_layers
 from .winograd import WinogradConv2d
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .custom_op import custom_op
+from ..custom_op import custom_op, is_traced
 from .exported_step import exported_step
 from .links import Link, as_pixels, both_axes, pieces, shifted, spread_images, strongest
-from .svga import is_traced
 
 
 def _links(x: Tensor, stride: int) -> list[Link]:

@@ -10,7 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .svga import is_traced
+from ..custom_op import is_traced
 
 
 def norm_act(x: Tensor, norm: nn.Module | None, act: nn.Module | None) -> Tensor:

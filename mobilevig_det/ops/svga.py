@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .custom_op import custom_op
+from ..custom_op import custom_op, is_traced
 
 # Doublings in a graph exported with a dynamic size, where their number can't
 # follow the size: enough for maps of 1024 * K pixels a side.
@@ -302,12 +302,3 @@ def max_relative(x: Tensor, stride: int = 2) -> Tensor:
     if x.requires_grad and torch.is_grad_enabled():
         return _MaxRelative.apply(x, stride)
     return _search(x, stride, False)[0]
-
-
-def is_traced() -> bool:
-    """Whether an exporter is looking, which wants plain operations."""
-    return (
-        torch.jit.is_tracing()
-        or torch.onnx.is_in_onnx_export()
-        or getattr(torch.compiler, 'is_exporting', bool)()
-    )

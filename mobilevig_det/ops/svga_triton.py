@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..custom_op import custom_op
 from . import svga
-from .custom_op import custom_op
 
 BLOCK = 1024  # pixels of a plane to a program
 

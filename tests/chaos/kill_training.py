@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / 'chaos'), str(TESTS / 'helpers'), str(TESTS.parent)]
 
 from mobilevig_det.engine.newest_checkpoint import check_checkpoint  # noqa: E402
 from mobilevig_det.errors import UserError  # noqa: E402

@@ -1,7 +1,7 @@
 """Does resident memory grow over training iterations, and over inferred images?
 
-``PYTHONPATH=.:tests python tests/chaos/memory.py [--steps 2000]`` prints the slopes:
-KiB a step, by least squares over the last three quarters.
+``PYTHONPATH=.:tests/helpers python tests/chaos/memory.py [--steps 2000]``
+prints the slopes: KiB a step, by least squares over the last three quarters.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from mobilevig_det.apis.inference import Inferencer, Picture
+from mobilevig_det.inference.inferencer import Inferencer, Picture
 
 import numpy as np
 import tiny_detector

@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from mobilevig_det.apis.cli import load_config
 from mobilevig_det.checkpoints.key_mapping import convert
+from mobilevig_det.config import load_config
 from mobilevig_det.datasets.shapes import make_shapes
 from mobilevig_det.errors import UserError
 

@@ -5,9 +5,9 @@ import pickle
 import zipfile
 
 from mobilevig_det import MobileViG
-from mobilevig_det.apis.cli import command
 from mobilevig_det.checkpoints import weights
 from mobilevig_det.checkpoints.reading import read_checkpoint
+from mobilevig_det.cli.common import command
 from mobilevig_det.errors import UserError
 
 import numpy as np

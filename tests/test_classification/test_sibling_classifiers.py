@@ -1,6 +1,6 @@
 """Classifiers of MobileViG's siblings: the authors' logits, weights and decay."""
 
-from mobilevig_det.apis.cli import load_config
+from mobilevig_det.config import load_config
 
 import numpy as np
 import pytest

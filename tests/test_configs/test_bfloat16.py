@@ -1,7 +1,7 @@
 """Whole detectors train in bfloat16, which compiled mmcv does not know."""
 
-from mobilevig_det.apis.cli import load_config
-from mobilevig_det.ops import use_on_cpus
+from mobilevig_det.config import load_config
+from mobilevig_det.mmcv_ops import use_on_cpus
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """The Mask R-CNN configs build and train as a whole."""
 
-from mobilevig_det.apis.cli import load_config
+from mobilevig_det.config import load_config
 
 import numpy as np
 import pytest

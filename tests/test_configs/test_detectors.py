@@ -11,7 +11,7 @@ import re
 
 import mobilevig_det
 from mobilevig_det import MobileViG
-from mobilevig_det.apis.cli import load_config
+from mobilevig_det.config import load_config
 
 import numpy as np
 import pytest

@@ -4,8 +4,8 @@ import copy
 import os
 from pathlib import Path
 
-from mobilevig_det.apis.cli import load_config
-from mobilevig_det.structures import CompactBitmapMasks
+from mobilevig_det.config import load_config
+from mobilevig_det.datasets.compact_masks import CompactBitmapMasks
 
 import pytest
 import torch

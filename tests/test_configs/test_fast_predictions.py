@@ -2,7 +2,7 @@
 
 import copy
 
-from mobilevig_det.apis.cli import load_config
+from mobilevig_det.config import load_config
 from mobilevig_det.engine import WinogradHook
 from mobilevig_det.ops import winograd
 

@@ -4,9 +4,9 @@ import csv
 import re
 from pathlib import Path
 
-from mobilevig_det.apis.cli import load_config
 from mobilevig_det.checkpoints import weights
-from mobilevig_det.reproduction import FIGURES
+from mobilevig_det.config import load_config
+from reproduction import FIGURES
 
 import pytest
 import yaml

@@ -3,7 +3,7 @@
 With the operators in use here: ours, where mmcv has none.
 """
 
-from mobilevig_det.ops import use_on_cpus
+from mobilevig_det.mmcv_ops import use_on_cpus
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Configs beyond the authors' recipe, against those that they stand on."""
 
-from mobilevig_det.apis.cli import load_config
+from mobilevig_det.config import load_config
 from mobilevig_det.datasets.data_paths import leaf_datasets
 
 import pytest

@@ -4,8 +4,8 @@ settings in them. No model is trained."""
 import copy
 from types import SimpleNamespace
 
-from mobilevig_det.apis.cli import load_config
-from mobilevig_det.reproduction.logged_rates import ITERATIONS, logged, rates
+from mobilevig_det.config import load_config
+from reproduction.logged_rates import ITERATIONS, logged, rates
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """The siblings' Mask R-CNN configs: MobileViG's recipe but for what is published."""
 
-from mobilevig_det.apis.cli import load_config
+from mobilevig_det.config import load_config
 
 import pytest
 import torch

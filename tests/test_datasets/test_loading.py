@@ -4,7 +4,7 @@ import copy
 import pickle
 
 import mobilevig_det.datasets.loading  # noqa: F401  registers
-from mobilevig_det.structures import CompactBitmapMasks
+from mobilevig_det.datasets.compact_masks import CompactBitmapMasks
 
 import numpy as np
 import pycocotools.mask as mask_utils

@@ -3,7 +3,7 @@
 import json
 import math
 
-from mobilevig_det.apis.cli import load_config
+from mobilevig_det.config import load_config
 from mobilevig_det.datasets import shapes
 from mobilevig_det.datasets.data_paths import check_data_paths
 from mobilevig_det.errors import UserError

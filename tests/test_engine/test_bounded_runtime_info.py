@@ -6,8 +6,8 @@ import json
 import pickle
 import types
 
-from mobilevig_det.apis import load_config
 from mobilevig_det.checkpoints import read_checkpoint
+from mobilevig_det.config import load_config
 from mobilevig_det.engine import BoundedRuntimeInfoHook
 from mobilevig_det.engine.hooks import bounded_runtime_info as module
 

@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 
-from mobilevig_det.apis.cli import find_config
 from mobilevig_det.checkpoints import read_checkpoint
+from mobilevig_det.config import find_config
 
 import pytest
 from tool import SMALL, TOOLS

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[1] / 'helpers'
 HOST, DEVICE = 'to the host', 'to the device'
 pytestmark = pytest.mark.skipif(
     not hasattr(
@@ -26,7 +26,7 @@ def found(shapes_root, tmp_path_factory):
 
 
 def run(shapes_root, folder, *more):
-    paths = [str(TESTS.parent), str(TESTS), *sys.path]
+    paths = [str(TESTS.parents[1]), str(TESTS), *sys.path]
     where = ' '.join(['elsewhere', *more])
     program = TESTS / 'other_device_run.py'
     done = subprocess.run(

@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from mobilevig_det.apis.cli import command
+from mobilevig_det.cli.common import command
 from mobilevig_det.engine.hooks import hang_watchdog
-from mobilevig_det.engine.process_group import leave_process_group
+from mobilevig_det.engine.launch import leave_process_group
 
 import pytest
 import torch
@@ -231,7 +231,7 @@ def test_a_group_outlives_its_models(tmp_path):
         import multiprocessing
         import sys
         import torch
-        from mobilevig_det.engine.process_group import leave_process_group
+        from mobilevig_det.engine.launch import leave_process_group
         from torch import distributed
         gc.freeze()
         sys.setswitchinterval(1000)

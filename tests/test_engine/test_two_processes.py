@@ -3,7 +3,7 @@
 import os
 
 from mobilevig_det.engine.hooks import durable_checkpoint
-from mobilevig_det.engine.process_group import leave_process_group
+from mobilevig_det.engine.launch import leave_process_group
 
 import pytest
 import tiny_training as tiny

@@ -1,7 +1,7 @@
 """Training with every fast piece on and off: the same, but for the rounding of
 Winograd's algorithm."""
 
-from mobilevig_det.apis.cli import load_config
+from mobilevig_det.config import load_config
 from mobilevig_det.engine import WinogradHook
 from mobilevig_det.ops import winograd
 from mobilevig_det.ops.winograd import WinogradConv2d

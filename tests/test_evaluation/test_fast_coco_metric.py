@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from mobilevig_det.apis import load_config
+from mobilevig_det.config import load_config
 from mobilevig_det.errors import UserError
 from mobilevig_det.evaluation import FastCocoMetric, coco_eval
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import mobilevig_det.export
-from mobilevig_det.apis.cli import load_config
+from mobilevig_det.config import load_config
 from mobilevig_det.errors import UserError
 from mobilevig_det.export import exported_detector, load
 from mobilevig_det.export.int8 import accuracy, calibration, write

@@ -12,14 +12,14 @@ from mobilevig_det.errors import UserError
 
 import pytest
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[1] / 'helpers'
 
 
 @pytest.mark.parametrize('how', ['interpret', 'compile'])
 def test_in_a_process_of_its_own(how, tmp_path):
     if find_spec('triton') is None:
         pytest.skip('Triton, 690 MB, is not installed')
-    paths = [str(TESTS.parent), str(TESTS), *sys.path]
+    paths = [str(TESTS.parents[1]), str(TESTS), *sys.path]
     environ = dict(PYTHONPATH=os.pathsep.join(paths), TRITON_CACHE_DIR=str(tmp_path))
     environ['TRITON_INTERPRET'] = '1' if how == 'interpret' else '0'
     done = subprocess.run(

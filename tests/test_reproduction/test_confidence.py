@@ -4,9 +4,9 @@ import contextlib
 import io
 import math
 
-from mobilevig_det.reproduction.confidence import CocoAP, wilson
-from mobilevig_det.reproduction.figures import Figure
-from mobilevig_det.reproduction.verdicts import exit_code, judge
+from reproduction.confidence import CocoAP, wilson
+from reproduction.figures import Figure
+from reproduction.verdicts import exit_code, judge
 
 import numpy as np
 import pytest

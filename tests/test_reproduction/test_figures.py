@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from mobilevig_det.checkpoints import weights
-from mobilevig_det.reproduction import FIGURES
-from mobilevig_det.reproduction import figures as names
+from reproduction import FIGURES
+from reproduction import figures as names
 
 import pytest
 import siblings

@@ -2,8 +2,8 @@
 
 import json
 
-from mobilevig_det.reproduction import FIGURES
-from mobilevig_det.reproduction.figures import BACKBONE_FLOPS, FLOPS, PARAMETERS, RATES
+from reproduction import FIGURES
+from reproduction.figures import BACKBONE_FLOPS, FLOPS, PARAMETERS, RATES
 
 import pytest
 from siblings import SMALLEST

@@ -11,11 +11,11 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-from mobilevig_det.apis.cli import find_config, load_config
 from mobilevig_det.checkpoints import weights
-from mobilevig_det.reproduction import Figure, verdicts
-from mobilevig_det.reproduction import run as running
-from mobilevig_det.reproduction.confidence import wilson
+from mobilevig_det.config import find_config, load_config
+from reproduction import Figure, verdicts
+from reproduction import run as running
+from reproduction.confidence import wilson
 
 import pytest
 import torch

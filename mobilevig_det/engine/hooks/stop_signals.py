@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..exit_codes import STOPPED
-from ..process_group import leave_process_group
+from ..launch import leave_process_group
 from .durable_checkpoint import DurableCheckpointHook
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

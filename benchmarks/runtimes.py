@@ -1,0 +1,243 @@
+"""Exported models in their runtimes, beside PyTorch."""
+
+import importlib.util
+import subprocess
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+from mobilevig_det.backbones import MobileViG, fuse_backbones
+from mobilevig_det.config import load_config
+from mobilevig_det.datasets.shapes import paint, sample_scene
+from mobilevig_det.mmcv_ops import use_on_cpus
+
+import numpy as np
+import torch
+from mmdet.models import BaseDetector
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import load_checkpoint
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .backbones import MATRIX_PRODUCT, build, make_inference, make_matrix_product
+from .turns import in_turns, progress
+
+# Runtimes by the suffix of their files.
+NAMES = {'.onnx': 'ONNX Runtime', '.xml': 'OpenVINO', '.pte': 'ExecuTorch'}
+EAGER, FUSED = 'MMDetection', 'fused'
+DEMO = Path('work_dirs', 'demo')
+DEMO_CONFIG, FULL_CONFIG = 'mobilevig_ti_fpn_shapes', 'mobilevig_m_fpn_1x'
+EXPORTED = Path('work_dirs', 'export')
+# Also where the package is installed.
+RUNNER = Path(__file__).parents[1] / 'tools' / 'run_onnx.py'
+
+
+def runtime_rows(args: Namespace) -> Iterator[dict]:
+    """Each size's backbone at each of ``args.sizes``; the detector of `make demo`,
+    if that has left one; a whole Mask R-CNN M at the last of the sizes."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for size in args.sizes:
+            for arch in args.archs:
+                yield from _backbone_rows(args, arch, size, folder)
+        demo = sorted(DEMO.glob('epoch_*.pth'))
+        if demo:
+            yield from _detector_rows(
+                args, DEMO_CONFIG, str(demo[-1]), '128x128', folder
+            )
+        else:
+            print(f'No detector of `make demo` is in {DEMO}: left out.')
+        yield from _detector_rows(args, FULL_CONFIG, None, args.sizes[-1], folder)
+
+
+def _backbone_rows(
+    args: Namespace, arch: str, size: str, folder: Path
+) -> Iterator[dict]:
+    ours = partial(build, MobileViG, arch)
+    make = partial(make_inference, size=size, build=ours)
+    makes: dict[str, Callable] = {
+        MATRIX_PRODUCT: make_matrix_product,
+        'PyTorch': make,
+        f'PyTorch, {FUSED}': partial(make, fuse=True),
+    }
+    progress(f'runtimes {size}: MobileViG-{arch}, exporting')
+    model = MobileViG(arch, layer_scale_init_value=0.5).eval().fuse()
+    for path in _export_backbone(model, size, folder / arch):
+        makes[NAMES[path.suffix]] = partial(make_session, path=path, size=size)
+    onnx_path = folder / arch / f'{size}.onnx'
+    makes['wasm, one thread'] = partial(make_wasm, path=onnx_path, size=size)
+    yield from _rows(args, f'MobileViG-{arch}', size, 'PyTorch', makes)
+
+
+def _detector_rows(
+    args: Namespace, config: str, checkpoint: str | None, size: str, folder: Path
+) -> Iterator[dict]:
+    progress(f'runtimes {size}: {config}, exporting')
+    paths = _export_detector(
+        *make_mask_rcnn(config, checkpoint), folder / Path(config).stem
+    )
+    make = partial(make_prediction, config=config, checkpoint=checkpoint, size=size)
+    makes: dict[str, Callable] = {
+        MATRIX_PRODUCT: make_matrix_product,
+        EAGER: make,
+        f'{EAGER}, {FUSED}': partial(make, fuse=True),
+    }
+    for path in paths:
+        makes[NAMES[path.suffix]] = partial(make, path=path)
+        int8 = EXPORTED / f'{Path(config).stem}_int8{path.suffix}'
+        if int8.is_file():
+            makes[f'{NAMES[path.suffix]}, int8'] = partial(make, path=int8)
+    yield from _rows(args, config, size, EAGER, makes)
+
+
+def _rows(
+    args: Namespace, model: str, size: str, base: str, makes: dict[str, Callable]
+) -> Iterator[dict]:
+    rows = [
+        dict(part='runtimes', size=f'{model}, {size}', name=name, base=base)
+        for name in makes
+    ]
+    done = in_turns(rows, list(makes.values()), args.rounds, args)
+    # The work is the same in all runtimes, and counted in PyTorch.
+    work = {key: done[1][key] for key in ('gmacs', 'params') if key in done[1]}
+    for row in done[2:]:
+        row.update(work)
+        if row['name'].split(',')[0] not in (EAGER, 'PyTorch'):
+            row.pop('peak_bytes', None)  # theirs isn't PyTorch's to see
+    yield from done
+
+
+def _export_backbone(model: nn.Module, size: str, folder: Path) -> list[Path]:
+    """Files of one size for all runtimes."""
+    from mobilevig_det.export.executorch import write_executorch
+    from mobilevig_det.export.onnx_file import write_onnx_backbone
+    from mobilevig_det.export.openvino import write_openvino
+
+    height, width = map(int, size.split('x'))
+    metadata = dict(part='backbone', fixed_size=[height, width])
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f'{size}{suffix}' for suffix in NAMES]
+    write_onnx_backbone(model, paths[0], (height, width), metadata)
+    write_openvino(paths[0], paths[1], metadata)
+    write_executorch(model, paths[2], (height, width), metadata)
+    return paths
+
+
+def _export_detector(cfg: Config, model: BaseDetector, folder: Path) -> list[Path]:
+    from mobilevig_det.export import make_metadata
+    from mobilevig_det.export.onnx_file import write_onnx_detector
+    from mobilevig_det.export.openvino import write_openvino
+
+    fuse_backbones(model)
+    classes = tuple(map(str, range(model.roi_head.bbox_head.num_classes)))
+    metadata = make_metadata(cfg, model, classes, 'detector')
+    folder.mkdir(exist_ok=True)
+    paths = [folder / 'model.onnx', folder / 'model.xml']
+    write_onnx_detector(model, paths[0], metadata)
+    write_openvino(paths[0], paths[1], metadata)
+    return paths
+
+
+def make_mask_rcnn(config: str, checkpoint: str | None) -> tuple[Config, BaseDetector]:
+    """A Mask R-CNN of ours in eval mode. Without a checkpoint its weights are
+    random, but for one class, of which it finds all that the config allows: what
+    it takes at most."""
+    use_on_cpus()
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    cfg = load_config(config)
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model).eval()
+    if checkpoint is None:
+        with torch.no_grad():
+            model.roi_head.bbox_head.fc_cls.bias[0] += 5
+    else:
+        load_checkpoint(model, checkpoint, 'cpu', strict=True)
+    return cfg, model
+
+
+def make_session(args: Namespace, path: Path, size: str):
+    from mobilevig_det.export import load
+
+    session = load(path, args.threads or torch.get_num_threads())
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, *map(int, size.split('x'))).numpy()
+    return {}, lambda: session(image=image)
+
+
+def make_wasm(args: Namespace, path: Path, size: str):
+    """ONNX Runtime in WebAssembly, in Node."""
+    from mobilevig_det.export.ort_web import find_ort_web
+
+    script = Path(__file__).with_name('wasm.mjs')
+    runtime = find_ort_web() / 'dist'
+    command = ['node', str(script), str(runtime), str(path), *size.split('x')]
+    node = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+
+    def run():
+        print('go', file=node.stdin)
+        if not (node.stdout and node.stdout.readline()):
+            raise RuntimeError('node ended')
+
+    return {}, run
+
+
+def make_prediction(
+    args: Namespace,
+    config: str,
+    checkpoint: str | None,
+    size: str,
+    fuse: bool = False,
+    path: Path | None = None,
+):
+    """From an image to boxes and masks in its size: by MMDetection, or for a file
+    by tools/run_onnx.py, which is what runs it without MMDetection."""
+    image = shapes_image(*map(int, size.split('x')))
+    if path is not None:
+        detector = _runner().Detector(str(path))
+        return {}, lambda: detector(image)
+    _, model = make_mask_rcnn(config, checkpoint)
+    sides = image.shape[:2]
+    sample = DetDataSample(
+        metainfo=dict(img_shape=sides, ori_shape=sides, scale_factor=(1.0, 1.0))
+    )
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+
+    def run():
+        with torch.no_grad():
+            model.test_step(dict(inputs=[tensor], data_samples=[sample]))
+
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run()
+    if fuse:
+        fuse_backbones(model)
+    return dict(
+        gmacs=counter.get_total_flops() / 2e9,
+        params=sum(p.numel() for p in model.parameters()),
+    ), run
+
+
+def _runner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location('run_onnx', RUNNER)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def shapes_image(height: int, width: int) -> np.ndarray:
+    """One of the demo's, uint8 (H, W, 3)."""
+    rng = np.random.default_rng(0)
+    side = max(height, width)
+    return np.ascontiguousarray(
+        paint(rng, sample_scene(rng, side, 3), side)[:height, :width]
+    )

@@ -1,0 +1,95 @@
+"""Draw what the training pipeline feeds the model: images after
+augmentation, with their boxes and masks."""
+
+import argparse
+import os
+import os.path as osp
+import random
+
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
+from mobilevig_det.cli.common import add_cfg_options, command
+from mobilevig_det.config import load_config
+from mobilevig_det.datasets.data_check import pointing_to_check_data
+from mobilevig_det.datasets.data_paths import check_data_paths
+
+import mmcv
+import numpy as np
+import torch
+from mmdet.models.utils import mask2ndarray
+from mmdet.registry import DATASETS, VISUALIZERS
+from mmdet.structures.bbox import BaseBoxes
+from mmengine.registry import init_default_scope
+from tqdm import tqdm
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Draw what the training pipeline feeds the model'
+    )
+    parser.add_argument(
+        'config', help='config file: a path, or the name of one of ours'
+    )
+    parser.add_argument(
+        '--out-dir',
+        default='work_dirs/browse',
+        help='folder for the pictures (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--number',
+        type=int,
+        default=20,
+        help='how many pictures, spread over the data set (default: '
+        '%(default)s); 0 for all',
+    )
+    parser.add_argument('--split', default='train', choices=['train', 'val', 'test'])
+    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
+    parser.add_argument(
+        '--show', action='store_true', help='show them in a window, too'
+    )
+    add_cfg_options(parser)
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    check_data_paths(cfg, [args.split])
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    for seed in random.seed, np.random.seed, torch.manual_seed:
+        seed(args.seed)
+    cfg.visualizer.vis_backends = []
+    visualizer = VISUALIZERS.build(cfg.visualizer)
+
+    with pointing_to_check_data(cfg):
+        dataset = DATASETS.build(cfg[f'{args.split}_dataloader'].dataset)
+        visualizer.dataset_meta = dataset.metainfo
+        number = min(args.number or len(dataset), len(dataset))
+        indices = np.linspace(0, len(dataset) - 1, number).round().astype(int)
+        os.makedirs(args.out_dir, exist_ok=True)
+        for index in tqdm(indices.tolist(), unit='image'):
+            item = dataset[index]
+            # As the model gets it, but for normalisation and padding.
+            image = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1]
+            sample = item['data_samples'].cpu()
+            instances = sample.gt_instances
+            if isinstance(instances.get('bboxes'), BaseBoxes):
+                instances.bboxes = instances.bboxes.tensor
+            if 'masks' in instances:
+                instances.masks = mask2ndarray(instances.masks).astype(bool)
+            name = f'{index:06d}_{osp.basename(sample.img_path)}'
+            visualizer.add_datasample(
+                name,
+                np.ascontiguousarray(image),
+                sample,
+                draw_pred=False,
+                show=args.show,
+            )
+            stem = osp.splitext(name)[0]
+            mmcv.imwrite(
+                visualizer.get_image()[..., ::-1], osp.join(args.out_dir, f'{stem}.jpg')
+            )
+    print(
+        f'{number} of the {len(dataset)} images that the {args.split} '
+        f'pipeline gives: {args.out_dir}/'
+    )

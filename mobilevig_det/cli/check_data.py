@@ -1,0 +1,83 @@
+"""Check the data sets of a config: annotations and images, all in one go."""
+
+import argparse
+import sys
+
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
+from mobilevig_det.cli.common import add_cfg_options, command
+from mobilevig_det.config import load_config
+from mobilevig_det.datasets.data_check import check_data, splits_of
+from mobilevig_det.datasets.data_paths import check_data_paths
+from mobilevig_det.datasets.image_file import hush_opencv
+from mobilevig_det.errors import UserError
+
+SHOWN = 10  # of each kind, unless all are asked for
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Check the COCO-format data sets of a config. The exit '
+        'code is 0 if nothing was found, 1 otherwise.'
+    )
+    parser.add_argument(
+        'config', help='config file: a path, or the name of one of ours'
+    )
+    parser.add_argument(
+        '--splits',
+        nargs='+',
+        default=['train', 'val', 'test'],
+        choices=['train', 'val', 'test'],
+        help='whose data; by default all that the config has',
+    )
+    parser.add_argument(
+        '--all',
+        action='store_true',
+        help=f'list every finding, not the first {SHOWN} of each kind',
+    )
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='look at the beginning and end of the images only, as '
+        'tools/train.py does, instead of decoding them',
+    )
+    parser.add_argument('--workers', type=int, help='threads reading images')
+    add_cfg_options(parser)
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    check_data_paths(cfg, args.splits)
+    hush_opencv()
+    splits = list(splits_of(cfg, args.splits))
+    if not splits:
+        raise UserError(
+            f'{cfg.filename} has no COCO-format data set in '
+            f'{", ".join(args.splits)}: nothing to check.'
+        )
+    report = check_data(cfg, args.splits, decode=not args.quick, workers=args.workers)
+
+    for (stops, file, kind), findings in report.by_kind().items():
+        print(
+            f'[{"STOPS TRAINING" if stops else "tolerated"}] {file}: '
+            f'{kind}: {len(findings)}'
+        )
+        shown = findings if args.all else findings[:SHOWN]
+        for finding in shown:
+            text = ': '.join(filter(None, (finding.record, finding.detail)))
+            if text:
+                print(f'    {text}')
+        if len(findings) > len(shown):
+            print(f'    … and {len(findings) - len(shown)} more (--all)')
+    for split in splits:
+        print(
+            f'{split.name}: {split.ann_file}, images in {split.img_dir or "."}: checked'
+        )
+    stopping = len(report.stopping)
+    tolerated = len(report.findings) - stopping
+    if report.findings:
+        print(f'{stopping} that stop training, {tolerated} tolerated as COCO tools do.')
+        sys.exit(1)
+    print('Nothing found.')

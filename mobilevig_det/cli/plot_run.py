@@ -1,0 +1,150 @@
+"""Draw loss, rate and AP of training runs, and the authors' curve behind."""
+
+import argparse
+from pathlib import Path
+
+from mobilevig_det.cli.common import command
+from mobilevig_det.errors import UserError
+from mobilevig_det.evaluation.run_log import (
+    METRICS,
+    Run,
+    comparable_arch,
+    published_run,
+    read_run,
+)
+
+from matplotlib.figure import Figure
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Draw loss, rate and AP of one or several training runs, '
+        'also unfinished ones, and print the AP table.'
+    )
+    parser.add_argument(
+        'work_dirs', nargs='+', metavar='WORK_DIR', help='of tools/train.py'
+    )
+    parser.add_argument(
+        '--published',
+        choices=['auto', 'm', 'b', 'none'],
+        default='auto',
+        help="the authors' COCO run to show behind (auto: by the run's "
+        'config, none if it is not on COCO)',
+    )
+    parser.add_argument('--out', help='picture to write (default: WORK_DIR/curves.png)')
+    return parser.parse_args()
+
+
+def cells(row: dict | None) -> str:
+    """The six APs of an evaluation, in percent."""
+    values = [-1 if row is None else row.get(name, -1) for name in METRICS]
+    return ' '.join('     -' if v < 0 else f'{100 * v:6.1f}' for v in values)
+
+
+def at_or_before(rows: list[dict], at: float) -> dict | None:
+    return max(
+        (row for row in rows if row['at'] <= at),
+        key=lambda row: row['at'],
+        default=None,
+    )
+
+
+def table(runs: list[Run], published: list[Run]) -> str:
+    """Every evaluation of the runs, and beside it the published one after as
+    many epochs; then the published result."""
+    head = '   box   AP50   AP75   mask   AP50   AP75'
+    lines = []
+    for run in runs:
+        last = run.train[-1]
+        unit = 'epoch' if run.by_epoch else 'iteration'
+        text = f'{run.name}: {unit} {last["at"]:.2f}, loss {last["loss"]:.4f}'
+        for other in published:
+            # The nearest, as the published curve is of one row in 500.
+            near = min(other.train, key=lambda r: abs(r['at'] - last['at']))
+            text += f' ({other.name} there: {near["loss"]:.4f})'
+        lines.append(text)
+        if not run.val:
+            lines.append('  no evaluation yet')
+            continue
+        lines.append(
+            f'{unit:>10} {head}'
+            + ''.join(f'  | {other.name + ", box and mask":>24}' for other in published)
+        )
+        for row in run.val:
+            line = f'{row["at"]:10g} {cells(row)}'
+            for other in published:
+                near = at_or_before(other.val, row['at'])
+                line += f'  | {"-" if near is None else _pair(near):>24}'
+            lines.append(line)
+    for other in published:
+        best = other.best()
+        lines.append(f'{other.name}, best (epoch {best["at"]:g} of 12):')
+        lines.append(f'{"":>10} {cells(best)}')
+    return '\n'.join(lines)
+
+
+def _pair(row: dict) -> str:
+    return ' '.join(f'{100 * row[name]:.1f}' for name in ('bbox_mAP', 'segm_mAP'))
+
+
+def draw(runs: list[Run], published: list[Run]) -> Figure:
+    figure = Figure(figsize=(13, 3.8), layout='constrained')
+    loss, rate, ap = figure.subplots(1, 3)
+    greys = ('0.6', '0.8')
+    styles = [dict(color=c, lw=1, zorder=1) for c in greys[: len(published)]]
+    styles += [dict(color=f'C{i}', zorder=2) for i in range(len(runs))]
+    end = max(run.train[-1]['at'] for run in runs)
+    for run, style in zip(published + runs, styles):
+        at = [row['at'] for row in run.train]
+        loss.plot(at, [row['loss'] for row in run.train], label=run.name, **style)
+        rate.plot(at, [row.get('lr') for row in run.train], **style)
+        for name, line in (('bbox_mAP', '--'), ('segm_mAP', '-')):
+            rows = [row for row in run.val if row.get(name, -1) >= 0]
+            ap.plot(
+                [row['at'] for row in rows],
+                [100 * row[name] for row in rows],
+                line,
+                marker='.',
+                **style,
+            )
+    top = sorted(row['loss'] for run in runs for row in run.train)
+    loss.set_ylim(0, 1.1 * top[int(0.99 * (len(top) - 1))])
+    unit = 'epoch' if runs[0].by_epoch else 'iteration'
+    for axes, title in (
+        (loss, 'loss'),
+        (rate, 'learning rate'),
+        (ap, 'AP in %: mask (solid), box (dashed)'),
+    ):
+        axes.set(title=title, xlabel=unit)
+        axes.grid(alpha=0.3)
+        # Loss and rate as far as the runs have come, AP to the end.
+        axes.set_xlim(0, 1.02 * (12 if axes is ap and published else end))
+    ap.set_ylim(bottom=0)
+    loss.legend(fontsize='small')
+    return figure
+
+
+@command
+def main() -> None:
+    args = parse_args()
+    runs = [read_run(path) for path in args.work_dirs]
+    if len({run.by_epoch for run in runs}) > 1:
+        raise UserError(
+            'Some of these runs count epochs, others iterations: plot them apart.'
+        )
+    if args.published == 'auto':
+        archs = sorted(
+            {comparable_arch(path) for path in args.work_dirs} - {None}, reverse=True
+        )
+    else:
+        archs = [] if args.published == 'none' else [args.published]
+    published = [published_run(arch) for arch in archs]
+    if not runs[0].by_epoch:
+        published = []  # their epochs have no place on an axis of iterations
+    print(table(runs, published))
+    out = Path(args.out or Path(args.work_dirs[0]) / 'curves.png')
+    try:
+        draw(runs, published).savefig(out, dpi=110)
+    except (OSError, ValueError) as error:
+        raise UserError(f'Cannot write the picture {out}: {error}') from error
+    print(f'Curves: {out}')

@@ -1,0 +1,201 @@
+"""Test a detector: MMDetection's tools/test.py, flag for flag. Or a classifier."""
+
+import argparse
+from copy import deepcopy
+
+from mobilevig_det.backbones import fuse_backbones  # first, names misfits
+from mobilevig_det.classification import load_classifier
+from mobilevig_det.classification.config_checks import check_classifier, is_classifier
+from mobilevig_det.cli.common import (
+    add_runner_arguments,
+    build_runner,
+    command,
+    prepare_config,
+)
+from mobilevig_det.config import find_checkpoint
+from mobilevig_det.errors import UserError
+from mobilevig_det.export.exported_detector import SUFFIXES, use_exported
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Test (and eval) a detector or classifier'
+    )
+    parser.add_argument(
+        'config', help='config file: a path, or the name of one of ours'
+    )
+    parser.add_argument(
+        'checkpoint', help='checkpoint file, or an exported detector (.onnx, .xml)'
+    )
+    add_runner_arguments(parser)
+    parser.add_argument('--out', help='dump predictions to a pickle file (.pkl)')
+    parser.add_argument(
+        '--show', action='store_true', help='show predictions in a window'
+    )
+    parser.add_argument(
+        '--show-dir',
+        help='save pictures of the truth beside the predictions, in '
+        'WORK_DIR/TIMESTAMP/SHOW_DIR',
+    )
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds a picture shows'
+    )
+    parser.add_argument(
+        '--tta', action='store_true', help='test time augmentation (boxes)'
+    )
+    parser.add_argument(
+        '--fuse',
+        action='store_true',
+        help="fold the backbone's norms into its convolutions: faster, and "
+        'the same results to rounding',
+    )
+    parser.add_argument(
+        '--ema',
+        action='store_true',
+        help="score a classifier's averaged weights; without it the raw ones, of "
+        'which the published top-1 is',
+    )
+    args = parser.parse_args(argv)
+    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error(f'--out must end in .pkl or .pickle, not {args.out!r}')
+    return args
+
+
+def use_tta(cfg: Config) -> None:
+    """Switch on MMDetection's test time augmentation, which is for boxes
+    only: unless the config says otherwise, the image and its mirror image."""
+    cfg.setdefault(
+        'tta_model',
+        dict(
+            type='DetTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        ),
+    )
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    if 'tta_pipeline' not in cfg:
+        *loading, pack = deepcopy(dataset.pipeline)
+        pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+        cfg.tta_pipeline = [
+            *loading,
+            dict(type='TestTimeAug', transforms=[flips, [pack]]),
+        ]
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+    evaluators = cfg.test_evaluator
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        if 'segm' in evaluator.get('metric', ()):
+            print_log(
+                '--tta: MMDetection augments box detection only; masks are left out.',
+                level='WARNING',
+            )
+            evaluator.metric = 'bbox'
+
+
+def refuse_for_exported(args: argparse.Namespace) -> None:
+    """What can only be done to a model of PyTorch."""
+    refused = {'--fuse': args.fuse, '--tta': args.tta}
+    refused['--launcher'] = args.launcher != 'none'
+    for flag, given in refused.items():
+        if given:
+            raise UserError(
+                f'{flag} is for checkpoints; {args.checkpoint} is an exported model, '
+                'which is fused and runs in one process as it is.'
+            )
+
+
+def load_strictly(runner: Runner, checkpoint: str) -> None:
+    """Load the checkpoint, and refuse one that would leave random weights in
+    the model (MMEngine itself only warns)."""
+    try:
+        runner.load_checkpoint(checkpoint, strict=True)
+    except RuntimeError as error:
+        raise UserError(
+            f'{checkpoint} does not fit {runner.cfg.filename}: use the '
+            'config that it was trained with (a copy lies in its work dir).\n'
+            f'{error}'
+        ) from error
+
+
+def test_classifier(cfg: Config, args: argparse.Namespace) -> None:
+    """Top-1 and top-5 of a classifier's raw weights, or of the averaged ones."""
+    for name in ('show', 'show_dir', 'tta'):
+        if getattr(args, name):
+            raise UserError(f'--{name.replace("_", "-")} is for detectors.')
+    cfg.custom_hooks = []  # EMAHook would exchange the weights again
+    runner = build_runner(cfg)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    load_classifier(model, args.checkpoint, args.ema)
+    if args.fuse:
+        fuse(model)
+    if args.out is not None:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    results = runner.test()
+    which = 'averaged' if args.ema else 'raw'
+    print_log(
+        f'{args.checkpoint}, {which} weights: '
+        + ', '.join(
+            f'{key.rpartition("/")[-1]} {value:.2f} %' for key, value in results.items()
+        ),
+        logger='current',
+    )
+
+
+def fuse(model) -> None:
+    if not fuse_backbones(model.eval()):
+        raise UserError('--fuse is for models with a MobileViG backbone.')
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    setup_cache_size_limit_of_dynamo()
+    cfg = prepare_config(args, ['test'])
+    exported = args.checkpoint.endswith(SUFFIXES)
+    if exported:
+        refuse_for_exported(args)
+    else:
+        find_checkpoint(args.checkpoint)
+    cfg.load_from = None  # loaded below, strictly
+    if is_classifier(cfg):
+        check_classifier(cfg, ['test'])
+        test_classifier(cfg, args)
+        return
+    if args.ema:
+        raise UserError(
+            '--ema is for classifiers: a detector is scored with the averaged '
+            'weights where its file has any.'
+        )
+    if args.show or args.show_dir:
+        cfg = trigger_visualization_hook(cfg, args)
+    if args.tta:
+        use_tta(cfg)
+
+    if exported:
+        use_exported(cfg, args.checkpoint)
+    runner = build_runner(cfg)
+    if not exported:
+        load_strictly(runner, args.checkpoint)
+    if args.tta:
+        model = runner.model
+        while is_model_wrapper(model) or hasattr(model, 'module'):
+            model = model.module
+        if model.with_mask:
+            model.roi_head.mask_head = None
+    if args.out is not None:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    if args.fuse:
+        fuse(runner.model)
+    runner.test()

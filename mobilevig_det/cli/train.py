@@ -1,0 +1,163 @@
+"""Train a detector: MMDetection's tools/train.py, flag for flag. Or a classifier."""
+
+import argparse
+from importlib.util import find_spec
+
+import mobilevig_det  # noqa: F401  first, to name what doesn't fit
+from mobilevig_det.classification.config_checks import check_classifier, is_classifier
+from mobilevig_det.cli.common import (
+    add_runner_arguments,
+    build_runner,
+    command,
+    prepare_config,
+)
+from mobilevig_det.config import find_checkpoint
+from mobilevig_det.datasets.data_check import (
+    check_before_training,
+    pointing_to_check_data,
+)
+from mobilevig_det.engine.launch import restarts
+from mobilevig_det.errors import UserError
+from mobilevig_det.mmcv_ops.mmcv_ext import is_compiled
+
+import torch
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.utils import digit_version
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a detector or classifier')
+    parser.add_argument(
+        'config', help='config file: a path, or the name of one of ours'
+    )
+    add_runner_arguments(parser)
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='enable automatic mixed precision (needs a GPU)',
+    )
+    parser.add_argument(
+        '--amp-dtype',
+        choices=['float16', 'bfloat16'],
+        default='float16',
+        help='of --amp; bfloat16 needs no loss scale, and an mmcv without compiled '
+        'operators (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the rate by the batch size over the '
+        'auto_scale_lr.base_batch_size of the config',
+    )
+    parser.add_argument(
+        '--tensorboard',
+        action='store_true',
+        help='also log to TensorBoard, in WORK_DIR/TIMESTAMP/vis_data',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='resume from this checkpoint, or without one from the newest in '
+        'the work dir that can be read',
+    )
+    return parser.parse_args(argv)
+
+
+def use_fused_adamw(cfg: Config) -> None:
+    """One kernel for the whole AdamW step where torch has it: on GPUs, and
+    on CPUs since torch 2.4."""
+    optimizer = cfg.get('optim_wrapper', {}).get('optimizer', {})
+    available = get_device() == 'cuda' or digit_version(
+        torch.__version__
+    ) >= digit_version('2.4')
+    if (
+        optimizer.get('type') in ('AdamW', torch.optim.AdamW)
+        and available
+        and not {'fused', 'foreach', 'differentiable'} & set(optimizer)
+    ):
+        optimizer.fused = True
+
+
+def use_amp(cfg: Config, dtype: str) -> None:
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    if dtype == 'float16':
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+        return
+    # It has float32's range: nothing is to be scaled.
+    cfg.optim_wrapper.update(dtype=dtype, loss_scale=1.0)
+    if is_compiled():
+        raise UserError(
+            '--amp-dtype bfloat16: the operators of this compiled mmcv have no '
+            'bfloat16 kernels for GPUs. Ours have: pip uninstall -y mmcv && pip '
+            'install "mmcv-lite>=2.0,<2.2"; or use float16.'
+        )
+
+
+def log_to_tensorboard(cfg: Config) -> None:
+    if find_spec('tensorboard') is None:
+        raise UserError(
+            '--tensorboard: TensorBoard is not installed: pip install tensorboard'
+        )
+    backends = cfg.visualizer.setdefault('vis_backends', [])
+    if 'TensorboardVisBackend' not in [b.get('type') for b in backends]:
+        backends.append(dict(type='TensorboardVisBackend'))
+
+
+def resume(cfg: Config, where: str) -> None:
+    """From the file that was named; or, for 'auto', from the work dir's newest,
+    and where there is none, as the config begins."""
+    cfg.resume = True
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    durable = str(checkpoint.get('type')).endswith('DurableCheckpointHook')
+    if where != 'auto':
+        cfg.load_from = where
+        if durable:
+            checkpoint.resume_newest = False
+    elif not durable:
+        cfg.load_from = None  # MMEngine would resume from it
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    # Fewer recompilations when the config switches torch.compile on.
+    setup_cache_size_limit_of_dynamo()
+    cfg = prepare_config(args, ['train', 'val'])
+
+    if args.amp:
+        if get_device() == 'cpu':
+            raise UserError('--amp needs a GPU, and torch sees none: leave it out.')
+        use_amp(cfg, args.amp_dtype)
+    use_fused_adamw(cfg)
+    if args.tensorboard:
+        log_to_tensorboard(cfg)
+
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError(
+                f'--auto-scale-lr: {args.config} does not say for which batch '
+                'its rate is meant. Add, for example, '
+                'auto_scale_lr = dict(base_batch_size=8).'
+            )
+        cfg.auto_scale_lr.enable = True
+
+    if restarts():
+        # torchrun --max-restarts: it goes on from what the failed start saved.
+        if args.resume not in (None, 'auto'):
+            cfg.load_from = args.resume
+        resume(cfg, 'auto')
+    elif args.resume is not None:
+        resume(cfg, args.resume)
+    if cfg.get('load_from'):
+        find_checkpoint(cfg.load_from)
+
+    if is_classifier(cfg):
+        check_classifier(cfg, ['train', 'val'])
+        build_runner(cfg).train()
+        return
+    check_before_training(cfg)
+    with pointing_to_check_data(cfg):
+        build_runner(cfg).train()

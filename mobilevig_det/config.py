@@ -1,0 +1,106 @@
+"""Find configs, checkpoint files and devices by name, and read configs."""
+
+import difflib
+import inspect
+import os
+import os.path as osp
+import textwrap
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from .errors import UserError
+
+# In a clone; an installed package carries the same folder under .mim.
+_PACKAGE = Path(__file__).parent
+CONFIG_ROOTS = (_PACKAGE.parent / 'configs', _PACKAGE / '.mim' / 'configs')
+
+
+def find_config(name: str) -> str:
+    """Path of a config given as a path (from the current folder) or by the
+    name of one of ours, with or without folders and suffix.
+
+    Raises:
+        UserError: If there is no such config.
+    """
+    if osp.isfile(name):
+        return name
+    relative = name[len('configs/') :] if name.startswith('configs/') else name
+    relative = relative if relative.endswith('.py') else relative + '.py'
+    for root in CONFIG_ROOTS:
+        for candidate in (root / relative, *root.glob(f'*/{relative}')):
+            if candidate.is_file():
+                return str(candidate)
+    known = sorted(
+        {
+            path.relative_to(root).as_posix()
+            for root in CONFIG_ROOTS
+            for path in root.glob('[!_]*/*.py')
+        }
+    )
+    raise UserError(
+        f'There is no config {name!r}, neither from '
+        f'{os.getcwd()} nor among ours: {", ".join(known)}.'
+    )
+
+
+def load_config(name: str, cfg_options: dict | None = None) -> Config:
+    """Read a config (see :func:`find_config`) and change what was asked.
+
+    Raises:
+        UserError: If there is no such config, it can't be read, or the options do not
+            fit it.
+    """
+    path = find_config(name)
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, ImportError, OSError, KeyError) as error:
+        raise UserError(
+            f"The config {path} can't be read: {type(error).__name__}: {error}"
+        ) from error
+    if cfg_options:
+        _check_names(cfg_options, cfg)
+        try:
+            cfg.merge_from_dict(cfg_options)
+        except (KeyError, TypeError) as error:
+            reason = textwrap.shorten(str(error.args[0]), 200)
+            raise UserError(f'--cfg-options do not fit {path}: {reason}') from error
+    return cfg
+
+
+def _check_names(cfg_options: dict, cfg: Config) -> None:
+    """Raise a UserError for what looks like one of the config's own settings: MMEngine
+    would take it for a new one, and change nothing."""
+    # MMDetection's test-time augmentation reads the last.
+    known = {*cfg, *inspect.signature(Runner).parameters, 'tta_pipeline'}
+    for key in cfg_options:
+        name = key.partition('.')[0]
+        meant = difflib.get_close_matches(name, cfg, 1, 0.87)
+        if name not in known and meant:
+            raise UserError(
+                f'--cfg-options {key}: the config has no {name}. Is it {meant[0]}?'
+            )
+
+
+def find_checkpoint(path: str) -> None:
+    """Raise a UserError if a local checkpoint file is not there."""
+    if '://' not in path and not osp.isfile(path):
+        raise UserError(
+            f'There is no checkpoint file {path!r} (looked at {osp.abspath(path)}).'
+        )
+
+
+def check_device(device: str) -> str:
+    """The device, if torch can use it.
+
+    Raises:
+        UserError: If it can't.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'--device {device} cannot be used: {reason}') from error
+    return device

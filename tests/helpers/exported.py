@@ -1,0 +1,125 @@
+"""Tiny detectors of the families that are exported whole, with random weights
+that spread the scores."""
+
+from mobilevig_det.backbones import fuse_backbones
+from mobilevig_det.config import load_config
+from mobilevig_det.export import make_metadata, one_stage, two_stage
+from mobilevig_det.export.onnx_file import write_onnx_detector
+from mobilevig_det.export.openvino import write_openvino
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+
+FAMILIES = ('Mask R-CNN', 'Faster R-CNN', 'RetinaNet', 'RTMDet-Ins')
+NARROW = 16
+BACKBONE = dict(
+    type='MobileViG',
+    # Of one block a stage, and of few channels.
+    arch=dict(channels=[8, 12, 16, 24], blocks=[1, 1, 1, 1]),
+)
+SIBLINGS = tuple(
+    f'Mask R-CNN with {sibling}'
+    for sibling in ('GreedyViG', 'MobileViGv2', 'AdaptViG', 'RapidNet')
+)
+
+
+def config(family: str) -> Config:
+    """A small config, whose data is nowhere; of a family, or of one with a sibling."""
+    family, _, sibling = family.partition(' with ')
+    if family in ('Mask R-CNN', 'Faster R-CNN'):
+        cfg = load_config('mobilevig_ti_fpn_shapes')
+        model = cfg.model
+        if family == 'Faster R-CNN':
+            model.type = 'FasterRCNN'
+            del model.roi_head['mask_head'], model.roi_head['mask_roi_extractor']
+            # The published way of sampling, and one box for all classes.
+            model.roi_head.bbox_roi_extractor.roi_layer.sampling_ratio = 0
+            model.roi_head.bbox_head.reg_class_agnostic = True
+    elif family == 'RetinaNet':
+        cfg = load_config('retinanet_mobilevig_m_fpn_1x')
+        model = cfg.model
+        model.neck.out_channels = model.bbox_head.in_channels = NARROW
+        model.bbox_head.update(feat_channels=NARROW, stacked_convs=1, num_classes=5)
+    else:
+        cfg = get_config('mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py')
+        model = cfg.model
+        model.neck.update(
+            in_channels=[12, 16, 24], out_channels=NARROW, num_csp_blocks=1
+        )
+        model.bbox_head.update(
+            in_channels=NARROW, feat_channels=NARROW, stacked_convs=1, num_classes=5
+        )
+    model.backbone = dict(BACKBONE)
+    if sibling:
+        arch = dict(BACKBONE['arch'], graph_blocks=[0, 0, 1, 1])
+        model.backbone.update(type=sibling, arch=arch, layer_scale_init_value=1.0)
+    if family == 'RTMDet-Ins':
+        model.backbone.out_indices = (1, 2, 3)
+    else:
+        model.neck.in_channels = BACKBONE['arch']['channels']
+    cfg.test_dataloader.dataset.data_root = 'no such data'
+    return cfg
+
+
+def build(cfg: Config):
+    """The model; what it predicts differs from prior to prior."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith('rpn_cls.weight'):
+                parameter.mul_(10)  # more would make many scores equal to 1
+            elif name.endswith('temperature'):
+                parameter.fill_(-9)  # gates that are half open
+            elif name.endswith(LAST) and parameter.ndim > 1:
+                parameter.mul_(30)
+            elif name.endswith('retina_cls.bias'):
+                parameter.fill_(-3)
+            elif 'rtm_cls' in name and name.endswith('bias'):
+                parameter.fill_(-2)
+    return model
+
+
+class Exporter:
+    """A tiny detector, and files of it. Its layers go through PyTorch's exporter
+    once, so that a file for other thresholds is quick."""
+
+    def __init__(self, family):
+        self.cfg = config(family)
+        self.model = build(self.cfg)
+        fuse_backbones(self.model)
+        self._layers = {}
+        self._to_onnx = two_stage.to_onnx
+
+    def write(self, folder, suffix='.onnx'):
+        """The path of a new file, for what the model's test_cfg says now."""
+        metadata = make_metadata(self.cfg, self.model, ('a', 'b'), 'detector')
+        path = folder / 'detector.onnx'
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (one_stage, two_stage):
+                patch.setattr(module, 'to_onnx', self.once)
+            write_onnx_detector(self.model, path, metadata)
+        if suffix == '.xml':
+            write_openvino(path, path.with_suffix('.xml'), metadata)
+        return path.with_suffix(suffix)
+
+    def once(self, module, example, name, *args):
+        if name not in self._layers:
+            self._layers[name] = self._to_onnx(module, example, name, *args)
+        return self._layers[name]
+
+
+# Layers that a family ends in.
+LAST = tuple(
+    f'{name}.weight'
+    for name in (
+        'fc_cls', 'fc_reg', 'conv_logits', 'retina_cls', 'retina_reg',
+        *(f'rtm_{what}.{i}' for what in ('cls', 'reg', 'kernel') for i in range(3)),
+    )
+)  # fmt: skip

@@ -1,0 +1,96 @@
+"""What train.py and test.py say of a config, data or launcher that isn't there."""
+
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+
+from mobilevig_det.config import load_config
+
+import pytest
+import torch
+from tool import SMALL, TOOLS, refusal
+
+CONFIG = 'configs/mask_rcnn/mobilevig_ti_fpn_shapes.py'
+
+
+def test_unknown_config_in_one_line():
+    """In a process of its own: nothing else may be printed."""
+    done = subprocess.run(
+        [sys.executable, TOOLS / 'train.py', 'configs/mask_rcnn/nope.py'],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("train.py: There is no config '")
+    assert 'mask_rcnn/mobilevig_m_fpn_1x.py' in done.stderr
+    assert done.stderr.count('\n') == 1
+
+
+def test_unreadable_config(tmp_path):
+    config = tmp_path / 'mine.py'
+    config.write_text("_base_ = './missing.py'\n")
+    message = refusal('train', config)
+    assert str(config) in message and 'missing.py' in message
+    config.write_text('model = dict(\n')
+    assert str(config) in refusal('train', config)
+
+
+@pytest.mark.parametrize(
+    'option, words',
+    [
+        ('model.nonsense=1', "MaskRCNN.__init__() got an unexpected * 'nonsense'."),
+        ('train_cfg.max_epoch=1', "got an unexpected keyword argument 'max_epoch'."),
+        (
+            'model.backbone.type=Nonsense',
+            'fit: Nonsense is not in the *model registry.',
+        ),
+        (
+            'optim_wrapper.optimizer.lr=abc',
+            "'float' and 'str'. Look * --cfg-options; it was refused at *adam*.py:*.",
+        ),
+        ('param_scheduler.0.end=0', 'fit: end should be larger than begin, * end=0.'),
+        ('train_dataloader.dataset.pipeline.9.x=1', 'Index 9 exceeds the length of *'),
+        ('model.backbone.arch.channels=1', '*arch* cannot inherit from base *'),
+        (
+            'trian_cfg.max_epochs=1',
+            'trian_cfg.max_epochs: * no trian_cfg. * train_cfg?',
+        ),
+    ],
+)
+def test_slips_in_configs(shapes_root, tmp_path, monkeypatch, option, words):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    message = refusal('train', CONFIG, '--work-dir', tmp_path, *SMALL, option)
+    assert fnmatchcase(message, f'train.py: *{words}*') and '\n' not in message
+
+
+def test_options_that_a_config_lacks():
+    """But could have."""
+    options = dict(tta_pipeline=[], custom_hooks=[], work_dir='here')
+    assert load_config(CONFIG, options).work_dir == 'here'
+
+
+def test_missing_coco(tmp_path, monkeypatch):
+    monkeypatch.setenv('COCO_ROOT', str(tmp_path / 'nowhere'))
+    message = refusal('train', 'mobilevig_m_fpn_1x')
+    for words in (str(tmp_path / 'nowhere'), 'COCO_ROOT=', 'make demo'):
+        assert words in message
+    (tmp_path / 'nowhere').mkdir()
+    message = refusal('test', 'mobilevig_m_fpn_1x', 'some.pth')
+    assert str(tmp_path / 'nowhere/annotations/instances_val2017.json') in (message)
+
+
+@pytest.mark.parametrize(
+    'launcher, program, variable',
+    [
+        ('pytorch', 'torchrun', 'RANK'),
+        ('slurm', 'srun', 'SLURM_PROCID'),
+        ('mpi', 'mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    ],
+)
+def test_launchers_that_did_not(launcher, program, variable, monkeypatch):
+    monkeypatch.delenv(variable, raising=False)
+    call = ('train', CONFIG, '--launcher', launcher)
+    assert f'not started by {program}' in refusal(*call)
+    if launcher != 'pytorch' and not torch.cuda.is_available():
+        monkeypatch.setenv(variable, '0')
+        assert 'needs a GPU' in refusal(*call)
