@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from mmengine.runner import Runner
 
-from .durable_files import write_text_durably
+from ..io import atomic_write_text
 
 MARKER = 'current_run'
 _KEY = 'run'  # in the message hub, and so in each checkpoint
@@ -34,7 +34,7 @@ def begin_or_go_on(runner: Runner, folder: str, used: bool) -> None:
     run = hub.runtime_info.get(_KEY)  # None: a file of MMEngine's own hook
     marked = marked_run(folder)
     if run and run != marked and (marked or (used and not resumed)):
-        write_text_durably(marker, run)
+        atomic_write_text(marker, run)
     elif marked and not run:
         os.remove(marker)
 

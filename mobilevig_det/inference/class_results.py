@@ -4,7 +4,7 @@ import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..engine.durable_files import write_durably
+from ..io import atomic_write
 from .coco_results import Summary
 from .input_files import printable
 
@@ -37,7 +37,8 @@ def write_classes(
                 end = ','
             file.write('[]' if end == '[' else '\n]')
 
-    write_durably(path, write)
+    with atomic_write(path) as part:
+        write(part)
 
 
 def print_classes(rows: Iterable[dict], categories: Mapping[int, str]) -> None:

@@ -9,7 +9,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from ..datasets import leaf_datasets
-from ..engine.durable_files import write_durably
+from ..io import atomic_write
 from .detection_rows import Row
 
 
@@ -82,7 +82,8 @@ def write_coco(
             names = [dict(id=id, name=name) for id, name in categories.items()]
             file.write(f'], "categories": {json.dumps(names)}}}')
 
-    write_durably(path, write)
+    with atomic_write(path) as part:
+        write(part)
 
 
 def _write_items(file, items: Iterable[dict]) -> None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from ..engine.durable_files import part_of
+from ..io import temporary_path
 from .coco_results import Summary
 from .detection_rows import arrow_schema, utf8
 
@@ -37,7 +37,7 @@ def write_parquet(
 
     schema = arrow_schema().with_metadata({'categories': json.dumps(categories)})
     images = _table(rows, summary)
-    part = part_of(folder)
+    part = temporary_path(folder)
     shutil.rmtree(part, ignore_errors=True)
     os.makedirs(part)
     try:

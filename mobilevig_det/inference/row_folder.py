@@ -11,8 +11,8 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from ..engine.durable_files import write_durably, write_text_durably
 from ..errors import UserError
+from ..io import atomic_write, atomic_write_text
 from .row_files import RowWriter, whole_rows
 from .row_settings import check_settings
 from .seen_names import digest_of_name
@@ -106,8 +106,9 @@ class RowFolder:
             for path in self.files:
                 os.remove(path)
         done = np.sort(np.asarray(digests, np.uint64))
-        write_durably(self._done_path, lambda part: _save(part, done))
-        write_text_durably(
+        with atomic_write(self._done_path) as part:
+            _save(part, done)
+        atomic_write_text(
             self._settings_path, json.dumps(dict(settings, finished=False), indent=1)
         )
 
@@ -121,7 +122,7 @@ class RowFolder:
     def finish(self) -> None:
         """Say that all inputs have their rows."""
         settings = dict(self._read_settings() or {}, finished=True)
-        write_text_durably(self._settings_path, json.dumps(settings, indent=1))
+        atomic_write_text(self._settings_path, json.dumps(settings, indent=1))
         os.remove(self._done_path)
 
     def _lock_it(self) -> None:

@@ -8,8 +8,8 @@ import resource
 
 from mobilevig_det.checkpoints import read_checkpoint
 from mobilevig_det.engine import SurvivingLocalVisBackend
-from mobilevig_det.engine.durable_files import remove, write_durably
 from mobilevig_det.errors import UserError
+from mobilevig_det.io import atomic_write, remove
 
 import pytest
 import tiny_training as tiny
@@ -135,7 +135,8 @@ def test_ctrl_c_in_a_write_leaves_nothing(tmp_path):
 
     (tmp_path / 'file').write_text('whole')
     with pytest.raises(KeyboardInterrupt):
-        write_durably(str(tmp_path / 'file'), write)
+        with atomic_write(tmp_path / 'file') as part:
+            write(part)
     assert [path.name for path in tmp_path.iterdir()] == ['file']
     assert (tmp_path / 'file').read_text() == 'whole'
 
@@ -144,13 +145,11 @@ def test_the_first_error_is_told(tmp_path, monkeypatch):
     def broken(path):
         raise OSError(errno.EROFS, 'read-only')
 
-    monkeypatch.setattr(os, 'remove', broken)
+    monkeypatch.setattr(os, 'unlink', broken)
     with pytest.raises(OSError, match='Input/output'):
-        write_durably(
-            str(tmp_path / 'file'),
-            lambda part: os.close(os.open(part, os.O_CREAT)),
-            lambda part: (_ for _ in ()).throw(OSError(errno.EIO, 'Input/output')),
-        )
+        with atomic_write(tmp_path / 'file') as part:
+            part.touch()
+            raise OSError(errno.EIO, 'Input/output')
 
 
 def test_remove_what_is_gone(tmp_path):

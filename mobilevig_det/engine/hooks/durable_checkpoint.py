@@ -19,8 +19,8 @@ from mmengine.runner import Runner
 
 from ...checkpoints.finite import describe_non_finite, non_finite_weights
 from ...errors import UserError
+from ...io import atomic_write, atomic_write_text, remove
 from ..current_run import begin_or_go_on
-from ..durable_files import remove, write_durably, write_text_durably
 from ..kept_checkpoints import outdated
 from ..newest_checkpoint import (
     POINTER,
@@ -325,10 +325,11 @@ class DurableCheckpointHook(CheckpointHook):
                 raise UserError(describe_non_finite(spoilt))
 
         try:
-            write_durably(path, write, check)
+            with atomic_write(path, check) as part:
+                write(part)
             if kwargs['save_optimizer']:
                 target = osp.relpath(path, runner.work_dir)  # if the folder moves
-                write_text_durably(osp.join(runner.work_dir, POINTER), target)
+                atomic_write_text(osp.join(runner.work_dir, POINTER), target)
         except (OSError, UserError) as error:
             runner.logger.error(
                 f'{path} could not be written ({error}). Older checkpoints are as '

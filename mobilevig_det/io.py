@@ -1,0 +1,133 @@
+"""Atomic file writes.
+
+The only place of the project that names temporary files, replaces a file by a new
+version, or calls ``fsync``. Whatever interrupts a write (an error, Ctrl-C, a kill, a
+power cut), a reader finds the complete old version or the complete new one.
+"""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from logging import Logger
+from pathlib import Path
+
+
+def temporary_path(path: str | os.PathLike, unique: bool = False) -> Path:
+    """Return the hidden name that a file or folder has until it is complete.
+
+    Args:
+        path (str | PathLike): The final path.
+        unique (bool): Use a name that no other process uses, where several may write
+            the same file. By default the name is fixed, so that the next run finds
+            and replaces what a killed one has left. Defaults to False.
+
+    Returns:
+        Path: ``.NAME.part`` in the same folder, or ``.NAME.ID.part``.
+
+    Example:
+        >>> temporary_path('run/epoch_1.pth').as_posix()
+        'run/.epoch_1.pth.part'
+    """
+    path = Path(path)
+    middle = f'.{uuid.uuid4().hex}' if unique else ''
+    return path.with_name(f'.{path.name}{middle}.part')
+
+
+@contextlib.contextmanager
+def atomic_write(
+    path: str | os.PathLike,
+    check: Callable[[Path], object] | None = None,
+    unique: bool = False,
+) -> Iterator[Path]:
+    """Write a file or folder that replaces ``path`` only once it is complete.
+
+    Args:
+        path (str | PathLike): The file or folder to write. An older version is
+            replaced.
+        check (Callable, optional): Called with the temporary path once its content
+            is on the disk. If it raises, the older version is kept.
+        unique (bool): See :func:`temporary_path`. Defaults to False.
+
+    Yields:
+        Path: The temporary path, in the same folder. The block creates it.
+
+    Raises:
+        OSError: If it cannot be written. The temporary file or folder is removed,
+            as for any exception that the block or ``check`` raises.
+
+    Example:
+        >>> with atomic_write('result.json') as part:
+        ...     part.write_text('{}')
+    """
+    path, part = Path(path), temporary_path(path, unique)
+    try:
+        if os.path.lexists(part):  # left by a process that was killed
+            _remove_tree(part)
+        yield part
+        if part.is_dir():
+            for folder, _, names in os.walk(part):
+                for name in names:
+                    sync(os.path.join(folder, name))
+                sync(folder)
+        else:
+            sync(part)
+        if check is not None:
+            check(part)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)  # os.replace replaces empty folders only
+        os.replace(part, path)
+    except BaseException:  # Ctrl-C as well
+        with contextlib.suppress(OSError):  # report the first error, not this one
+            _remove_tree(part)
+        raise
+    sync(path.parent)
+
+
+def atomic_write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8 atomically; see :func:`atomic_write`."""
+    with atomic_write(path) as part:
+        part.write_text(text, encoding='utf-8')
+
+
+def sync(path: str | os.PathLike | int) -> None:
+    """Wait until the disk holds a file's content, or a folder's list of names.
+
+    Args:
+        path (str | PathLike | int): A file, a folder, or an open file's descriptor.
+    """
+    if isinstance(path, int):
+        os.fsync(path)
+        return
+    is_folder = os.path.isdir(path)
+    if is_folder and os.name == 'nt':
+        return  # Windows can't open folders
+    handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: str | os.PathLike, logger: Logger) -> bool:
+    """Delete a file, and log an error if that isn't possible.
+
+    Returns:
+        bool: Whether the file is gone.
+    """
+    try:
+        os.remove(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.error(f'{path} could not be deleted ({error}).')
+        return False
+    return True
+
+
+def _remove_tree(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
