@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from importlib import import_module
 
 from .versions import StackError, check_stack
 
@@ -11,9 +12,7 @@ except StackError:
     if sys.orig_argv[-3:] != ['-m', __name__, 'env']:
         raise
     # The tool that reports it: Python would not come as far as __main__.py.
-    from .__main__ import main
-
-    main()
+    import_module(f'{__name__}.cli').main()
     sys.exit()
 
 from . import registry  # noqa: E402  mobilevig_det:: in configs

@@ -38,7 +38,7 @@ def write_classes(
             file.write('[]' if end == '[' else '\n]')
 
     with atomic_write(path) as part:
-        write(part)
+        write(str(part))
 
 
 def print_classes(rows: Iterable[dict], categories: Mapping[int, str]) -> None:

@@ -83,7 +83,7 @@ def write_coco(
             file.write(f'], "categories": {json.dumps(names)}}}')
 
     with atomic_write(path) as part:
-        write(part)
+        write(str(part))
 
 
 def _write_items(file, items: Iterable[dict]) -> None:

@@ -6,6 +6,7 @@ import os
 import os.path as osp
 from array import array
 from collections.abc import Container
+from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -165,6 +166,6 @@ class RowFolder:
         return digests
 
 
-def _save(path: str, values: np.ndarray) -> None:
+def _save(path: Path, values: np.ndarray) -> None:
     with open(path, 'wb') as file:
         np.save(file, values)

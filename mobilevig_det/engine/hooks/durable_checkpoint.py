@@ -3,6 +3,7 @@
 import logging
 import os.path as osp
 import time
+from pathlib import Path
 
 import torch
 from mmengine.dist import (
@@ -318,15 +319,15 @@ class DurableCheckpointHook(CheckpointHook):
                 **kwargs,
             )
 
-        def check(part: str) -> None:
-            counts = non_finite_weights(check_checkpoint(part)['state_dict'])
+        def check(part: Path) -> None:
+            counts = non_finite_weights(check_checkpoint(str(part))['state_dict'])
             spoilt = {k: n for k, n in counts.items() if k not in self._never_finite}
             if spoilt:
                 raise UserError(describe_non_finite(spoilt))
 
         try:
             with atomic_write(path, check) as part:
-                write(part)
+                write(str(part))
             if kwargs['save_optimizer']:
                 target = osp.relpath(path, runner.work_dir)  # if the folder moves
                 atomic_write_text(osp.join(runner.work_dir, POINTER), target)
