@@ -3,7 +3,7 @@
 default_scope = 'mmdet'
 custom_imports = dict(imports=['mobilevig_det.classification'])
 train_cfg = dict(
-    type='mobilevig_det.engine.SurvivingEpochTrainLoop', max_epochs=300, val_interval=1
+    type='mobilevig_det.engine.ResumableEpochTrainLoop', max_epochs=300, val_interval=1
 )
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -24,7 +24,7 @@ default_hooks = dict(
 )
 visualizer = dict(
     type='Visualizer',
-    vis_backends=[dict(type='mobilevig_det.engine.SurvivingLocalVisBackend')],
+    vis_backends=[dict(type='mobilevig_det.engine.FaultTolerantLocalVisBackend')],
 )
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 env_cfg = dict(

@@ -4,7 +4,7 @@ generated shapes, in some minutes on two CPU cores."""
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
-    '../_base_/surviving.py',
+    '../_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['mobilevig_det'], allow_failed_imports=False)
 
@@ -125,7 +125,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10),
 )
 train_cfg = dict(
-    type='mobilevig_det.engine.SurvivingEpochTrainLoop',
+    type='mobilevig_det.engine.ResumableEpochTrainLoop',
     max_epochs=max_epochs,
     val_interval=1,
 )

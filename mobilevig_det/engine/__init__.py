@@ -1,7 +1,5 @@
-"""Training that survives, and is fast: hooks and loops of MMEngine's, by ``type=``
-in a config."""
+"""Training: resumable loops, and hooks that configs name by ``type=``."""
 
-from .curves import SurvivingLocalVisBackend
 from .hooks import (
     BoundedRuntimeInfoHook,
     CompileHook,
@@ -11,15 +9,25 @@ from .hooks import (
     StopOnSignalHook,
     WinogradHook,
 )
-from .loops import SurvivingEpochTrainLoop, SurvivingIterTrainLoop
+from .loops import (
+    ResumableEpochTrainLoop,
+    ResumableIterTrainLoop,
+    SurvivingEpochTrainLoop,
+    SurvivingIterTrainLoop,
+)
+from .vis_backend import FaultTolerantLocalVisBackend, SurvivingLocalVisBackend
 from .workers import ignore_signals, ignore_signals_in_workers
 
+# The Surviving* names are deprecated.
 __all__ = [
     'BoundedRuntimeInfoHook',
     'CompileHook',
     'DurableCheckpointHook',
+    'FaultTolerantLocalVisBackend',
     'FiniteNumbersHook',
     'HangWatchdogHook',
+    'ResumableEpochTrainLoop',
+    'ResumableIterTrainLoop',
     'StopOnSignalHook',
     'SurvivingEpochTrainLoop',
     'SurvivingIterTrainLoop',

@@ -8,11 +8,12 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
+from ..deprecation import deprecated_type
 from .data_order import OrderedBatches, base_sampler, with_ordered_batches
 from .random_states import own_stream, stream_kept
 
 
-class _Surviving:
+class _ResumableLoop:
     """What both loops share."""
 
     runner: Runner
@@ -60,7 +61,7 @@ def _build_loader(runner: Runner, dataloader: DataLoader | dict) -> DataLoader:
 
 
 @LOOPS.register_module()
-class SurvivingEpochTrainLoop(_Surviving, EpochBasedTrainLoop):
+class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
     """EpochBasedTrainLoop that resumes at the next iteration.
 
     What an epoch has seen is passed over by indices, without loading it. An
@@ -138,10 +139,10 @@ class SurvivingEpochTrainLoop(_Surviving, EpochBasedTrainLoop):
 
 
 @LOOPS.register_module()
-class SurvivingIterTrainLoop(_Surviving, IterBasedTrainLoop):
+class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
     """IterBasedTrainLoop that resumes without loading what was seen.
 
-    As :class:`SurvivingEpochTrainLoop`, for iterations. Data that ends is begun
+    As :class:`ResumableEpochTrainLoop`, for iterations. Data that ends is begun
     again, in the sampler's order of the next epoch.
 
     Args:
@@ -183,3 +184,11 @@ class SurvivingIterTrainLoop(_Surviving, IterBasedTrainLoop):
             and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
         ):
             self._validate()
+
+
+SurvivingEpochTrainLoop = deprecated_type(
+    'SurvivingEpochTrainLoop', ResumableEpochTrainLoop, LOOPS
+)
+SurvivingIterTrainLoop = deprecated_type(
+    'SurvivingIterTrainLoop', ResumableIterTrainLoop, LOOPS
+)

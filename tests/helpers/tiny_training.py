@@ -126,9 +126,9 @@ def config(work_dir, *, epochs=3, iters=None, workers=0, accumulate=1, **changes
         sampler=dict(type='DefaultSampler', shuffle=True),
     )
     by_epoch = iters is None
-    train_cfg = dict(type='SurvivingEpochTrainLoop', max_epochs=epochs)
+    train_cfg = dict(type='ResumableEpochTrainLoop', max_epochs=epochs)
     if not by_epoch:
-        train_cfg = dict(type='SurvivingIterTrainLoop', max_iters=iters, val_interval=8)
+        train_cfg = dict(type='ResumableIterTrainLoop', max_iters=iters, val_interval=8)
     cfg = dict(
         model=dict(type='TinyNet'),
         work_dir=str(work_dir),

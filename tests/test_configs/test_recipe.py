@@ -78,7 +78,7 @@ def test_optimizer(configs, detectors, arch, weight_decay):
 @pytest.mark.parametrize('arch', ARCHS)
 def test_schedule_and_batch(configs, arch):
     cfg = configs[arch]
-    assert cfg.train_cfg.type == 'mobilevig_det.engine.SurvivingEpochTrainLoop'
+    assert cfg.train_cfg.type == 'mobilevig_det.engine.ResumableEpochTrainLoop'
     assert cfg.train_cfg.max_epochs == EPOCHS
     assert cfg.train_cfg.val_interval == 1
     assert cfg.train_dataloader.batch_size == 2

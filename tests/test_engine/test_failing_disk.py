@@ -7,7 +7,7 @@ import os
 import resource
 
 from mobilevig_det.checkpoints import read_checkpoint
-from mobilevig_det.engine import SurvivingLocalVisBackend
+from mobilevig_det.engine import FaultTolerantLocalVisBackend
 from mobilevig_det.errors import UserError
 from mobilevig_det.io import atomic_write, remove
 
@@ -156,9 +156,9 @@ def test_remove_what_is_gone(tmp_path):
     assert remove(str(tmp_path / 'none'), logging.getLogger())
 
 
-def test_curves_are_worth_less_than_the_training(tmp_path):
+def test_training_continues_without_scalars(tmp_path):
     """MMEngine's own backend ends it here."""
-    own = 'mobilevig_det.engine.SurvivingLocalVisBackend'
+    own = 'mobilevig_det.engine.FaultTolerantLocalVisBackend'
     cfg = tiny.config(tmp_path, epochs=2)
     cfg['default_hooks']['logger'] = dict(type='LoggerHook', interval=1)
     cfg['visualizer'] = dict(
@@ -172,12 +172,12 @@ def test_curves_are_worth_less_than_the_training(tmp_path):
     result = tiny.train(cfg, prepare=prepare)
     assert len(result.losses) == 20
     log = (tmp_path / result.runner.timestamp).glob('*.log')
-    assert next(log).read_text().count('The curves cannot be written') == 1
+    assert next(log).read_text().count('Losses and metrics cannot be written') == 1
 
 
-def test_no_half_of_a_line_in_the_curves(tmp_path):
+def test_no_incomplete_line_in_the_scalars_file(tmp_path):
     """A limit of the file's size, and room again."""
-    backend = SurvivingLocalVisBackend(str(tmp_path))
+    backend = FaultTolerantLocalVisBackend(str(tmp_path))
     backend.add_scalars(dict(loss=0.5), 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))

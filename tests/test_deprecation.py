@@ -1,0 +1,68 @@
+"""Names of 0.2 that keep working, with a DeprecationWarning."""
+
+import warnings
+
+import mobilevig_det.engine as engine
+from mobilevig_det.deprecation import deprecated_type
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import LOOPS, VISBACKENDS, Registry
+
+RENAMED = [
+    (LOOPS, 'SurvivingEpochTrainLoop', 'ResumableEpochTrainLoop'),
+    (LOOPS, 'SurvivingIterTrainLoop', 'ResumableIterTrainLoop'),
+    (VISBACKENDS, 'SurvivingLocalVisBackend', 'FaultTolerantLocalVisBackend'),
+]
+
+
+class Threshold:
+    def __init__(self, low, high=1):
+        self.low, self.high = low, high
+
+
+def test_deprecated_type_warns_and_builds_the_new_type():
+    registry = Registry('things')
+    registry.register_module(module=Threshold)
+    old = deprecated_type('Limit', Threshold, registry)
+    with pytest.warns(DeprecationWarning, match='Limit is deprecated.*use Threshold'):
+        built = registry.build(dict(type='Limit', low=3, high=4))
+    assert isinstance(built, Threshold) and isinstance(built, old)
+    assert (built.low, built.high) == (3, 4)
+
+
+def test_new_type_does_not_warn():
+    registry = Registry('things')
+    registry.register_module(module=Threshold)
+    deprecated_type('Limit', Threshold, registry)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        registry.build(dict(type='Threshold', low=3))
+
+
+@pytest.mark.parametrize('registry, old, new', RENAMED)
+def test_old_type_names_are_found_in_both_ways(registry, old, new):
+    for name in (old, f'mobilevig_det.engine.{old}'):
+        found = registry.get(name)
+        assert found is getattr(engine, old)
+        assert issubclass(found, registry.get(new))
+        assert found is not registry.get(new)
+
+
+def test_old_vis_backend_warns(tmp_path):
+    with pytest.warns(DeprecationWarning, match='FaultTolerantLocalVisBackend'):
+        VISBACKENDS.build(dict(type='SurvivingLocalVisBackend', save_dir=str(tmp_path)))
+
+
+def test_old_base_config_is_the_new_one(tmp_path):
+    def load(name):
+        path = tmp_path / f'inherits_{name}'
+        path.write_text(f"_base_ = 'mobilevig_det::_base_/{name}'\n")
+        return Config.fromfile(str(path))
+
+    with pytest.warns(DeprecationWarning, match=r'surviving.*default_runtime\.py'):
+        old = load('surviving.py')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', DeprecationWarning)
+        new = load('default_runtime.py')
+    assert old.to_dict() == new.to_dict()
