@@ -13,6 +13,7 @@ from mobilevig_det.cli.common import (
     prepare_config,
 )
 from mobilevig_det.config import find_checkpoint
+from mobilevig_det.datasets import leaf_datasets
 from mobilevig_det.errors import UserError
 from mobilevig_det.export.exported_detector import SUFFIXES, use_exported
 
@@ -80,9 +81,7 @@ def use_tta(cfg: Config) -> None:
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         ),
     )
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
     if 'tta_pipeline' not in cfg:
         *loading, pack = deepcopy(dataset.pipeline)
         pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')

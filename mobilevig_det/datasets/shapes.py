@@ -16,6 +16,7 @@ from pycocotools import mask as mask_api
 from tqdm import tqdm
 
 from ..errors import UserError
+from .masks import encode_rle
 
 CLASSES = ('circle', 'square', 'triangle')
 # For sets of more classes; the first three are the default.
@@ -177,7 +178,7 @@ def paint(rng: np.random.Generator, scene: Scene, size: int) -> np.ndarray:
 
 
 def _annotation(mask: np.ndarray, kind: str, crowd: bool) -> dict:
-    rle = mask_api.encode(np.asfortranarray(mask, np.uint8))
+    (rle,) = encode_rle([mask])
     box = [float(v) for v in mask_api.toBbox(rle)]
     area = int(mask_api.area(rle))
     return dict(
@@ -185,7 +186,7 @@ def _annotation(mask: np.ndarray, kind: str, crowd: bool) -> dict:
         bbox=box,
         area=area,
         iscrowd=int(crowd),
-        segmentation=dict(size=list(mask.shape), counts=rle['counts'].decode()),
+        segmentation=rle,
     )
 
 

@@ -16,9 +16,9 @@ from mmengine.logging import MMLogger
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
+from ..datasets.masks import encode_rle
 from ..errors import UserError
 from .coco_eval import make_coco_eval
-from .run_lengths import encode_masks
 
 AP_NAMES = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']
 AR_NAMES = ['AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000']
@@ -202,7 +202,7 @@ def _with_run_lengths(sample: dict) -> dict:
     masks = sample['pred_instances'].get('masks')
     if not isinstance(masks, torch.Tensor) or masks.dtype != torch.bool:
         return sample
-    encoded = encode_masks(masks.cpu().numpy())
+    encoded = encode_rle(masks.cpu().numpy())
     return {**sample, 'pred_instances': {**sample['pred_instances'], 'masks': encoded}}
 
 

@@ -1,19 +1,17 @@
 """An exported detector in MMDetection's place, so that its evaluator sees it."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from mmdet.models import FCNMaskHead
 from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
+from ..datasets.masks import paste_box_masks, paste_image_masks
 from ..errors import UserError
 from .runtimes import load
 
@@ -63,8 +61,9 @@ class ExportedDetector(BaseModel):
             )
             tensors = {key: torch.tensor(value) for key, value in found.items()}
             factor = torch.tensor(sample.scale_factor, dtype=torch.float32).repeat(2)
+            tensors['boxes'] /= factor
             instances = InstanceData(
-                bboxes=tensors['boxes'] / factor,
+                bboxes=tensors['boxes'],
                 scores=tensors['scores'],
                 labels=tensors['labels'],
             )
@@ -74,33 +73,25 @@ class ExportedDetector(BaseModel):
         return data_samples
 
     def _masks(self, found: dict, sample: DetDataSample) -> torch.Tensor:
-        """bool, (N, H, W), at the original size, by MMDetection's own steps."""
+        """Return masks at the original size, as MMDetection's heads make them.
+
+        Args:
+            found (dict): The file's outputs, with boxes in the original image.
+            sample (DetDataSample): With the ``ori_shape`` and ``scale_factor``.
+
+        Returns:
+            Tensor: bool of shape (N, H, W).
+        """
         masks, spec = found['masks'], self.metadata['masks']
-        height, width = sample.ori_shape[:2]
-        if len(masks) == 0:
-            return torch.zeros(0, height, width, dtype=torch.bool)
+        size = sample.ori_shape[:2]
         if spec['kind'] == 'box':
-            head = FCNMaskHead(num_convs=0, num_classes=1, class_agnostic=True)
-            return head._predict_by_feat_single(
-                masks[:, None].numpy(),
-                found['boxes'].clone(),
-                found['labels'],
-                sample.metainfo,
-                ConfigDict(mask_thr_binary=spec['threshold']),
-                rescale=True,
-                activate_map=True,
-            )
-        # As the RTMDetInsHead that the file was made of: its logits twice.
-        logits = masks.double().clamp(1e-30, 1 - 3e-8).logit().float()[None]
-        logits = F.interpolate(logits, scale_factor=spec['stride'], mode='bilinear')
+            return paste_box_masks(masks, found['boxes'], size, spec['threshold'])
         x, y = sample.scale_factor
+        # OpenMMLab's MMDetection resizes the height by the factor of x.
         factors = (x, y) if spec.get('swapped', True) else (y, x)
-        size = [
-            math.ceil(side * (1 / factor))
-            for side, factor in zip(logits.shape[2:], factors)
-        ]
-        logits = F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
-        return logits[0, :, :height, :width].sigmoid() > spec['threshold']
+        return paste_image_masks(
+            masks, size, factors, spec['stride'], spec['threshold']
+        )
 
 
 def use_exported(cfg: Config, path: str) -> None:

@@ -11,6 +11,7 @@ from mmdet.models.dense_heads import RTMDetInsHead
 from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 
+from ..datasets import leaf_datasets
 from ..errors import UserError
 
 KEY = 'mobilevig_det'
@@ -145,9 +146,7 @@ def _swaps_factors(head: RTMDetInsHead) -> bool:
 
 def _pipeline(cfg: Config) -> dict:
     """How the test pipeline resizes and pads."""
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    dataset = next(leaf_datasets(cfg.get('test_dataloader', {}).get('dataset', {})))
     resize = pad = None
     for step in dataset.get('pipeline', ()):
         kind = step['type'] if isinstance(step['type'], str) else step['type'].__name__

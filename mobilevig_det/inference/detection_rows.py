@@ -8,10 +8,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-import cv2
-import numpy as np
 import pycocotools.mask as mask_utils
 
+from ..datasets.masks import encode_rle
 from .inferencer import NoPicture, Prediction
 
 if TYPE_CHECKING:
@@ -58,7 +57,8 @@ def found_row(
     instances = instances[instances.scores >= score_thr]
     masks = None
     if 'masks' in instances:
-        masks = [encode(mask.numpy(), height, width) for mask in instances.masks]
+        # Those of a very large image are at the size that the model sees.
+        masks = encode_rle(instances.masks.numpy(), (height, width))
     if 'bboxes' in instances:
         x, y = prediction.scale
         corners = (instances.bboxes.numpy() / (x, y, x, y)).tolist()
@@ -116,18 +116,3 @@ def arrow_schema() -> 'pyarrow.Schema':
 def utf8(name: str) -> str:
     """A name as Parquet takes it: bytes that are no UTF-8 as ``\\xff``."""
     return os.fsencode(name).decode(errors='backslashreplace')
-
-
-def encode(mask: np.ndarray, height: int, width: int) -> dict:
-    """COCO's run lengths of a mask at an image's size; ``counts`` is text.
-
-    Args:
-        mask (np.ndarray): Of shape (h, w), of any size.
-        height (int): The image's, in pixels.
-        width (int): Likewise.
-    """
-    mask = mask.astype(np.uint8)
-    if mask.shape != (height, width):  # of a very large picture
-        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-    counts = mask_utils.encode(np.asfortranarray(mask))['counts'].decode()
-    return dict(size=[height, width], counts=counts)

@@ -6,16 +6,11 @@ or is marked as wrong in silence or as endless.
 """
 
 from mobilevig_det.datasets.data_check import check_before_training, check_data
-from mobilevig_det.datasets.data_check.masks import rle_area
 from mobilevig_det.errors import UserError
 
-import numpy as np
-import pycocotools.mask as mask_utils
 import pytest
 import tiny_coco
 from bad_annotations import CASES, TEXTS, ann
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from mmdet.registry import DATASETS
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -161,22 +156,3 @@ def test_heads_for_another_number_of_classes(root):
     assert 'model.roi_head.bbox_head' in str(error.value)
     cfg.model.roi_head.bbox_head[1].num_classes = 3
     check_before_training(cfg)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_rle_area_counts_what_pycocotools_encodes(height, width, seed):
-    rng = np.random.default_rng(seed)
-    mask = (rng.random((height, width)) < rng.random()).astype(np.uint8)
-    if seed % 3 == 0:  # long runs
-        mask = np.kron(mask, np.ones((37, 29), np.uint8))
-    counts = mask_utils.encode(np.asfortranarray(mask))['counts'].decode()
-    assert rle_area(counts) == mask.size
-    assert rle_area(counts[:-1]) != mask.size
-
-
-@pytest.mark.parametrize(
-    'counts', ['', 'é', [], ['a'], [[1], [2]], [-1, 5], [float('nan')], [None], '\n']
-)
-def test_rle_area_of_nonsense(counts):
-    assert rle_area(counts) <= 0

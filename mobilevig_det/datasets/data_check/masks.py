@@ -2,9 +2,9 @@
 
 import math
 
-import numpy as np
 import pycocotools.mask as mask_utils
 
+from ..masks import count_rle_pixels
 from .report import Add
 from .splits import Split
 
@@ -37,13 +37,13 @@ def _check_rle(mask: dict, image: dict, name: str, add: Add) -> None:
             name,
             f'{size} instead of {expected} (height, width)',
         )
-    elif rle_area(counts) != size[0] * size[1]:
+    elif count_rle_pixels(counts) != size[0] * size[1]:
         # pycocotools reads on past its end, or refuses it.
         add(
             'RLE mask that does not fill its size',
             True,
             name,
-            f'{rle_area(counts)} pixels instead of {size[0]} * {size[1]}',
+            f'{count_rle_pixels(counts)} pixels instead of {size[0]} * {size[1]}',
         )
 
 
@@ -79,43 +79,3 @@ def are_sound(values: list) -> bool:
         )
     except TypeError:
         return False
-
-
-def rle_area(counts) -> int:
-    """The number of pixels, of both values, that COCO's run lengths cover.
-
-    Args:
-        counts (list[int] | str): The plain or the compressed form.
-
-    Returns:
-        int: The number; -1 if they are not run lengths at all.
-
-    pycocotools itself does not check it: it decodes lengths that don't fill
-    the mask to whatever the memory held.
-    """
-    if isinstance(counts, str):
-        # As in pycocotools' maskApi.c (rleFrString): six bits a character
-        # from '0' on, of which five are the number's, lowest first, and one
-        # says that there is more; from the fourth on, a number is the
-        # difference to the last but one.
-        codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
-        if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-            return -1
-        last = np.flatnonzero(codes & 32 == 0)
-        first = np.concatenate([[0], last[:-1] + 1])
-        digit = np.arange(len(codes)) - np.repeat(first, last - first + 1)
-        if digit.max() > 7:
-            return -1
-        lengths = np.add.reduceat((codes & 31) << 5 * digit, first)
-        negative = codes[last] & 16 != 0
-        lengths = lengths - (negative << 5 * (last - first + 1))
-        lengths[1::2] = lengths[1::2].cumsum()
-        lengths[2::2] = lengths[2::2].cumsum()
-    else:
-        try:
-            lengths = np.asarray(counts, dtype=np.float64)
-        except (TypeError, ValueError):
-            return -1
-    if lengths.ndim != 1 or (lengths < 0).any() or not np.isfinite(lengths).all():
-        return -1
-    return int(lengths.sum())
