@@ -189,8 +189,7 @@ def paste_image_masks(
         return torch.zeros(0, height, width, dtype=torch.bool)
     logits = masks.double().clamp(1e-30, 1 - 3e-8).logit().float()[None]
     logits = F.interpolate(logits, scale_factor=stride, mode='bilinear')
-    padded = [
-        math.ceil(side * (1 / factor)) for side, factor in zip(logits.shape[2:], factors)
-    ]
-    logits = F.interpolate(logits, size=padded, mode='bilinear')
+    sides = zip(logits.shape[2:], factors)
+    padded_size = [math.ceil(side * (1 / factor)) for side, factor in sides]
+    logits = F.interpolate(logits, size=padded_size, mode='bilinear')
     return logits[0, :, :height, :width].sigmoid() > threshold
