@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_utils
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,17 +34,17 @@ def encode_rle(
         >>> encode_rle(np.eye(2, dtype=bool)[None])
         [{'size': [2, 2], 'counts': '01210'}]
     """
-    sizes, runs = [], []
+    encoded = []
     for mask in masks:
         if size is not None and mask.shape != size:
             mask = cv2.resize(
                 mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST
             )
-        sizes.append(list(mask.shape))
-        runs.append(_run_lengths(mask))
-    return [
-        dict(size=size, counts=counts) for size, counts in zip(sizes, _compress(runs))
-    ]
+        height, width = mask.shape
+        plain = dict(size=[height, width], counts=_run_lengths(mask))
+        rle = mask_utils.frPyObjects(plain, height, width)  # compresses the counts
+        encoded.append(dict(rle, counts=rle['counts'].decode()))
+    return encoded
 
 
 def _run_lengths(mask: np.ndarray) -> np.ndarray:
@@ -69,35 +70,6 @@ def _run_lengths(mask: np.ndarray) -> np.ndarray:
     return np.diff(places, prepend=0, append=height * width)
 
 
-def _compress(runs: list[np.ndarray]) -> list[str]:
-    """Write run lengths as text, like ``rleToString`` of pycocotools' maskApi.c.
-
-    From the fourth length on, the difference to the last but one is written. A number
-    is split into groups of five bits, the lowest first; a sixth bit says that another
-    group follows. A group is the character of its value plus 48.
-    """
-    values = []
-    for lengths in runs:
-        differences = lengths.copy()
-        differences[3:] -= lengths[1:-2]
-        values.append(differences)
-    left = np.concatenate(values) if values else np.zeros(0, int)
-    groups, used = [], []
-    more = np.ones(len(left), bool)
-    while more.any():
-        used.append(more)
-        group = left & 31
-        left = left >> 5
-        more = more & (left != np.where(group & 16, -1, 0))
-        groups.append((group + 32 * more + 48).astype(np.uint8))
-    if not groups:
-        return []
-    which = np.stack(used, axis=1)
-    text = np.stack(groups, axis=1)[which].tobytes().decode('ascii')
-    ends = np.cumsum(which.sum(axis=1))[np.cumsum([len(v) for v in values]) - 1]
-    return [text[start:end] for start, end in zip([0, *ends[:-1]], ends)]
-
-
 def count_rle_pixels(counts: list | str) -> int:
     """Count the pixels, zeros and ones, that run lengths cover.
 
@@ -110,28 +82,43 @@ def count_rle_pixels(counts: list | str) -> int:
     Returns:
         int: Number of pixels, or -1 if ``counts`` aren't run lengths.
     """
-    if isinstance(counts, str):  # see _compress
-        codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
-        if len(codes) == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-            return -1
-        last = np.flatnonzero(codes & 32 == 0)
-        first = np.concatenate([[0], last[:-1] + 1])
-        digit = np.arange(len(codes)) - np.repeat(first, last - first + 1)
-        if digit.max() > 7:
-            return -1
-        lengths = np.add.reduceat((codes & 31) << 5 * digit, first)
-        negative = codes[last] & 16 != 0
-        lengths = lengths - (negative << 5 * (last - first + 1))
-        lengths[1::2] = lengths[1::2].cumsum()
-        lengths[2::2] = lengths[2::2].cumsum()
-    else:
-        try:
-            lengths = np.asarray(counts, dtype=np.float64)
-        except (TypeError, ValueError):
-            return -1
-    if lengths.ndim != 1 or (lengths < 0).any() or not np.isfinite(lengths).all():
+    try:
+        lengths = _decompress(counts) if isinstance(counts, str) else counts
+        array = np.asarray(lengths, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
         return -1
-    return int(lengths.sum())
+    if array.ndim != 1 or (array < 0).any() or not np.isfinite(array).all():
+        return -1
+    return int(array.sum())
+
+
+def _decompress(text: str) -> list[int]:
+    """Read compressed run lengths, like ``rleFrString`` of pycocotools' maskApi.c.
+
+    A character is six bits, plus 48: five of a number, the lowest first, and one that
+    says that another group follows. From the fourth on, a number is the difference to
+    the last but one.
+
+    Raises:
+        ValueError: If the text isn't run lengths.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for code in text.encode():
+        bits = code - 48
+        if not 0 <= bits < 64 or shift > 35:
+            raise ValueError(f'not run lengths: {text[:80]!r}')
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:  # negative, in two's complement
+            value -= 1 << shift
+        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+        value = shift = 0
+    if shift or not lengths:
+        raise ValueError(f'run lengths are cut off: {text[:80]!r}')
+    return lengths
 
 
 def paste_box_masks(
