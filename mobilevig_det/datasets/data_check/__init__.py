@@ -1,16 +1,15 @@
-"""Find what is wrong with a COCO-format data set before training does.
+"""Find what is wrong with COCO-format data before training does.
 
-Every finding is of one of two sorts. Those that stop would end training with
-an error, hang it, or teach the wrong thing: an annotated image that can't be
-read, an RLE mask of another size, classes in another order. The others are
-tolerated as MMDetection and pycocotools tolerate them: the box without area
-is left out, the box that reaches outside is clipped.
+A finding either stops training or is tolerated. It stops training if it would end it
+with an error, hang it, or teach something wrong: an annotated image that can't be
+read, an RLE mask of another size than its image, classes in another order. Anything
+else is tolerated, as MMDetection and pycocotools tolerate it: a box without area is
+skipped, a box that reaches outside the image is clipped.
 """
 
-from .check import check_data
+from .check import check_before_training, check_data, pointing_to_check_data
+from .config import splits_of
 from .report import DataReport, Finding
-from .splits import splits_of
-from .training import check_before_training, pointing_to_check_data
 
 __all__ = [
     'DataReport',

@@ -1,51 +1,80 @@
-"""What the checks have found."""
+"""Findings of the data checks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
-
-# DataReport.add for one file
-Add = Callable[..., None]
 
 
 class Finding(NamedTuple):
-    kind: str  # what is wrong, the same for all of a kind
+    """One thing that is wrong with the data.
+
+    Attributes:
+        kind: What is wrong, in the same words for all findings of a kind.
+        stops: Whether it stops training. If not, it is tolerated.
+        file: The split and the file.
+        record: The record in the file, such as ``annotation 17 (image 3)``. May be
+            empty.
+        detail: What was found there. May be empty.
+    """
+
+    kind: str
     stops: bool
     file: str
-    record: str  # which one: 'annotation 17 (image 3)'
+    record: str
     detail: str
 
     def __str__(self) -> str:
-        return ': '.join(
-            part for part in (self.file, self.record, self.kind, self.detail) if part
-        )
+        parts = self.file, self.record, self.kind, self.detail
+        return ': '.join(part for part in parts if part)
 
 
 class DataReport:
-    """The findings, in the order in which they were made."""
+    """All findings, in the order in which they were made."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
 
-    def add(
-        self, kind: str, stops: bool, record: str = '', detail: str = '', *, file: str
-    ) -> None:
-        self.findings.append(Finding(kind, stops, file, record, detail))
-
     @property
     def stopping(self) -> list[Finding]:
+        """The findings that stop training."""
         return [finding for finding in self.findings if finding.stops]
 
-    def by_kind(self) -> dict[tuple, list[Finding]]:
-        """Findings by (stops, file, kind), those that stop first."""
-        groups: dict[tuple, list[Finding]] = {}
+    def by_kind(self) -> dict[tuple[bool, str, str], list[Finding]]:
+        """Group findings by (stops, file, kind), those that stop training first."""
+        groups: dict[tuple[bool, str, str], list[Finding]] = {}
         for finding in self.findings:
             key = (finding.stops, finding.file, finding.kind)
             groups.setdefault(key, []).append(finding)
         return dict(sorted(groups.items(), key=lambda item: not item[0][0]))
 
 
-def some(names: Sequence[str], number: int = 8) -> str:
-    """The first names, and how many more there are."""
+class FileReport:
+    """Add the findings of one file to a report.
+
+    Args:
+        report (DataReport): Gets the findings.
+        file (str): Name of the file, and of the split that it belongs to.
+    """
+
+    def __init__(self, report: DataReport, file: str) -> None:
+        self._report = report
+        self._file = file
+
+    def add(self, kind: str, stops: bool, record: str = '', detail: str = '') -> None:
+        """Add a :class:`Finding`."""
+        finding = Finding(kind, stops, self._file, record, detail)
+        self._report.findings.append(finding)
+
+    def error(self, kind: str, record: str = '', detail: str = '') -> None:
+        """Add a finding that stops training."""
+        self.add(kind, True, record, detail)
+
+    def warning(self, kind: str, record: str = '', detail: str = '') -> None:
+        """Add a finding that is tolerated."""
+        self.add(kind, False, record, detail)
+
+
+def first_few(names: Sequence[str], number: int = 8) -> str:
+    """Return the first names, and how many others there are, as text."""
     text = ', '.join(map(repr, names[:number])) or 'none'
     more = len(names) - number
     return text + (f', … ({more} more)' if more > 0 else '')
