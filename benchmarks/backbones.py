@@ -1,8 +1,13 @@
-"""Every size of MobileViG, and its siblings, beside the authors' and its rivals."""
+"""Backbone latency: ours, the reference implementation, baselines from timm."""
 
+import contextlib
+import importlib.abc
+import importlib.machinery
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import ModuleType
 
 from mobilevig_det.backbones import (
     AdaptViG,
@@ -17,41 +22,53 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .authors import Authors
-from .authors_siblings import (
-    AuthorsAdaptViG,
-    AuthorsGreedyViG,
-    AuthorsMobileViGv2,
-    AuthorsRapidNet,
-)
-from .rivals import build_rival, import_timm
-from .turns import in_turns
+from .interleaved import interleaved
+from .reference import REFERENCES
 
 BACKBONE_AMP = torch.bfloat16  # under --amp
 MATRIX_PRODUCT = 'matrix product'
-# Name of a sibling and size to ours and the authors'.
 SIBLINGS = {
-    f'{cls.__name__}-{arch}': (cls, authors, arch)
-    for cls, authors in (
-        (MobileViGv2, AuthorsMobileViGv2),
-        (GreedyViG, AuthorsGreedyViG),
-        (RapidNet, AuthorsRapidNet),
-        (AdaptViG, AuthorsAdaptViG),
-    )
+    f'{cls.__name__}-{arch}': (cls, arch)
+    for cls in (MobileViGv2, GreedyViG, RapidNet, AdaptViG)
     for arch in cls.arch_settings
 }
+# What one would choose instead of MobileViG: names of models of timm.
+BASELINES = (
+    'resnet18',
+    'resnet50',
+    'mobilenetv2_140',
+    'efficientnet_b0',
+    'mobilevitv2_150',
+    'efficientformer_l1',
+    'efficientformer_l3',
+    'efficientformerv2_s2',
+    'efficientformerv2_l',
+    'poolformer_s12',
+    'poolformer_s24',
+    'pvt_v2_b1',
+    'pvt_v2_b2',
+    'repvit_m1_1',
+    'repvit_m1_5',
+)
 
 
 def make_matrix_product(args: Namespace):
-    """The ceiling: what the machine reaches at a plain matrix product."""
+    """Measure the ceiling: the machine's rate at a plain matrix product."""
     n = 2048 if args.device == 'cpu' else 8192
     a = torch.rand(n, n, device=args.device)
     return dict(gmacs=n**3 / 1e9, params=0), lambda: a @ a
 
 
-def build(cls, arch: str, **kwargs) -> nn.Module:
+def build(cls: type[BaseBackbone], arch: str, reference: bool = False, **kwargs):
+    """Build a backbone of ours, or its reference implementation, with fixed weights."""
     torch.manual_seed(0)
+    cls = REFERENCES[cls] if reference else cls
     return cls(arch, layer_scale_init_value=0.5, **kwargs)
+
+
+def build_baseline(name: str) -> nn.Module:
+    model = import_timm().create_model(name, features_only=True, pretrained=False)
+    return model.to(memory_format=torch.channels_last)
 
 
 def make_inference(args: Namespace, size: str, build: Callable, fuse: bool = False):
@@ -78,47 +95,34 @@ def make_inference(args: Namespace, size: str, build: Callable, fuse: bool = Fal
     return facts, run
 
 
-def authors_of(name: str) -> str:
-    """The row that a row of that name is compared with."""
+def _base_of(name: str) -> str:
     return name.split(',')[0] + ', authors'
 
 
-def contestants(args: Namespace) -> dict[str, tuple[Callable, Callable]]:
-    """What builds each backbone, and what builds it as the authors run it."""
-    chosen: dict[str, tuple] = {
-        f'MobileViG-{arch}': (MobileViG, Authors, arch) for arch in args.archs
-    }
-    chosen.update((name, SIBLINGS[name]) for name in args.siblings)
-    return {
-        name: (partial(build, ours, arch), partial(build, theirs, arch))
-        for name, (ours, theirs, arch) in chosen.items()
-    }
+def _chosen(args: Namespace) -> dict[str, Callable]:
+    """Functions that build our backbones, by name; ``reference=True`` builds theirs."""
+    sizes = {f'MobileViG-{arch}': (MobileViG, arch) for arch in args.archs}
+    sizes.update((name, SIBLINGS[name]) for name in args.siblings)
+    return {name: partial(build, cls, arch) for name, (cls, arch) in sizes.items()}
 
 
 def inference_rows(args: Namespace) -> Iterator[dict]:
-    rivals = args.rivals if args.rivals and import_timm() else ()
+    """Yield rows of all backbones in eval mode at each of ``args.sizes``."""
+    baselines = args.baselines if args.baselines and import_timm() else ()
     for size in args.sizes:
         make = partial(make_inference, size=size)
-        makes = {MATRIX_PRODUCT: make_matrix_product}
-        for name, (ours, theirs) in contestants(args).items():
-            makes[f'{name}, authors'] = partial(make, build=theirs)
+        makes: dict[str, Callable] = {MATRIX_PRODUCT: make_matrix_product}
+        for name, ours in _chosen(args).items():
+            makes[_base_of(name)] = partial(make, build=partial(ours, reference=True))
             makes[name] = partial(make, build=ours)
             makes[f'{name}, fused'] = partial(make, build=ours, fuse=True)
-        for name in rivals:
-            makes[name] = partial(make, build=partial(build_rival, name))
-        yield from in_turns(
-            [
-                dict(part='inference', size=size, name=name, base=authors_of(name))
-                for name in makes
-            ],
-            list(makes.values()),
-            args.rounds,
-            args,
-        )
+        for name in baselines:
+            makes[name] = partial(make, build=partial(build_baseline, name))
+        yield from interleaved(args, 'inference', size, makes, _base_of)
 
 
-def make_training(args: Namespace, build: Callable):
-    """Forward and backward of the mean square of every feature."""
+def _make_training(args: Namespace, build: Callable):
+    """Forward and backward of the mean square of every feature map."""
     model = build().train().to(args.device)
     images = torch.rand(
         args.batch_size, 3, *map(int, args.sizes[-1].split('x')), device=args.device
@@ -134,23 +138,74 @@ def make_training(args: Namespace, build: Callable):
 
 
 def training_rows(args: Namespace) -> Iterator[dict]:
-    for name, (ours, theirs) in contestants(args).items():
-        makes: dict[str, Callable] = {
-            f'{name}, authors': theirs,
+    """Yield rows of training steps at the last of ``args.sizes``."""
+    for name, ours in _chosen(args).items():
+        builds = {
+            _base_of(name): partial(ours, reference=True),
             name: ours,
             f"{name}, with_cp='act'": partial(ours, with_cp='act'),
         }
-        yield from in_turns(
-            [
-                dict(
-                    part='training step',
-                    size=args.sizes[-1],
-                    name=name,
-                    base=authors_of(name),
-                )
-                for name in makes
-            ],
-            [partial(make_training, build=b) for b in makes.values()],
-            max(args.rounds - 2, 1),
-            args,
+        makes = {key: partial(_make_training, build=b) for key, b in builds.items()}
+        rounds = max(args.rounds - 2, 1)
+        yield from interleaved(
+            args, 'training step', args.sizes[-1], makes, _base_of, rounds
         )
+
+
+class _AnyName(type):
+    def __getattr__(cls, name: str) -> str:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        return name
+
+
+class _TorchvisionStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """An empty torchvision, of which there is no CPU build for every torch.
+
+    timm imports names from it that none of the backbones here uses.
+    """
+
+    def find_spec(self, name, path, target=None):
+        if name.split('.')[0] == 'torchvision':
+            return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+
+        def attribute(name):
+            if name.startswith('__'):
+                raise AttributeError(name)
+            return _AnyName(name, (), {})
+
+        module.__getattr__ = attribute
+
+
+@contextlib.contextmanager
+def torchvision_stand_in() -> Iterator[None]:
+    """Let imports in the block find an empty torchvision where none is installed."""
+    stand_in = _TorchvisionStandIn()
+    sys.meta_path.append(stand_in)  # the last finder, so that an installed one is found
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(stand_in)
+        for name in [n for n in sys.modules if n.startswith('torchvision')]:
+            spec = sys.modules[name].__spec__
+            if spec and isinstance(spec.loader, _TorchvisionStandIn):
+                del sys.modules[name]
+
+
+def import_timm() -> ModuleType | None:
+    """Import timm, or print why the baselines are left out and return None."""
+    try:
+        with torchvision_stand_in():
+            import timm
+    except ImportError as error:
+        print(
+            f'The baselines are left out: timm cannot be imported ({error}). '
+            'Install it with: pip install timm'
+        )
+        return None
+    return timm

@@ -1,9 +1,13 @@
-"""Whole detectors: MMDetection's as it is beside ours, and beside ResNet-50."""
+"""Whole detectors: ours next to stock MMDetection, with MobileViG and ResNet-50."""
 
+import functools
+import time
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from unittest.mock import patch
 
 from mobilevig_det.config import load_config
 from mobilevig_det.datasets.compact_masks import CompactBitmapMasks
@@ -11,44 +15,113 @@ from mobilevig_det.mmcv_ops import mmcv_ext, use_on_cpus
 from mobilevig_det.ops.winograd import use_winograd
 
 import torch
+from mmdet.models import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import init_default_scope
 from torch.utils.flop_counter import FlopCounterMode
 
 from .backbones import MATRIX_PRODUCT, make_matrix_product
-from .device_activity import measure_activity
-from .stages import measure_stages
-from .turns import in_turns
+from .interleaved import interleaved, synchronize
 
-# Under --amp. Compiled mmcv knows float16, but not bfloat16.
+# Under --amp. Compiled mmcv supports float16, but not bfloat16.
 DETECTOR_AMP = torch.float16
 GPU_BATCHES = 2, 8, 16
 TF32 = 'TF32'
 TRAINING, PREDICTION = 'detector, training step', 'detector, inference'
 DETECTIONS = 'detector, inference with 100 detections'
-# Training steps of ours with another backbone.
+# Backbone arguments of further training steps; the second dict is for GPUs only.
 CHECKPOINTED = {"with_cp='act'": dict(with_cp='act')}
 ON_GPUS: dict[str, dict] = {
-    'graph step in Triton': dict(triton=True),
     'compiled backbone': dict(compile_cfg=dict(fullgraph=True)),
     'captured backbone': dict(compile_cfg=dict(fullgraph=True, mode='reduce-overhead')),
 }
+# Stages of a step in the order of the plot. A stage that another one calls counts once.
+STAGES = (
+    'backbone',
+    'neck',
+    'RPN',
+    'RoI heads',
+    'mask targets',
+    'mask pasting',
+    'backward',
+    'optimizer',
+    'rest',
+)
 
 
-def stock() -> str:
-    """What MMDetection as it is means here."""
+def stock_name() -> str:
+    """Name the baseline: mmcv's operators are compiled only where mmcv has them."""
     return 'stock' if mmcv_ext.is_compiled() else 'stock heads on our operators'
 
 
 @contextmanager
 def precision_of(device: str, precision: str) -> Iterator[None]:
-    """Autocast to 'float16' or 'bfloat16', or matrix products in TF32."""
+    """Autocast to 'float16' or 'bfloat16', or use TF32 in matrix products."""
     torch.set_float32_matmul_precision('high' if precision == TF32 else 'highest')
     torch.backends.cudnn.allow_tf32 = precision == TF32
     half = getattr(torch, precision) if '16' in precision else torch.float16
     with torch.autocast(device, half, enabled='16' in precision):
         yield
+
+
+def measure_stages(
+    model: BaseDetector,
+    optimizer: torch.optim.Optimizer,
+    run: Callable[[], None],
+    device: str,
+) -> dict[str, float]:
+    """Measure the seconds in each of :data:`STAGES` of a step.
+
+    Args:
+        model (BaseDetector): A two-stage detector with a neck.
+        optimizer (torch.optim.Optimizer): The optimizer whose step is timed.
+        run (Callable): Runs a training step or a prediction. It is called twice, and
+            the second call is measured.
+        device (str): 'cpu' or 'cuda', which is synchronised between stages.
+
+    Returns:
+        dict[str, float]: Seconds of the stages that ran.
+    """
+    # Time a compiled backbone from outside: its modules' methods are not called.
+    compiled = getattr(model.backbone, '_compiled_call_impl', None) is not None
+    watched = [
+        (model.backbone, '_compiled_call_impl' if compiled else 'forward', 'backbone'),
+        (model.neck, 'forward', 'neck'),
+        (model.rpn_head, 'loss_and_predict', 'RPN'),
+        (model.rpn_head, 'predict', 'RPN'),
+        (model.roi_head, 'loss', 'RoI heads'),
+        (model.roi_head, 'predict', 'RoI heads'),
+        (model.roi_head.mask_head, 'get_targets', 'mask targets'),
+        (model.roi_head.mask_head, 'predict_by_feat', 'mask pasting'),
+        (optimizer, 'step', 'optimizer'),
+        (torch.Tensor, 'backward', 'backward'),
+    ]
+    seconds: dict[str, float] = defaultdict(float)
+    inner = [0.0]  # seconds of the stages within the current one
+
+    def timed(function: Callable, stage: str) -> Callable:
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            synchronize(device)
+            start = time.perf_counter()
+            inner.append(0.0)
+            out = function(*args, **kwargs)
+            synchronize(device)
+            took = time.perf_counter() - start
+            seconds[stage] += took - inner.pop()
+            inner[-1] += took
+            return out
+
+        return wrapper
+
+    run()
+    with ExitStack() as patches:
+        for owner, name, stage in watched:
+            function = timed(getattr(owner, name), stage)
+            patches.enter_context(patch.object(owner, name, function))
+        timed(run, 'rest')()
+    return {stage: seconds[stage] for stage in STAGES if seconds[stage]}
 
 
 def make_detector(
@@ -60,12 +133,21 @@ def make_detector(
     batch: int = 1,
     precision: str = 'float32',
 ):
-    """Whole Mask R-CNN, MMDetection's heads, random weights: a training step with
-    AdamW, or a prediction.
+    """Make a training step with AdamW, or a prediction, of a Mask R-CNN.
 
-    ``stock``: compiled mmcv's operators where there are such, and masks as
-    MMDetection loads them. Else with all that is ours. ``backbone``: arguments of
-    MobileViG's.
+    Args:
+        args (Namespace): Arguments of the command.
+        arch (str | None): Size of MobileViG; None for ResNet-50.
+        part (str): TRAINING, PREDICTION or DETECTIONS.
+        stock (bool): Use mmcv's operators, compiled where it has them, and masks as
+            MMDetection loads them, instead of ours. Defaults to False.
+        backbone (dict, optional): Further arguments of the backbone.
+        batch (int): Images per step. Defaults to 1.
+        precision (str): 'float32', 'TF32', 'float16' or 'bfloat16'.
+
+    Returns:
+        tuple[dict, Callable]: Facts about the row, and the function to time. The
+        weights are random.
     """
     training = part == TRAINING
     if not stock:
@@ -81,7 +163,7 @@ def make_detector(
         cfg.neck.in_channels = [256, 512, 1024, 2048]
     cfg.backbone.update(backbone or {})
     model = MODELS.build(cfg).to(args.device).train(training)
-    if part == DETECTIONS:  # one class is found wherever one may be
+    if part == DETECTIONS:  # one class is found in every proposal
         model.roi_head.bbox_head.fc_cls.bias.data[0] += 5
     shape = [3, *map(int, args.sizes[-1].split('x'))]
     inputs = demo_mm_inputs(
@@ -117,20 +199,22 @@ def make_detector(
     facts: dict = dict(images=batch)
     if not training:
         counter = FlopCounterMode(display=False)
-        with counter:  # before Winograd's algorithm does with less
+        with counter:  # before Winograd's algorithm saves a part of them
             run()
         facts['gmacs'] = counter.get_total_flops() / 2e9 / batch
         facts['params'] = sum(p.numel() for p in model.parameters())
     if not stock:
         use_winograd(model)
     facts['stages'] = measure_stages(model, optimizer, run, args.device)
-    facts['activity'] = measure_activity(run, args.device)
     return facts, run
 
 
 def detector_rows(args: Namespace) -> Iterator[dict]:
-    """At the last of ``args.sizes``. On a GPU, unless the flags ask for one of them,
-    for some batch sizes and precisions."""
+    """Yield rows at the last of ``args.sizes``.
+
+    On a GPU several batch sizes and precisions are measured, unless the flags ask for
+    one.
+    """
     amp = [str(DETECTOR_AMP).removeprefix('torch.')]
     batches, precisions = [args.batch_size], amp if args.amp else ['float32']
     if args.device != 'cpu' and args.batch_size == 1:
@@ -148,20 +232,20 @@ def _rows(args: Namespace, part: str, batch: int, precision: str) -> list[dict]:
     if args.device != 'cpu' or precision != 'float32':
         size += f', {precision}'
     make = partial(make_detector, part=part, batch=batch, precision=precision)
-    archs = {f'MobileViG-{arch}': arch for arch in args.archs}
-    makes, bases = {}, {}
+    makes: dict[str, Callable] = {}
     if part != TRAINING:
         makes[MATRIX_PRODUCT] = make_matrix_product
+    archs: dict[str, str | None] = {f'MobileViG-{arch}': arch for arch in args.archs}
     for name, arch in {**archs, 'ResNet-50': None}.items():
-        theirs = f'{name}, {stock()}'
-        makes[theirs] = partial(make, arch=arch, stock=True)
+        makes[_base_of(name)] = partial(make, arch=arch, stock=True)
         makes[name] = partial(make, arch=arch)
-        bases[theirs] = bases[name] = theirs
         if part != TRAINING or arch is None:
             continue
         others = CHECKPOINTED if args.device == 'cpu' else {**CHECKPOINTED, **ON_GPUS}
         for kind, backbone in others.items():
             makes[f'{name}, {kind}'] = partial(make, arch=arch, backbone=backbone)
-            bases[f'{name}, {kind}'] = theirs
-    rows = [dict(part=part, size=size, name=n, base=bases.get(n)) for n in makes]
-    return in_turns(rows, list(makes.values()), max(args.rounds - 2, 1), args)
+    return interleaved(args, part, size, makes, _base_of, max(args.rounds - 2, 1))
+
+
+def _base_of(name: str) -> str:
+    return f'{name.split(",")[0]}, {stock_name()}'

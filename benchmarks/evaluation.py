@@ -1,4 +1,7 @@
-"""From predictions to AP: ours beside MMDetection's CocoMetric, made-up data."""
+"""Evaluation from predictions to AP: ours next to MMDetection's CocoMetric.
+
+The data are generated.
+"""
 
 import contextlib
 import gc
@@ -18,17 +21,17 @@ import torch
 from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
 
-from .turns import PROCESSES, progress
+from .interleaved import PROCESSES, show_progress
 
 STOCK = 'stock CocoMetric'
 METRICS = {STOCK: CocoMetric, 'ours': FastCocoMetric}
 KINDS = {'boxes': ['bbox'], 'boxes and masks': ['bbox', 'segm']}
 HEIGHT, WIDTH, CLASSES, DETECTIONS, OBJECTS = 480, 640, 80, 100, 7
-DIFFERENT = 8  # images; the others are like them, with scores of their own
+DIFFERENT = 8  # images; the others repeat their detections with other scores
 
 
 def ellipses(boxes: np.ndarray) -> np.ndarray:
-    """Masks of (N, H, W), an ellipse in each box."""
+    """Draw an ellipse in each of (N, 4) boxes: bool masks of (N, H, W)."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     halves = np.maximum((boxes[:, 2:] - boxes[:, :2]) / 2, 1)
@@ -41,7 +44,7 @@ def ellipses(boxes: np.ndarray) -> np.ndarray:
 
 
 def make_images(masks: bool) -> list[dict]:
-    """What a detector finds in some images: objects of COCO's sizes."""
+    """Generate the detections of some images, with objects of COCO's sizes."""
     random = np.random.default_rng(0)
     images = []
     for _ in range(DIFFERENT):
@@ -59,8 +62,8 @@ def make_images(masks: bool) -> list[dict]:
     return images
 
 
-def write_truth(path: Path, images: list[dict], number: int) -> None:
-    """Objects near some of what is found, as polygons, in COCO's format."""
+def write_ground_truth(path: Path, images: list[dict], number: int) -> None:
+    """Write ground truth near some of the detections: polygons in COCO's format."""
     random = np.random.default_rng(1)
     angles = np.linspace(0, 2 * np.pi, 25)[:-1]
     circle = np.stack([np.cos(angles), np.sin(angles)], 1)
@@ -92,8 +95,12 @@ def write_truth(path: Path, images: list[dict], number: int) -> None:
 
 
 def measure(name: str, kinds: Sequence[str], number: int) -> tuple[float, int, dict]:
-    """Seconds, bytes of memory that the process took beyond those of before, and
-    the figures. In a process of its own, whose memory was never larger."""
+    """Evaluate ``number`` images in a new process, whose peak memory is not yet set.
+
+    Returns:
+        tuple[float, int, dict]: Seconds, bytes that the evaluation added to the peak
+        memory of the process, and the metrics.
+    """
     MMLogger.get_current_instance().setLevel('ERROR')
     images = make_images('segm' in kinds)
     random = np.random.default_rng(2)
@@ -102,7 +109,7 @@ def measure(name: str, kinds: Sequence[str], number: int) -> tuple[float, int, d
         contextlib.redirect_stdout(io.StringIO()),
     ):
         path = Path(folder, 'truth.json')
-        write_truth(path, images, number)
+        write_ground_truth(path, images, number)
         metric = METRICS[name](ann_file=str(path), metric=list(kinds))
         metric.dataset_meta = dict(classes=[str(i) for i in range(CLASSES)])
         gc.collect()
@@ -120,31 +127,22 @@ def measure(name: str, kinds: Sequence[str], number: int) -> tuple[float, int, d
 
 
 def evaluation_rows(args: Namespace) -> Iterator[dict]:
-    """Both metrics in turns, without and with masks, ``args.images`` images."""
+    """Yield rows of both metrics on ``args.images`` images, without and with masks."""
     for kind, metrics in KINDS.items():
         size = f'{args.images} images x {DETECTIONS}, {kind}'
-        rows = [
-            dict(
-                part='evaluation',
-                size=size,
-                name=name,
-                base=STOCK,
-                images=args.images,
-                seconds=[],
-            )
-            for name in METRICS
-        ]
+        common = dict(part='evaluation', size=size, base=STOCK, images=args.images)
+        rows = [dict(common, name=name, seconds=[]) for name in METRICS]
         figures = {}
         for i in range(max(args.rounds - 4, 1)):
             for row in rows:
-                progress(f'{size}: {row["name"]}, {i + 1}')
+                show_progress(f'{size}: {row["name"]}, {i + 1}')
                 with PROCESSES.Pool(1) as pool:
                     seconds, peak, figures[row['name']] = pool.apply(
                         measure, (row['name'], metrics, args.images)
                     )
                 row['seconds'].append(seconds)
                 row['peak_bytes'] = peak
-        progress('')
+        show_progress('')
         if figures['ours'] != figures[STOCK]:
             rows[1]['failed'] = f'other figures than {STOCK}: {figures}'
         yield from rows

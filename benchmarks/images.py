@@ -1,5 +1,7 @@
-"""From image files to rows, as tools/infer.py does it: one after the other, and
-overlapped; beside the model alone."""
+"""Inference from image files to rows of detections, as ``tools/infer.py`` runs it.
+
+Sequential and overlapped with reading, next to the model alone on prepared tensors.
+"""
 
 import tempfile
 from argparse import Namespace
@@ -19,16 +21,16 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
-from .turns import in_turns
+from .interleaved import interleaved
 
 IMAGES = 96
-DETECTIONS = 5  # of random weights, in each image
+DETECTIONS = 5  # per image; the weights are random
 CONFIG = 'mobilevig_ti_fpn_shapes'
-NAIVE, OVERLAPPED, MODEL = 'one after the other', 'overlapped', 'the model alone'
+SEQUENTIAL, OVERLAPPED, MODEL = 'sequential', 'overlapped', 'the model alone'
 
 
 def _random_detector(folder: str) -> tuple[Config, str]:
-    """The demo's, which finds as many things as a trained one."""
+    """Save random weights of the demo's detector; it finds as much as a trained one."""
     cfg = load_config(CONFIG)
     register_all_modules()
     torch.manual_seed(0)
@@ -51,7 +53,7 @@ def make_images(args: Namespace, name: str, folder: str) -> tuple[dict, Callable
     def finish(found) -> dict:
         return dict(found_row(found, range(1, 4), 0.0))
 
-    def naive() -> int:
+    def sequential() -> int:
         found = detector.predict(map(read, paths), args.batch_size)
         return sum(len(finish(one)['boxes']) for one in found)
 
@@ -59,7 +61,7 @@ def make_images(args: Namespace, name: str, folder: str) -> tuple[dict, Callable
         rows = overlapped(detector, paths, read, finish, args.batch_size)
         return sum(len(row['boxes']) for row in rows)
 
-    # As predict() has them: all of one size.
+    # Batches as predict() forms them: all images have one size.
     ready = [detector.pipeline(dict(img=read_image(path))) for path in paths]
     batches = [
         detector.collate_fn(ready[i : i + args.batch_size])
@@ -71,17 +73,18 @@ def make_images(args: Namespace, name: str, folder: str) -> tuple[dict, Callable
             for batch in batches:
                 detector.model.test_step(batch)
 
-    return {}, {NAIVE: naive, OVERLAPPED: overlap, MODEL: model}[name]
+    return {}, {SEQUENTIAL: sequential, OVERLAPPED: overlap, MODEL: model}[name]
 
 
 def image_rows(args: Namespace) -> Iterator[dict]:
+    """Yield rows of 96 generated images of 128x128."""
     with tempfile.TemporaryDirectory() as folder:
         make_shapes(folder, num_train=IMAGES, num_val=1)
-        names = (NAIVE, OVERLAPPED, MODEL)
+        makes = {
+            name: partial(make_images, name=name, folder=folder)
+            for name in (SEQUENTIAL, OVERLAPPED, MODEL)
+        }
         size = f'128x128, batch {args.batch_size}'
-        common = dict(part='images', size=size, base=NAIVE, images=IMAGES)
-        rows = [dict(common, name=name) for name in names]
-        makes = [partial(make_images, name=name, folder=folder) for name in names]
-        for row in in_turns(rows, makes, args.rounds, args):
-            row.pop('peak_bytes', None)  # of one thread
+        for row in interleaved(args, 'images', size, makes, SEQUENTIAL, images=IMAGES):
+            row.pop('peak_bytes', None)  # that of one of several threads
             yield row

@@ -1,4 +1,4 @@
-"""Exported models in their runtimes, beside PyTorch."""
+"""Exported models in their runtimes next to PyTorch."""
 
 import importlib.util
 import subprocess
@@ -26,21 +26,23 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .backbones import MATRIX_PRODUCT, build, make_inference, make_matrix_product
-from .turns import in_turns, progress
+from .interleaved import interleaved, show_progress
 
-# Runtimes by the suffix of their files.
+# Names of runtimes by the suffixes of their files.
 NAMES = {'.onnx': 'ONNX Runtime', '.xml': 'OpenVINO', '.pte': 'ExecuTorch'}
 EAGER, FUSED = 'MMDetection', 'fused'
 DEMO = Path('work_dirs', 'demo')
 DEMO_CONFIG, FULL_CONFIG = 'mobilevig_ti_fpn_shapes', 'mobilevig_m_fpn_1x'
 EXPORTED = Path('work_dirs', 'export')
-# Also where the package is installed.
 RUNNER = Path(__file__).parents[1] / 'tools' / 'run_onnx.py'
 
 
 def runtime_rows(args: Namespace) -> Iterator[dict]:
-    """Each size's backbone at each of ``args.sizes``; the detector of `make demo`,
-    if that has left one; a whole Mask R-CNN M at the last of the sizes."""
+    """Yield rows of backbones and detectors.
+
+    Each size's backbone at each of ``args.sizes``; the detector of ``make demo``, if it
+    has been run; and Mask R-CNN M at the last of the sizes.
+    """
     with TemporaryDirectory() as name:
         folder = Path(name)
         for size in args.sizes:
@@ -52,7 +54,7 @@ def runtime_rows(args: Namespace) -> Iterator[dict]:
                 args, DEMO_CONFIG, str(demo[-1]), '128x128', folder
             )
         else:
-            print(f'No detector of `make demo` is in {DEMO}: left out.')
+            print(f'The detector of `make demo` is left out: {DEMO} has no checkpoint.')
         yield from _detector_rows(args, FULL_CONFIG, None, args.sizes[-1], folder)
 
 
@@ -66,7 +68,7 @@ def _backbone_rows(
         'PyTorch': make,
         f'PyTorch, {FUSED}': partial(make, fuse=True),
     }
-    progress(f'runtimes {size}: MobileViG-{arch}, exporting')
+    show_progress(f'runtimes {size}: MobileViG-{arch}, exporting')
     model = MobileViG(arch, layer_scale_init_value=0.5).eval().fuse()
     for path in _export_backbone(model, size, folder / arch):
         makes[NAMES[path.suffix]] = partial(make_session, path=path, size=size)
@@ -78,7 +80,7 @@ def _backbone_rows(
 def _detector_rows(
     args: Namespace, config: str, checkpoint: str | None, size: str, folder: Path
 ) -> Iterator[dict]:
-    progress(f'runtimes {size}: {config}, exporting')
+    show_progress(f'runtimes {size}: {config}, exporting')
     paths = _export_detector(
         *make_mask_rcnn(config, checkpoint), folder / Path(config).stem
     )
@@ -99,22 +101,18 @@ def _detector_rows(
 def _rows(
     args: Namespace, model: str, size: str, base: str, makes: dict[str, Callable]
 ) -> Iterator[dict]:
-    rows = [
-        dict(part='runtimes', size=f'{model}, {size}', name=name, base=base)
-        for name in makes
-    ]
-    done = in_turns(rows, list(makes.values()), args.rounds, args)
-    # The work is the same in all runtimes, and counted in PyTorch.
-    work = {key: done[1][key] for key in ('gmacs', 'params') if key in done[1]}
-    for row in done[2:]:
+    rows = interleaved(args, 'runtimes', f'{model}, {size}', makes, base)
+    # The operations are the same in all runtimes; those of PyTorch are counted.
+    work = {key: rows[1][key] for key in ('gmacs', 'params') if key in rows[1]}
+    for row in rows[2:]:
         row.update(work)
         if row['name'].split(',')[0] not in (EAGER, 'PyTorch'):
-            row.pop('peak_bytes', None)  # theirs isn't PyTorch's to see
-    yield from done
+            row.pop('peak_bytes', None)  # PyTorch doesn't see other runtimes' memory
+    yield from rows
 
 
 def _export_backbone(model: nn.Module, size: str, folder: Path) -> list[Path]:
-    """Files of one size for all runtimes."""
+    """Export a backbone for an input size to all runtimes."""
     from mobilevig_det.export.executorch import write_executorch
     from mobilevig_det.export.onnx_file import write_onnx_backbone
     from mobilevig_det.export.openvino import write_openvino
@@ -145,9 +143,11 @@ def _export_detector(cfg: Config, model: BaseDetector, folder: Path) -> list[Pat
 
 
 def make_mask_rcnn(config: str, checkpoint: str | None) -> tuple[Config, BaseDetector]:
-    """A Mask R-CNN of ours in eval mode. Without a checkpoint its weights are
-    random, but for one class, of which it finds all that the config allows: what
-    it takes at most."""
+    """Build a Mask R-CNN in eval mode.
+
+    Without a checkpoint its weights are random, and it finds as many objects of one
+    class as the config allows, which takes the most time.
+    """
     use_on_cpus()
     init_default_scope('mmdet')
     torch.manual_seed(0)
@@ -172,7 +172,7 @@ def make_session(args: Namespace, path: Path, size: str):
 
 
 def make_wasm(args: Namespace, path: Path, size: str):
-    """ONNX Runtime in WebAssembly, in Node."""
+    """Run a backbone in Node with ONNX Runtime for WebAssembly."""
     from mobilevig_det.export.ort_web import find_ort_web
 
     script = Path(__file__).with_name('wasm.mjs')
@@ -185,7 +185,7 @@ def make_wasm(args: Namespace, path: Path, size: str):
     def run():
         print('go', file=node.stdin)
         if not (node.stdout and node.stdout.readline()):
-            raise RuntimeError('node ended')
+            raise RuntimeError('Node has ended')
 
     return {}, run
 
@@ -198,11 +198,14 @@ def make_prediction(
     fuse: bool = False,
     path: Path | None = None,
 ):
-    """From an image to boxes and masks in its size: by MMDetection, or for a file
-    by tools/run_onnx.py, which is what runs it without MMDetection."""
+    """Make a prediction, from an image to boxes and masks of its size.
+
+    MMDetection runs the model; an exported file at ``path`` is run by
+    ``tools/run_onnx.py`` instead, as users without MMDetection run it.
+    """
     image = shapes_image(*map(int, size.split('x')))
     if path is not None:
-        detector = _runner().Detector(str(path))
+        detector = _run_onnx_module().Detector(str(path))
         return {}, lambda: detector(image)
     _, model = make_mask_rcnn(config, checkpoint)
     sides = image.shape[:2]
@@ -226,7 +229,7 @@ def make_prediction(
     ), run
 
 
-def _runner() -> ModuleType:
+def _run_onnx_module() -> ModuleType:
     spec = importlib.util.spec_from_file_location('run_onnx', RUNNER)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -235,7 +238,7 @@ def _runner() -> ModuleType:
 
 
 def shapes_image(height: int, width: int) -> np.ndarray:
-    """One of the demo's, uint8 (H, W, 3)."""
+    """Draw an image like the demo's: uint8 (H, W, 3)."""
     rng = np.random.default_rng(0)
     side = max(height, width)
     return np.ascontiguousarray(

@@ -1,7 +1,6 @@
-"""Every published figure, and what it takes to measure it again."""
+"""Every published figure, and the code that measures it again."""
 
-from .figures import FIGURES, Figure
+from .figures import FIGURES, Figure, exit_code
 from .run import Options, reproduce
-from .verdicts import exit_code
 
 __all__ = ['FIGURES', 'Figure', 'Options', 'exit_code', 'reproduce']

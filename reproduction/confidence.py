@@ -1,4 +1,4 @@
-"""How sure a figure is that was measured on a part of the images."""
+"""Confidence intervals of figures that are measured on a subset of the images."""
 
 import contextlib
 import io
@@ -15,14 +15,17 @@ REPLICATES = 200
 
 
 def wilson(right: int, total: int) -> Interval:
-    """Wilson's 95 % interval of a proportion, in percent.
+    """Compute Wilson's 95 % interval of a proportion, in percent.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and
     statistical inference, 1927.
 
     Args:
-        right (int): How many were right.
-        total (int): Of how many, at least one.
+        right (int): Number of correct predictions.
+        total (int): Number of predictions, at least one.
+
+    Returns:
+        tuple[float, float]: Lower and upper end in percent.
     """
     z2 = NORMAL**2
     share = right / total
@@ -36,14 +39,14 @@ def wilson(right: int, total: int) -> Interval:
 
 
 class CocoAP:
-    """COCO's AP of some images, and its 95 % interval.
+    """COCO's AP of a set of images, and its 95 % interval.
 
     Args:
-        truth (COCO): The annotations.
-        detections (list[dict]): COCO's list of results.
+        truth (COCO): The ground truth.
+        detections (list[dict]): Detections in COCO's results format.
         kind (str): 'bbox' or 'segm'.
-        image_ids (Sequence[int]): The images that were looked at.
-        category_ids (Sequence[int]): The classes.
+        image_ids (Sequence[int]): The evaluated images.
+        category_ids (Sequence[int]): The evaluated classes.
     """
 
     def __init__(
@@ -57,30 +60,29 @@ class CocoAP:
         self.evaluation = None
         if not detections:
             return  # AP 0
-        if kind == 'segm':  # else areas are those of the boxes
+        if kind == 'segm':  # with boxes, loadRes() would take their areas
             detections = [
-                {k: v for k, v in found.items() if k != 'bbox'} for found in detections
+                {k: v for k, v in each.items() if k != 'bbox'} for each in detections
             ]
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation = COCOeval(truth, truth.loadRes(detections), kind)
             params = evaluation.params
             params.imgIds, params.catIds = sorted(image_ids), list(category_ids)
-            # What the AP is made of, and no more.
+            # Only the settings that the AP uses.
             params.areaRng, params.areaRngLbl = [[0, 1e10]], ['all']
             params.maxDets = [100]
             evaluation.evaluate()
         self.evaluation = evaluation
-        # One entry for each class and image, class by class.
+        # Matches by class and image.
         self.matches = np.empty((len(params.catIds), len(params.imgIds)), object)
         self.matches.ravel()[:] = evaluation.evalImgs
 
     def value(self, images: np.ndarray | None = None) -> float:
-        """The AP in percent; 0 where there is nothing to find.
+        """Compute the AP in percent; it is 0 without detections.
 
         Args:
-            images (np.ndarray, optional): Indices of the images that count, some
-                of them perhaps several times, as many as there are. Defaults to
-                None: each once.
+            images (np.ndarray, optional): Indices of a bootstrap resample: as many as
+                there are images, with repetitions. Defaults to None: each once.
         """
         if self.evaluation is None:
             return 0.0
@@ -93,23 +95,25 @@ class CocoAP:
         return 100 * float(known.mean()) if known.size else 0.0
 
     def interval(self, replicates: int = REPLICATES) -> Interval:
-        """The 95 % interval by the bootstrap over images, less its bias.
+        """Compute the 95 % interval by the bootstrap over images, corrected for bias.
 
-        The AP of fewer images is too high on average, and that of a resample, which
-        has fewer different ones, by as much again: that is taken off. Source: A. C.
-        Davison, D. V. Hinkley, Bootstrap Methods and their Application, 1997,
-        section 5.2.1.
+        The AP of fewer images is too high on average, and that of a resample, which has
+        fewer distinct ones, by about as much again. Source: A. C. Davison, D. V.
+        Hinkley, Bootstrap Methods and their Application, 1997, section 5.2.1.
 
         Args:
-            replicates (int): Resamples. Defaults to 200.
+            replicates (int): Number of resamples. Defaults to 200.
+
+        Returns:
+            tuple[float, float]: Lower and upper end in percent.
         """
         if self.evaluation is None:
-            return 0.0, 100.0  # nothing was found: nothing is known of the spread
+            return 0.0, 100.0  # without detections the spread is unknown
         random = np.random.default_rng(0)
         number = self.matches.shape[1]
-        found = [
+        values = [
             self.value(random.integers(0, number, number)) for _ in range(replicates)
         ]
-        middle = 2 * self.value() - float(np.mean(found))
-        half = NORMAL * float(np.std(found, ddof=1))
+        middle = 2 * self.value() - float(np.mean(values))
+        half = NORMAL * float(np.std(values, ddof=1))
         return max(middle - half, 0.0), min(middle + half, 100.0)

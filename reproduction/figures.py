@@ -1,19 +1,21 @@
 """Every figure that the READMEs and the model zoo publish, in one table.
 
-Tests compare the pages with it, so that no figure is published that
-``tools/reproduce.py`` does not measure.
+Tests compare the pages with it, so that every published figure can be measured with
+``tools/reproduce.py``.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mobilevig_det.checkpoints.published import name_of
 
-# What is measured; the text is what the report says.
+# Measured quantities, as the report names them.
 PARAMETERS = 'parameters'
 BACKBONE_PARAMETERS = 'parameters of the backbone, M'
 FLOPS = 'FLOPs, G'
 BACKBONE_FLOPS = 'FLOPs of the backbone, G'
 GMACS = 'GMACs of the backbone at 800×1344'
+BACKBONE_QUANTITIES = (BACKBONE_PARAMETERS, BACKBONE_FLOPS, GMACS)
 RATES = 'logged learning rates met'
 TOP1 = 'top-1, %'
 AVERAGED_TOP1 = 'top-1 of the averaged weights, %'
@@ -22,14 +24,20 @@ MASK_AP = 'mask AP'
 
 PAPER = 'paper'
 ABSTRACT = "paper's abstract"
-IFORMER = 'iFormer paper, ICLR 2025'  # its table of others
+IFORMER = 'iFormer paper, ICLR 2025'  # its table of other backbones
 FILE_NAME = "its file's name"
 NONE = '–'
 HERE = 'measured here'
-# Percent points. Half a digit of rounding, and what other decoders, resizing and
-# kernels change; M's file is named after a top-1 of 80.7, where the paper says 80.6.
+# Tolerance in percentage points: rounding, and other decoders, resizing and kernels.
+# M's file is named after a top-1 of 80.7, where the paper says 80.6.
 SCORE = 0.2
-ROUNDING = 0.05  # of a figure with one digit after the point
+ROUNDING = 0.05  # tolerance of a figure with one decimal
+# Verdicts of a measurement.
+REPRODUCED = 'reproduced'
+MISSED = 'missed'
+NOT_CHECKED = 'not checked'
+INFORMATION = 'for information'  # no figure was published
+MIN_IMAGES = 200  # of a random subset: the interval of fewer is too wide to judge
 
 
 @dataclass(frozen=True)
@@ -37,17 +45,17 @@ class Figure:
     """A published figure.
 
     Args:
-        what (str): What data it needs: 'configs' (none), 'imagenet' or 'coco'.
+        what (str): The data that it needs: 'configs' (none), 'imagenet' or 'coco'.
         config (str): Name or path of the config.
-        quantity (str): What is measured: one of the above.
-        published (float | None): None where nothing was published, and the
+        quantity (str): The measured quantity, one of the names above.
+        published (float | None): The value; None if none was published, and the
             measured value is for information.
-        tolerance (float): How far off it may be.
+        tolerance (float): The largest difference that counts as reproduced.
         source (str): Who published it, and where.
         arch (str): 'ti', 's', 'm' or 'b'.
-        weights (str | None): The file's name in
+        weights (str | None): Name of the checkpoint in
             :data:`mobilevig_det.checkpoints.weights.PUBLISHED`.
-        family (str): Of the backbone, as its configs' names begin.
+        family (str): The backbone, as in the names of its configs.
     """
 
     what: str
@@ -65,7 +73,8 @@ class Figure:
         return f'{self.config}: {self.quantity}'
 
 
-# model: whole detector, its FLOPs; the backbone's parameters, FLOPs and GMACs
+# model: parameters and FLOPs of the detector; parameters, FLOPs and GMACs of the
+# backbone
 DETECTORS = {
     'mobilevig_ti': (24158530, 188.9, 4.1, 14.4, 14.2),
     'mobilevig_s': (26166042, 195.9, 6.1, 21.4, 21.1),
@@ -86,8 +95,8 @@ DETECTORS = {
     'adaptvig_m': (36349948, 238.8, 16.3, 64.1, 63.2),
     'adaptvig_b': (45241599, 259.8, 25.2, 85.2, 83.9),
 }
-# model: parameters with both classifiers, FLOPs at 224x224, top-1, its source.
-# Where there is none, the paper was not read: what a file reaches is for information.
+# model: parameters with both classifiers, FLOPs at 224x224, top-1 and its source.
+# Without a source the paper was not read, and the measured top-1 is for information.
 CLASSIFIERS: dict[str, tuple[int, float, float | None, str]] = {
     'mobilevig_ti': (5271074, 0.7, 75.7, PAPER),
     'mobilevig_s': (7276538, 1.0, 78.2, PAPER),
@@ -108,8 +117,8 @@ CLASSIFIERS: dict[str, tuple[int, float, float | None, str]] = {
     'adaptvig_m': (18062812, 2.9, 82.6, ABSTRACT),
     'adaptvig_b': (26987231, 3.9, None, NONE),
 }
-# model: box AP, mask AP, their source, of the detectors with a published file.
-# MobileViGv2's abstract has differences to MobileViG only.
+# model: box AP, mask AP and their source, of the detectors with a published checkpoint.
+# MobileViGv2's abstract gives only differences from MobileViG.
 COCO: dict[str, tuple[float | None, float | None, str]] = {
     'mobilevig_m': (41.3, 38.1, "authors' log, epoch 12; paper"),
     'mobilevig_b': (42.0, 38.9, "authors' log, epoch 10; paper"),
@@ -123,74 +132,75 @@ COCO: dict[str, tuple[float | None, float | None, str]] = {
     'adaptvig_b': (None, None, NONE),
 }
 WITH_LOGGED_RATES = ('mobilevig_m', 'mobilevig_b')
-LOGGED_RATES = 3516  # of a run
+LOGGED_RATES = 3516  # per run
 
 
-def _figure(
-    model: str,
-    what: str,
-    config: str,
-    quantity: str,
-    published: float | None,
-    tolerance: float,
-    source: str,
-) -> Figure:
+def _figures(model: str, what: str, schedule: str, *rows: tuple) -> list[Figure]:
+    """Make the figures of a config from rows of quantity, value, tolerance, source."""
     family, arch = model.split('_')
-    weights = None
-    if what != 'configs':
-        weights = ('coco-' if what == 'coco' else '') + name_of(family, arch)
-    config = f'{model}_{config}'
-    return Figure(
-        what, config, quantity, published, tolerance, source, arch, weights, family
-    )
+    prefix = 'coco-' if what == 'coco' else ''
+    weights = None if what == 'configs' else prefix + name_of(family, arch)
+    config = f'{model}_{schedule}'
+    return [Figure(what, config, *row, arch, weights, family) for row in rows]
 
 
-def _detector(model: str) -> list[Figure]:
-    quantities = (PARAMETERS, FLOPS, BACKBONE_PARAMETERS, BACKBONE_FLOPS, GMACS)
-    tolerances = (0, ROUNDING, ROUNDING, ROUNDING, ROUNDING)
-    return [
-        _figure(model, 'configs', 'fpn_1x', quantity, value, off, HERE)
-        for quantity, value, off in zip(quantities, DETECTORS[model], tolerances)
-    ]
+def _all_figures() -> Iterator[Figure]:
+    for model, (parameters, flops, *of_backbone) in DETECTORS.items():
+        rows = [(PARAMETERS, parameters, 0, HERE), (FLOPS, flops, ROUNDING, HERE)]
+        for quantity, value in zip(BACKBONE_QUANTITIES, of_backbone):
+            rows.append((quantity, value, ROUNDING, HERE))
+        yield from _figures(model, 'configs', 'fpn_1x', *rows)
+    for model, (parameters, flops, top1, source) in CLASSIFIERS.items():
+        rows = [(PARAMETERS, parameters, 0, HERE), (FLOPS, flops, ROUNDING, HERE)]
+        yield from _figures(model, 'configs', '300e', *rows)
+        top1_rows = [(TOP1, top1, SCORE, source), (AVERAGED_TOP1, None, 0, NONE)]
+        yield from _figures(model, 'imagenet', '300e', *top1_rows)
+    for model in WITH_LOGGED_RATES:
+        row = (RATES, LOGGED_RATES, 0, "authors' log")
+        yield from _figures(model, 'configs', 'fpn_1x', row)
+    for model, (box, mask, source) in COCO.items():
+        aps = [(BOX_AP, box, SCORE, source), (MASK_AP, mask, SCORE, source)]
+        yield from _figures(model, 'coco', 'fpn_1x', *aps)
 
 
-def _classifier(model: str) -> list[Figure]:
-    parameters, flops, top1, source = CLASSIFIERS[model]
-    return [
-        _figure(model, 'configs', '300e', PARAMETERS, parameters, 0, HERE),
-        _figure(model, 'configs', '300e', FLOPS, flops, ROUNDING, HERE),
-        _figure(model, 'imagenet', '300e', TOP1, top1, SCORE, source),
-        _figure(model, 'imagenet', '300e', AVERAGED_TOP1, None, 0, NONE),
-    ]
-
-
-def _rates(model: str) -> list[Figure]:
-    log = "authors' log"
-    return [_figure(model, 'configs', 'fpn_1x', RATES, LOGGED_RATES, 0, log)]
-
-
-def _coco_run(model: str) -> list[Figure]:
-    box, mask, source = COCO[model]
-    return [
-        _figure(model, 'coco', 'fpn_1x', BOX_AP, box, SCORE, source),
-        _figure(model, 'coco', 'fpn_1x', MASK_AP, mask, SCORE, source),
-    ]
-
-
+# In the order of the time that they take.
 FIGURES = tuple(
-    sorted(
-        (
-            figure
-            for makers, models in (
-                (_detector, DETECTORS),
-                (_classifier, CLASSIFIERS),
-                (_rates, WITH_LOGGED_RATES),
-                (_coco_run, COCO),
-            )
-            for model in models
-            for figure in makers(model)
-        ),
-        # What is quickest first.
-        key=lambda figure: ('configs', 'imagenet', 'coco').index(figure.what),
-    )
+    sorted(_all_figures(), key=lambda f: ('configs', 'imagenet', 'coco').index(f.what))
 )
+
+
+def judge(
+    figure: Figure,
+    measured: float,
+    interval: tuple[float, float] | None = None,
+    images: int | None = None,
+) -> str:
+    """Decide whether a measurement reproduces the published figure.
+
+    It does if the two differ by at most the tolerance, or, for a random subset of the
+    images, if the figure lies in the subset's 95 % interval, widened by the tolerance.
+    Subsets of fewer than 200 images are not judged.
+
+    Args:
+        figure (Figure): The published figure.
+        measured (float): The measured value in the same unit.
+        interval (tuple[float, float], optional): The 95 % interval of a subset.
+        images (int, optional): The number of images of the subset.
+
+    Returns:
+        str: One of the verdicts above.
+    """
+    if figure.published is None:
+        return INFORMATION
+    if interval and (images or 0) < MIN_IMAGES:
+        return NOT_CHECKED
+    low, high = interval or (measured, measured)
+    off = figure.tolerance + 1e-9  # decimal figures are inexact as floats
+    inside = low - off <= figure.published <= high + off
+    return REPRODUCED if inside else MISSED
+
+
+def exit_code(verdicts: Iterable[str]) -> int:
+    """Return 1 if a figure was missed, else 2 if one was not checked, else 0."""
+    seen = set(verdicts)
+    return 1 if MISSED in seen else 2 if NOT_CHECKED in seen else 0

@@ -1,33 +1,31 @@
-"""What was measured, in a JSON file that a later run goes on from, and in
-Markdown for an issue."""
+"""The report of a reproduction: JSON that a later run resumes from, and Markdown."""
 
+import dataclasses
 import json
-import os
 from pathlib import Path
 
 from mobilevig_det.errors import UserError
+from mobilevig_det.io import atomic_write_text
 
-from .figures import Figure
-from .verdicts import INFORMATION, MISSED, NOT_CHECKED, REPRODUCED
+from .figures import INFORMATION, MISSED, NOT_CHECKED, REPRODUCED, Figure
 
 VERDICTS = (REPRODUCED, MISSED, NOT_CHECKED, INFORMATION)
-# What a row has beside the published figure, once it is measured on images.
+# Entries of a row that was measured on images, beyond those of the published figure.
 MEASURED = ('measured', 'interval', 'images', 'of', 'file', 'key')
 FORMAT = 'mobilevig_det reproduction 1'
 
 
 class Report:
-    """The rows of a folder's report, written anew after each change.
+    """The rows of a folder's report, which is written after each change.
 
-    Rows that were measured elsewhere, or with other versions, are forgotten: a
-    report is of one machine.
+    Rows that were measured on another machine, or with other versions, are discarded.
 
     Args:
         folder (Path): Gets reproduce.json and reproduce.md.
         environment (dict): Machine and versions.
 
     Raises:
-        UserError: If there is another reproduce.json.
+        UserError: If reproduce.json exists but was not written by this version.
     """
 
     def __init__(self, folder: Path, environment: dict[str, object]) -> None:
@@ -41,32 +39,26 @@ class Report:
             content = json.loads(self.json.read_text(encoding='utf-8'))
             if content['format'] != FORMAT:
                 raise ValueError(f'its format is {content["format"]!r}')
-            if _same(content['environment'], environment):
+            threads = dict(threads=environment['threads'])  # which may differ
+            if content['environment'] | threads == environment:
                 self.rows = {row['id']: row for row in content['figures']}
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(
-                f'{self.json} is no report of this version of reproduce.py ({error}): '
-                'move it away, or give another --out-dir.'
+                f'{self.json} is not a report of this version of reproduce.py '
+                f'({error}). Move it away, or give another --out-dir.'
             ) from None
 
     def measured(self, figure: Figure) -> dict:
-        """What an earlier run measured of a figure; empty if none did."""
+        """Return what an earlier run measured of a figure; empty if none did."""
         row = self.rows.get(figure.id, {})
         return {name: row[name] for name in MEASURED if 'key' in row}
 
     def add(self, figure: Figure, verdict: str, **measured) -> None:
-        """Set a figure's row, and write both files."""
+        """Set a figure's row and write both files."""
         if figure.published is not None and 'measured' in measured:
             measured['difference'] = measured['measured'] - figure.published
         self.rows[figure.id] = dict(
-            id=figure.id,
-            config=figure.config,
-            quantity=figure.quantity,
-            published=figure.published,
-            source=figure.source,
-            tolerance=figure.tolerance,
-            verdict=verdict,
-            **measured,
+            dataclasses.asdict(figure), id=figure.id, verdict=verdict, **measured
         )
         self.write()
 
@@ -76,11 +68,12 @@ class Report:
             environment=self.environment,
             figures=list(self.rows.values()),
         )
-        _write(self.json, json.dumps(content, indent=1, ensure_ascii=False) + '\n')
-        _write(self.markdown, self.text())
+        text = json.dumps(content, indent=1, ensure_ascii=False) + '\n'
+        atomic_write_text(self.json, text)
+        atomic_write_text(self.markdown, self.text())
 
     def text(self) -> str:
-        """The whole report in Markdown."""
+        """Format the report in Markdown."""
         rows = self.rows.values()
         found = [row['verdict'] for row in rows]
         counts = [f'{found.count(v)} {v}' for v in VERDICTS if v in found]
@@ -134,16 +127,3 @@ def _table_row(row: dict) -> str:
         row['source'],
     ]
     return f'| {" | ".join(cells)} |'
-
-
-def _same(one: dict, other: dict) -> bool:
-    """Whether two environments are the same, however busy."""
-    ones, others = ({**each, 'threads': None} for each in (one, other))
-    return ones == others
-
-
-def _write(path: Path, text: str) -> None:
-    """In one move, so that no half of it is left."""
-    part = path.with_name(f'{path.name}.part')
-    part.write_text(text, encoding='utf-8')
-    os.replace(part, path)

@@ -1,4 +1,4 @@
-"""Measure figures, one after another, and keep what is done."""
+"""Measure figures one after another; a stopped run can be resumed."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.hardware import hardware, versions
+from benchmarks.machine import hardware, versions
 from mobilevig_det.config import check_device, load_config
 from mobilevig_det.errors import UserError
 from mobilevig_det.mmcv_ops import use_on_cpus
@@ -17,24 +17,22 @@ from mmengine.device import get_device
 from tqdm import tqdm
 
 from . import figures as names
-from .complexity import complexity
-from .figures import Figure
-from .files import File, fetch
-from .logged_rates import rates_met
+from .config_metrics import complexity, rates_met
+from .figures import INFORMATION, MIN_IMAGES, NOT_CHECKED, Figure, judge
 from .report import Report
-from .scoring import Images, Score, load_images, score
-from .verdicts import FEWEST, INFORMATION, NOT_CHECKED, judge
+from .scoring import Checkpoint, Images, Score, fetch_checkpoint, load_images, score
 
 BAR = '{desc}{percentage:3.0f}% |{bar}| {elapsed}, {remaining} left'
 
 
 @dataclass
 class Options:
-    """What a user can ask for.
+    """Options of a reproduction.
 
     Args:
-        images (int, optional): A random part of the images. Defaults to None: all.
-        checkpoints (dict[str, str]): Files by the names of ``mobilevig://``.
+        images (int, optional): Number of images of a random subset. Defaults to None:
+            all.
+        checkpoints (dict[str, str]): Paths by the names of ``mobilevig://``.
         repository (str, optional): Address of a copy of the authors' repository.
         device (str, optional): Defaults to None: a GPU if there is one.
         cfg_options (dict, optional): Changes to every config.
@@ -48,12 +46,12 @@ class Options:
 
 
 class Pass(NamedTuple):
-    """Figures that one pass over the images gives."""
+    """Figures that are measured in one pass over the images."""
 
     figures: list[Figure]
     cfg: Config
     images: Images
-    file: File
+    file: Checkpoint
     key: str
 
 
@@ -62,21 +60,21 @@ def reproduce(
 ) -> list[str]:
     """Measure figures, and write reproduce.json and reproduce.md after each.
 
-    Figures that need data and were measured by an earlier run, on the same file,
-    images, config, machine and versions, are kept as they are.
+    Figures that an earlier run has measured on images are kept if the checkpoint, the
+    images, the config, the machine and the versions are the same.
 
     Args:
-        figures (Sequence[Figure]): Those to measure.
-        options (Options): How.
+        figures (Sequence[Figure]): The figures to measure.
+        options (Options): The options.
         out_dir (str | Path): Folder for the two reports.
 
     Returns:
-        list[str]: The verdicts, in the order of the figures.
+        list[str]: The verdicts in the order of the figures. If a figure cannot be
+        checked, its row in the report gives the reason.
 
     Raises:
-        UserError: If the folder has another reproduce.json, or torch can't use the
-            device. A figure that can't
-            be checked is no error: its row says why.
+        UserError: If the folder has a reproduce.json of another kind, or torch cannot
+            use the device.
     """
     device = check_device(options.device or get_device())
     if device == 'cpu':
@@ -90,7 +88,7 @@ def reproduce(
         _check_config(group, options, report)
     todo = list(_prepare(with_data, options, report))
     sizes = {f.config: f.published for f in names.FIGURES if f.quantity == names.FLOPS}
-    # The bar counts FLOPs, so that the time left is that of the larger models too.
+    # The bar counts FLOPs, so that its estimate of the time left fits all model sizes.
     work = [len(p.images.dataset) * (sizes.get(p.figures[0].config) or 1) for p in todo]
     with tqdm(total=sum(work), bar_format=BAR, disable=not todo) as progress:
         for each, its_work in zip(todo, work):
@@ -98,24 +96,22 @@ def reproduce(
             step = its_work / len(each.images.dataset)
             before = progress.n
             _measure(each, device, report, lambda n, s=step: progress.update(n * s))
-            progress.update(before + its_work - progress.n)  # also where it failed
+            progress.update(before + its_work - progress.n)  # if the pass has failed
     order = [figure.id for figure in figures]
-    # In the order of the table; what earlier runs measured beside it comes last.
+    # Order rows as the figures; further figures of earlier runs come last.
     report.rows = {id: report.rows[id] for id in order} | report.rows
     report.write()
     return [report.rows[id]['verdict'] for id in order]
 
 
 def _groups(figures: Sequence[Figure]) -> Iterator[list[Figure]]:
-    """Those that are measured together."""
+    """Group figures that are measured together."""
 
     def key(figure: Figure) -> tuple:
         alone = figure.quantity in (names.AVERAGED_TOP1, names.RATES)
         return figure.config, figure.weights or '', figure.quantity if alone else ''
 
-    # sorted() is stable, and the report has the table's order.
-    order = {key(figure): None for figure in figures}
-    for each in order:
+    for each in dict.fromkeys(map(key, figures)):
         yield [figure for figure in figures if key(figure) == each]
 
 
@@ -127,7 +123,7 @@ def _check_config(group: list[Figure], options: Options, report: Report) -> None
             measured = {names.RATES: rates_met(cfg, group[0].arch)}
         else:
             measured = complexity(cfg)
-    except Exception as error:  # one config less; the others go on
+    except Exception as error:  # the other configs are still measured
         _not_checked(group, error, report)
         return
     for figure in group:
@@ -137,7 +133,7 @@ def _check_config(group: list[Figure], options: Options, report: Report) -> None
 def _prepare(
     figures: Sequence[Figure], options: Options, report: Report
 ) -> Iterator[Pass]:
-    """Passes that are to be done; what stands in their way goes into the report."""
+    """Yield the passes that can be made; report why the others cannot."""
     loaded: dict[str, Images] = {}
     for group in _groups(figures):
         first = group[0]
@@ -147,9 +143,11 @@ def _prepare(
             if data not in loaded:
                 loaded[data] = load_images(cfg, options.images)
             images = loaded[data]
-            file = fetch(first.weights or '', options.checkpoints, options.repository)
+            file = fetch_checkpoint(
+                first.weights or '', options.checkpoints, options.repository
+            )
         except Exception as error:
-            for figure in group:  # what was measured before is not lost
+            for figure in group:  # keeps what was measured before
                 _not_checked([figure], error, report, **report.measured(figure))
             continue
         key = _key(cfg, images, file)
@@ -157,22 +155,22 @@ def _prepare(
         if any(old.get('key') != key for old in kept):
             yield Pass(group, cfg, images, file, key)
             continue
-        for figure, old in zip(group, kept):  # the published one may have changed
+        for figure, old in zip(group, kept):  # the published figure may have changed
             found = Score(old.pop('measured'), old.pop('interval'))
             _add(figure, found, report, **old)
 
 
-def _key(cfg: Config, images: Images, file: File) -> str:
-    """Changes with whatever a measurement depends on, but the environment."""
+def _key(cfg: Config, images: Images, file: Checkpoint) -> str:
+    """Hash all that a measurement depends on, except for the environment."""
     settings = [cfg.model, cfg.test_dataloader, cfg.test_evaluator]
     parts = [*settings, images.sha256, len(images.dataset), file.sha256]
     return hashlib.sha256('\n'.join(map(str, parts)).encode()).hexdigest()
 
 
-def _measure(each: Pass, device: str, report: Report, looked_at) -> None:
+def _measure(each: Pass, device: str, report: Report, on_batch) -> None:
     quantities = [figure.quantity for figure in each.figures]
     try:
-        scores = score(each.cfg, each.file, each.images, device, quantities, looked_at)
+        scores = score(each.cfg, each.file, each.images, device, quantities, on_batch)
     except Exception as error:
         _not_checked(each.figures, error, report, file=each.file.facts())
         return
@@ -193,7 +191,7 @@ def _add(
 ) -> None:
     verdict = judge(figure, found.value, found.interval, images)
     if verdict == NOT_CHECKED:
-        facts['reason'] = f'{images} images are too few: give {FEWEST} or more'
+        facts['reason'] = f'{images} images are too few: give {MIN_IMAGES} or more'
     report.add(
         figure,
         verdict,
@@ -207,7 +205,7 @@ def _add(
 def _not_checked(
     group: list[Figure], error: Exception, report: Report, **facts
 ) -> None:
-    """Note why; an unexpected error with its type, for a bug report."""
+    """Report why; an unexpected error with its type, for a bug report."""
     reason = ' '.join(str(error).split())
     if not isinstance(error, UserError):
         reason = f'{type(error).__name__}: {reason}'

@@ -1,4 +1,4 @@
-"""One pass over the images: a config's model, with a file's weights."""
+"""Find a published checkpoint and evaluate it on a config's test data."""
 
 import contextlib
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mobilevig_det.checkpoints.weights import SCHEME
+from mobilevig_det.checkpoints.weights import PUBLISHED, SCHEME, find_file
 from mobilevig_det.classification import load_classifier
 from mobilevig_det.classification.config_checks import check_classifier, is_classifier
 from mobilevig_det.datasets import check_data_paths
@@ -28,45 +28,105 @@ from pycocotools.coco import COCO
 
 from . import figures
 from .confidence import CocoAP, Interval, wilson
-from .files import File
 
 KINDS = {figures.BOX_AP: 'bbox', figures.MASK_AP: 'segm'}
 
 
+class Checkpoint(NamedTuple):
+    """A checkpoint file: its path, name, SHA-256 and size in bytes."""
+
+    path: Path
+    name: str
+    sha256: str
+    size: int
+
+    def facts(self) -> dict[str, object]:
+        """Return the entries for the report, which does not show the path."""
+        return dict(name=self.name, sha256=self.sha256, bytes=self.size)
+
+
+def fetch_checkpoint(
+    name: str, given: dict[str, str] | None = None, repository: str | None = None
+) -> Checkpoint:
+    """Find or download a published checkpoint and compute its SHA-256.
+
+    Args:
+        name (str): A name of ``mobilevig://``.
+        given (dict[str, str], optional): Paths by such names, used instead of
+            downloads.
+        repository (str, optional): Address of a copy of the authors' repository.
+            Defaults to None: the addresses of ``mobilevig://``.
+
+    Returns:
+        Checkpoint: The file.
+
+    Raises:
+        UserError: If the file cannot be found or downloaded, or differs from the
+            published one.
+    """
+    published = PUBLISHED[name]
+    called = Path(published.path or '').name
+    if given and name in given:
+        path = Path(given[name]).expanduser()
+        called = path.name
+    elif published.path is None:
+        raise UserError(
+            'the name of the published file is not known: give it with '
+            f'--checkpoint {name}=/path/to/file'
+        )
+    elif repository is not None:
+        path = find_file(f'{repository.rstrip("/")}/{published.path}')
+    else:
+        path = find_file(SCHEME + name)
+    if not path.is_file():
+        raise UserError(f'There is no checkpoint file {str(path)!r}.')
+    with path.open('rb') as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    sha256 = digest.hexdigest()
+    if published.sha256 not in (None, sha256):
+        raise UserError(
+            f'{called} is not the published file: its SHA-256 is {sha256}, not '
+            f'{published.sha256}.'
+        )
+    return Checkpoint(path, called, sha256, path.stat().st_size)
+
+
 class Images(NamedTuple):
-    """The images of a pass, of how many, and a hash of their names and labels."""
+    """A data set or a subset, its full length, and a hash of all names and labels."""
 
     dataset: BaseDataset
     of: int
     sha256: str
 
     @property
-    def is_part(self) -> bool:
+    def is_subset(self) -> bool:
         return len(self.dataset) < self.of
 
 
 class Score(NamedTuple):
-    """A measured value; with an interval where it is of a part of the images."""
+    """A measured value, and its 95 % interval if it comes from a subset."""
 
     value: float
     interval: Interval | None = None
 
 
 def load_images(cfg: Config, number: int | None = None) -> Images:
-    """The config's test data, or a random part of it, the same every time.
+    """Load a config's test data, or a random subset of it, the same every time.
 
     Args:
-        cfg (Config): A whole config.
-        number (int, optional): How many images. Defaults to None: all.
+        cfg (Config): A complete config.
+        number (int, optional): Number of images. Defaults to None: all.
 
     Raises:
-        UserError: If the data is not there.
+        UserError: If the data cannot be found.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     check_data_paths(cfg, ['test'])
     if is_classifier(cfg):
         check_classifier(cfg, ['test'])
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools' chatter
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
     digest = hashlib.sha256()
     for i in range(len(dataset)):
@@ -83,34 +143,37 @@ def load_images(cfg: Config, number: int | None = None) -> Images:
 
 def score(
     cfg: Config,
-    file: File,
+    file: Checkpoint,
     images: Images,
     device: str,
     quantities: list[str],
-    looked_at: Callable[[int], object],
+    on_batch: Callable[[int], object],
 ) -> dict[str, Score]:
-    """Measure what a pass over the images gives.
+    """Evaluate a checkpoint in one pass over the images.
 
     Args:
-        cfg (Config): A whole config.
-        file (File): Loaded strictly.
+        cfg (Config): A complete config.
+        file (Checkpoint): The weights, which are loaded strictly.
         images (Images): From :func:`load_images`.
-        device (str): Where the model runs.
-        quantities (list[str]): Top-1 of one kind of weights, or APs.
-        looked_at (Callable): Called with the number of images after each batch.
+        device (str): The model's device.
+        quantities (list[str]): Top-1 of the raw or of the averaged weights, or APs.
+        on_batch (Callable): Called with the number of images after each batch.
+
+    Returns:
+        dict[str, Score]: The score of each quantity.
 
     Raises:
-        UserError: If the file does not fit the config.
+        UserError: If the checkpoint does not fit the config.
     """
     model = MODELS.build(cfg.model)
     if is_classifier(cfg):
         averaged = quantities == [figures.AVERAGED_TOP1]
         load_classifier(model, str(file.path), averaged)
         evaluator = Evaluator(cfg.test_evaluator)
-        results = _look(model.to(device), cfg, images, evaluator, looked_at)
+        results = _run(model.to(device), cfg, images, evaluator, on_batch)
         top1 = results['accuracy/top1']
         right = round(top1 / 100 * len(images.dataset))
-        interval = wilson(right, len(images.dataset)) if images.is_part else None
+        interval = wilson(right, len(images.dataset)) if images.is_subset else None
         return {quantities[0]: Score(top1, interval)}
     _load_detector(model, file)
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +182,7 @@ def score(
             evaluator = Evaluator(
                 dict(cfg.test_evaluator, format_only=True, outfile_prefix=found)
             )
-        _look(model.to(device), cfg, images, evaluator, looked_at)
+        _run(model.to(device), cfg, images, evaluator, on_batch)
         detections = {
             quantity: json.loads(Path(f'{found}.{KINDS[quantity]}.json').read_text())
             for quantity in quantities
@@ -133,12 +196,12 @@ def score(
     scores = {}
     for quantity in quantities:
         ap = CocoAP(truth, detections[quantity], KINDS[quantity], image_ids, classes)
-        interval = ap.interval() if images.is_part else None
+        interval = ap.interval() if images.is_subset else None
         scores[quantity] = Score(ap.value(), interval)
     return scores
 
 
-def _load_detector(model: torch.nn.Module, file: File) -> None:
+def _load_detector(model: torch.nn.Module, file: Checkpoint) -> None:
     try:
         load_checkpoint(model, f'{SCHEME}{file.path.resolve()}', 'cpu', strict=True)
     except RuntimeError as error:
@@ -146,14 +209,14 @@ def _load_detector(model: torch.nn.Module, file: File) -> None:
 
 
 @torch.no_grad()
-def _look(
+def _run(
     model: BaseModel,
     cfg: Config,
     images: Images,
     evaluator: Evaluator,
-    looked_at: Callable[[int], object],
+    on_batch: Callable[[int], object],
 ) -> dict[str, float]:
-    """Run the model over the images, and let the evaluator judge."""
+    """Run the model on the images and return the evaluator's metrics."""
     loader = Runner.build_dataloader(
         dict(cfg.test_dataloader, dataset=images.dataset, persistent_workers=False)
     )
@@ -162,5 +225,5 @@ def _look(
     for batch in loader:
         samples = model.test_step(batch)
         evaluator.process(samples, batch)
-        looked_at(len(samples))
+        on_batch(len(samples))
     return evaluator.evaluate(len(images.dataset))

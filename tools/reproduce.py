@@ -1,9 +1,12 @@
 #!/usr/bin/env python
-"""Measure every published figure again, and say which are reproduced."""
+"""Measure every published figure again and report which are reproduced."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mobilevig_det.checkpoints.weights import PUBLISHED, REPOSITORY
 from mobilevig_det.cli.common import add_cfg_options, command
@@ -19,15 +22,15 @@ FAMILIES = tuple(dict.fromkeys(figure.family for figure in FIGURES))
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Measure every published figure again. Exit code: 1 if one is '
-        'missed, 2 if one could not be checked, else 0.'
+        description='Measure every published figure again. Exit code: 1 if a figure '
+        'is missed, 2 if one cannot be checked, else 0.'
     )
     parser.add_argument(
         '--what',
         choices=(*KINDS, 'all'),
         default='all',
-        help='configs needs no data; imagenet and coco read IMAGENET_ROOT and '
-        'COCO_ROOT',
+        help='configs needs no data; imagenet and coco read the data in IMAGENET_ROOT '
+        'and COCO_ROOT',
     )
     parser.add_argument(
         '--arch', nargs='+', choices=ARCHS, default=ARCHS, help='only these sizes'
@@ -43,25 +46,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--images',
         type=int,
         metavar='N',
-        help='a random part of the images, with the 95%% interval it allows',
+        help='measure on a random subset of N images and report a 95%% interval',
     )
     parser.add_argument(
         '--checkpoint',
         nargs='+',
         default=[],
         metavar='NAME=FILE',
-        help=f'files that you have; names: {", ".join(PUBLISHED)}',
+        help=f'checkpoints that you have; names: {", ".join(PUBLISHED)}',
     )
     parser.add_argument(
         '--repository',
         metavar='URL',
         help=f"a copy of the authors' files, laid out as {REPOSITORY}",
     )
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, …')
+    parser.add_argument('--device', help='cpu, cuda or cuda:INDEX')
     parser.add_argument(
         '--out-dir',
         default='work_dirs/reproduce',
-        help='gets reproduce.json and reproduce.md; a later run goes on there',
+        help='folder for reproduce.json and reproduce.md, from which a later run '
+        'resumes',
     )
     add_cfg_options(parser)
     args = parser.parse_args(argv)
@@ -71,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def given_files(pairs: list[str]) -> dict[str, str]:
-    """``NAME=FILE`` … as a dict."""
+    """Parse ``NAME=FILE`` pairs into a dict."""
     files = {}
     for pair in pairs:
         name, _, path = pair.partition('=')
@@ -87,7 +91,9 @@ def given_files(pairs: list[str]) -> dict[str, str]:
 @command
 def main(argv: list[str] | None = None, figures: Sequence[Figure] = FIGURES) -> None:
     args = parse_args(argv)
-    MMLogger.get_instance('reproduce', log_level='WARNING')  # the bar stays whole
+    MMLogger.get_instance(
+        'reproduce', log_level='WARNING'
+    )  # keep the progress bar intact
     options = Options(
         images=args.images,
         checkpoints=given_files(args.checkpoint),
@@ -104,14 +110,13 @@ def main(argv: list[str] | None = None, figures: Sequence[Figure] = FIGURES) -> 
     ]
     if not chosen:
         raise UserError(
-            f'--arch {" ".join(args.arch)} is no size of --family '
-            f'{" ".join(args.family)}, or no detector of it is published: '
-            'nothing to measure.'
+            f'There is nothing to measure: --family {" ".join(args.family)} has no '
+            f'size {" ".join(args.arch)}, or no detector of that size is published.'
         )
     verdicts = reproduce(chosen, options, args.out_dir)
     with open(f'{args.out_dir}/reproduce.md', encoding='utf-8') as file:
         print(file.read())
-    print(f'To attach: {args.out_dir}/reproduce.json and {args.out_dir}/reproduce.md')
+    print(f'Reports: {args.out_dir}/reproduce.json and {args.out_dir}/reproduce.md')
     sys.exit(exit_code(verdicts))
 
 

@@ -1,21 +1,11 @@
-"""Import timm and MMPretrain where torchvision can't be imported."""
+"""Import timm and MMPretrain where torchvision can't be installed."""
 
-import sys
-
-from benchmarks.rivals import _StandIn
+from benchmarks.backbones import torchvision_stand_in
 
 import pytest
 
 
 def import_with_stand_in(name):
-    """The module, or a skip where it is not installed."""
-    stand_in = _StandIn()
-    sys.meta_path.append(stand_in)  # Asked last: a real one comes first.
-    try:
+    """Import a module with an empty torchvision; skip the test without the module."""
+    with torchvision_stand_in():
         return pytest.importorskip(name)
-    finally:
-        sys.meta_path.remove(stand_in)
-        for module in [n for n in sys.modules if n.startswith('torchvision')]:
-            spec = sys.modules[module].__spec__
-            if spec and isinstance(spec.loader, _StandIn):
-                del sys.modules[module]

@@ -5,7 +5,7 @@ import copy
 from types import SimpleNamespace
 
 from mobilevig_det.config import load_config
-from reproduction.logged_rates import ITERATIONS, logged, rates
+from reproduction.config_metrics import ITERATIONS, learning_rates, logged_rates
 
 import pytest
 import torch
@@ -39,9 +39,9 @@ def detectors(configs):
 
 @pytest.mark.parametrize('arch', ['m', 'b'])
 def test_rate_of_every_logged_iteration(configs, arch):
-    found = list(rates(configs[arch]))
+    found = list(learning_rates(configs[arch]))
     assert len(found) == EPOCHS * ITERATIONS
-    rows = logged(arch)
+    rows = logged_rates(arch)
     assert len(rows) == 3516
     for row in rows:
         # A row is printed after the iteration of that number, from 1.

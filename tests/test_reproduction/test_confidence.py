@@ -5,8 +5,7 @@ import io
 import math
 
 from reproduction.confidence import CocoAP, wilson
-from reproduction.figures import Figure
-from reproduction.verdicts import exit_code, judge
+from reproduction.figures import Figure, exit_code, judge
 
 import numpy as np
 import pytest

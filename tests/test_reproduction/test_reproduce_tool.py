@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 from mobilevig_det.checkpoints import weights
 from mobilevig_det.config import find_config, load_config
-from reproduction import Figure, verdicts
+from reproduction import Figure
+from reproduction import figures as figures_module
 from reproduction import run as running
 from reproduction.confidence import wilson
 
@@ -188,11 +189,11 @@ def score_counted(monkeypatch, stop_after=99):
     """The passes that are made from now on; Ctrl-C comes after some."""
     real, made = running.score, []
 
-    def score(cfg, file, images, device, quantities, looked_at):
+    def score(cfg, file, images, device, quantities, on_batch):
         if len(made) == stop_after:
             raise KeyboardInterrupt
         made.append(tuple(quantities))
-        return real(cfg, file, images, device, quantities, looked_at)
+        return real(cfg, file, images, device, quantities, on_batch)
 
     monkeypatch.setattr(running, 'score', score)
     return made
@@ -265,7 +266,7 @@ def test_part_of_the_images(stand, monkeypatch):
     assert stand.run('--what', 'imagenet', '--images', 4) == 2
     found = rows(stand)['top-1, %']
     assert found['reason'] == '4 images are too few: give 200 or more'
-    monkeypatch.setattr(verdicts, 'FEWEST', 4)
+    monkeypatch.setattr(figures_module, 'MIN_IMAGES', 4)
     assert stand.run('--what', 'imagenet', '--images', 4) == 0
     found = rows(stand)['top-1, %']
     assert 'reason' not in found
@@ -334,10 +335,10 @@ def test_not_checked(stand, trouble, reason, monkeypatch, tmp_path):
 def stand_in_for_detectors(score, monkeypatch):
     """Only classifiers are really run: detectors were, above."""
 
-    def quick(cfg, file, images, device, quantities, looked_at):
+    def quick(cfg, file, images, device, quantities, on_batch):
         if 'box AP' in quantities:
             return {quantity: running.Score(0.0) for quantity in quantities}
-        return score(cfg, file, images, device, quantities, looked_at)
+        return score(cfg, file, images, device, quantities, on_batch)
 
     return quick
 
@@ -360,7 +361,7 @@ def test_refusals(stand, capsys):
     assert 'cannot be used' in stand.run('--device', 'cuda:99')
     stand.out.mkdir()
     (stand.out / 'reproduce.json').write_text('{"figures": [')
-    assert 'move it away' in stand.run('--what', 'imagenet')
+    assert 'Move it away' in stand.run('--what', 'imagenet')
     assert (stand.out / 'reproduce.json').read_text() == '{"figures": ['
 
 
@@ -389,6 +390,5 @@ def test_families_apart(stand, capsys):
     """--family leaves the others' figures out; none left is a slip."""
     assert stand.run('--what', 'coco', '--family', 'mobilevig') == 0
     assert set(rows(stand)) == {'box AP', 'mask AP'}
-    assert '--arch ti is no size of --family greedyvig' in stand.run(
-        '--family', 'greedyvig', '--arch', 'ti'
-    )
+    message = stand.run('--family', 'greedyvig', '--arch', 'ti')
+    assert '--family greedyvig has no size ti' in message

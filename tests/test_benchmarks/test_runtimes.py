@@ -1,4 +1,4 @@
-"""The rows of exported models: which there are, and that each of them runs."""
+"""Rows of exported models: which there are, and that each of them runs."""
 
 import sys
 from argparse import Namespace
@@ -25,22 +25,28 @@ BACKBONE = [
 DETECTOR = ['matrix product', 'MMDetection', 'MMDetection, fused']
 
 
-def one_turn(rows, makes, rounds, args):
-    """As in_turns, in this process; wasm, which may have to be fetched, isn't run."""
-    assert rounds == 1
-    for row, make in zip(rows, makes, strict=True):
-        row.update(seconds=[1.0], peak_bytes=1)
-        if row['name'] != 'wasm, one thread':
+def run_here(args, part, size, makes, base):
+    """Replace interleaved(): run rows here, but not wasm, which may need a download."""
+    rows = []
+    for name, make in makes.items():
+        row = dict(part=part, size=size, name=name, base=base, seconds=[1.0])
+        row['peak_bytes'] = 1
+        if name != 'wasm, one thread':
             facts, run = make(args)
             row.update(facts, made=run())
+        rows.append(row)
     return rows
+
+
+def name_rows(args, part, size, makes, base):
+    return [dict(name=name) for name in makes]
 
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """A small detector in the place of the whole one; no run of `make demo`."""
+    """Replace Mask R-CNN M by a small detector; there is no run of `make demo`."""
     tiny_detector.make(tmp_path / 'tiny')
-    monkeypatch.setattr(runtimes, 'in_turns', one_turn)
+    monkeypatch.setattr(runtimes, 'interleaved', run_here)
     monkeypatch.setattr(runtimes, 'FULL_CONFIG', str(tmp_path / 'tiny' / 'config.py'))
     monkeypatch.setattr(runtimes, 'DEMO', tmp_path / 'demo')
     monkeypatch.setattr(runtimes, 'EXPORTED', tmp_path / 'export')
@@ -48,10 +54,10 @@ def tiny(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_rows(tiny, capsys):
+def test_rows_run_and_agree(tiny, capsys):
     pytest.importorskip('executorch')
     rows = list(runtimes.runtime_rows(ARGS))
-    assert 'No detector of `make demo`' in capsys.readouterr().out
+    assert 'detector of `make demo` is left out' in capsys.readouterr().out
     names = [row['name'] for row in rows]
     assert names == [*BACKBONE, *DETECTOR, 'ONNX Runtime', 'OpenVINO']
     backbone, detector = rows[: len(BACKBONE)], rows[len(BACKBONE) :]
@@ -61,12 +67,12 @@ def test_rows(tiny, capsys):
     ):
         assert {(row['size'], row['base']) for row in part} == {(title, base)}
         assert {row['part'] for row in part} == {'runtimes'}
-        # The work is PyTorch's in all rows but the matrix product's.
+        # PyTorch's operations count for all rows except for the matrix product.
         assert len({(row['gmacs'], row['params']) for row in part[1:]}) == 1
-        # Memory is known of what PyTorch allocates.
+        # Only the memory that PyTorch allocates is known.
         has_peak = [row['name'] for row in part if 'peak_bytes' in row]
         assert has_peak == [row['name'] for row in part[:3]]
-    # They ran: maps of four levels, and detections.
+    # They returned maps of four levels, and detections.
     for row in backbone[3:6]:
         assert [m.shape[-1] for m in row['made'].values()] == [24, 12, 6, 3]
     for row in detector[3:]:
@@ -76,10 +82,10 @@ def test_rows(tiny, capsys):
     assert np.abs(one - other).max() < 1e-3
 
 
-def test_int8_where_there_is_such_a_file(tiny, monkeypatch):
+def test_int8_models_are_measured_if_they_exist(tiny, monkeypatch):
     (tiny / 'export').mkdir()
     (tiny / 'export' / 'config_int8.onnx').touch()
-    monkeypatch.setattr(runtimes, 'in_turns', lambda rows, *_: rows)
+    monkeypatch.setattr(runtimes, 'interleaved', name_rows)
     monkeypatch.setattr(runtimes, '_backbone_rows', lambda *_: iter(()))
     files = [tiny / 'model.onnx', tiny / 'model.xml']
     monkeypatch.setattr(runtimes, '_export_detector', lambda *_: files)
@@ -87,8 +93,7 @@ def test_int8_where_there_is_such_a_file(tiny, monkeypatch):
     assert names == [*DETECTOR, 'ONNX Runtime', 'ONNX Runtime, int8', 'OpenVINO']
 
 
-def test_a_package_that_is_missing(tiny, monkeypatch):
-    """Named, with the extra."""
+def test_missing_package_is_named_with_its_extra(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, 'executorch', None)
     with pytest.raises(UserError, match=r'executorch.*mobilevig_det\[export\]'):
         list(runtimes.runtime_rows(ARGS))

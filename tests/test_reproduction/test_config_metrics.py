@@ -1,7 +1,7 @@
 """Our counting without values against MMEngine's, which runs the model."""
 
 from mobilevig_det.config import load_config
-from reproduction.complexity import count, run_detector
+from reproduction.config_metrics import count, run_detector
 
 import pytest
 import torch
