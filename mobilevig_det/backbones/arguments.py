@@ -1,8 +1,8 @@
 """What a backbone may be built with: a UserError for all else."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from numbers import Real
 from typing import Any
 
@@ -167,10 +167,12 @@ def check_compile_cfg(compile_cfg: dict | None, with_cp: bool | str) -> None:
 def check_triton(triton: bool) -> None:
     if not isinstance(triton, bool):
         raise UserError(f'triton must be True or False, but got {triton!r}.')
-    if triton and find_spec('triton') is None:
-        raise UserError(
-            'triton=True needs the package triton, which comes with the CUDA builds of '
-            'PyTorch and is not here: pip install triton, or leave it at False.'
+    if triton:
+        warnings.warn(
+            'triton=True is deprecated and will be removed in 0.4: the Triton graph '
+            'step was removed, and the default one is used. Leave the argument out.',
+            DeprecationWarning,
+            stacklevel=3,
         )
 
 

@@ -27,8 +27,6 @@ from .layers import FFN, Branch, ConvNormAct, Downsample, MBConv, Stem
 class MaxRelativeGraphConv(ConvNormAct):
     """Max-relative graph convolution: concat(x, x_j), then 1x1 conv."""
 
-    graph_step = staticmethod(max_relative)
-
     def __init__(
         self, channels: int, graph_stride: int, norm_cfg: dict, act_cfg: dict
     ) -> None:
@@ -37,7 +35,7 @@ class MaxRelativeGraphConv(ConvNormAct):
 
     def join(self, x: Tensor) -> Tensor:
         """What the convolution is of."""
-        return torch.cat([x, self.graph_step(x, self.graph_stride)], dim=1)
+        return torch.cat([x, max_relative(x, self.graph_stride)], dim=1)
 
 
 class Grapher(Branch):
@@ -123,12 +121,11 @@ class MobileViG(BaseBackbone):
             to None: not compiled.
         init_cfg (dict | list[dict], optional): Initialization config.
             Defaults to None: Kaiming normal weights, zero biases.
-        triton (bool): Whether the graph step on CUDA is one Triton kernel,
-            which was never measured. Defaults to False.
+        triton (bool): Deprecated and without effect: the Triton kernel of the
+            graph step was removed. Defaults to False.
 
     Raises:
-        UserError: (a ``ValueError``) for an argument out of its range, and for
-            ``triton`` where that is not installed, when
+        UserError: (a ``ValueError``) for an argument out of its range, when
             built; for an image smaller than 32 pixels, when run; for a
             checkpoint of another architecture, when loaded.
 
@@ -216,9 +213,3 @@ class MobileViG(BaseBackbone):
             init_cfg,
         )
         check_triton(triton)
-        if triton:
-            from ..ops.svga_triton import max_relative as in_triton
-
-            for module in self.modules():
-                if isinstance(module, MaxRelativeGraphConv):
-                    module.graph_step = in_triton

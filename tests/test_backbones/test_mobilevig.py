@@ -246,3 +246,14 @@ def test_images_too_small():
     model = MobileViG(TINY).eval()
     with pytest.raises(UserError, match=r'32 x 32 pixels, but got 31 x 64'):
         model(torch.rand(1, 3, 31, 64))
+
+
+def test_triton_is_deprecated_and_takes_the_default_step():
+    torch.manual_seed(0)
+    plain = MobileViG(TINY).eval()
+    with pytest.warns(DeprecationWarning, match='triton=True .* removed in 0.4'):
+        deprecated = MobileViG(TINY, triton=True).eval()
+    deprecated.load_state_dict(plain.state_dict())
+    x = torch.rand(1, 3, 64, 64)
+    for out, want in zip(deprecated(x), plain(x), strict=True):
+        assert torch.equal(out, want)
