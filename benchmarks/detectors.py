@@ -12,7 +12,7 @@ from unittest.mock import patch
 from mobilevig_det.config import load_config
 from mobilevig_det.datasets.compact_masks import CompactBitmapMasks
 from mobilevig_det.mmcv_ops import mmcv_ext, use_on_cpus
-from mobilevig_det.ops.winograd import use_winograd
+from mobilevig_det.ops.cpu_fast_paths import apply_cpu_fast_paths
 
 import torch
 from mmdet.models import BaseDetector
@@ -204,7 +204,7 @@ def make_detector(
         facts['gmacs'] = counter.get_total_flops() / 2e9 / batch
         facts['params'] = sum(p.numel() for p in model.parameters())
     if not stock:
-        use_winograd(model)
+        apply_cpu_fast_paths(model)
     facts['stages'] = measure_stages(model, optimizer, run, args.device)
     return facts, run
 

@@ -1,28 +1,45 @@
-"""Registering operators with PyTorch."""
+"""Operators as compilers and exporters see them.
 
-from collections.abc import Callable, Sequence
+Registration with PyTorch, whether a tracer is at work, and the graph steps of
+dynamic size that :mod:`.export` writes to ONNX.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 
 import torch
+from torch import Tensor
+
+from .errors import UserError
+
+DOMAIN = 'mobilevig_det'
+_symbolic = ContextVar('symbolic', default=False)
 
 
 def custom_op(
     name: str, mutates_args: Sequence[str] = (), fake: Callable | None = None
 ) -> Callable:
-    """Decorator: to ``torch.compile`` and ``torch.export`` the function is one
-    operator, ``mobilevig_det::name``; before torch 2.4 it stays as it is.
+    """Register a function with PyTorch as the operator ``mobilevig_det::name``.
+
+    ``torch.compile`` and ``torch.export`` don't look inside of it. Before torch 2.4
+    the function stays as it is.
 
     Args:
         name (str): Name of the operator.
-        mutates_args (Sequence[str]): The arguments that it writes into.
-        fake (Callable, optional): Gives empty results of the right shapes;
-            needed if there are results.
+        mutates_args (Sequence[str]): Names of the arguments that it writes to.
+        fake (Callable, optional): Returns empty results of the right shapes and
+            dtypes. Required if the function returns anything.
+
+    Returns:
+        Callable: The decorator.
     """
 
     def register(function: Callable) -> Callable:
         if not hasattr(torch.library, 'custom_op'):
             return function
         operator = torch.library.custom_op(
-            f'mobilevig_det::{name}', function, mutates_args=mutates_args
+            f'{DOMAIN}::{name}', function, mutates_args=mutates_args
         )
         if fake is not None:
             operator.register_fake(fake)
@@ -32,9 +49,66 @@ def custom_op(
 
 
 def is_traced() -> bool:
-    """Whether an exporter is looking, which wants plain operations."""
+    """Return whether an exporter or tracer, which needs plain operations, records."""
     return (
         torch.jit.is_tracing()
         or torch.onnx.is_in_onnx_export()
         or getattr(torch.compiler, 'is_exporting', bool)()
+    )
+
+
+def is_traced_or_compiled() -> bool:
+    """Return whether an exporter, a tracer or ``torch.compile`` is recording."""
+    compiling = getattr(torch.compiler, 'is_compiling', bool)  # torch >= 2.2
+    return is_traced() or compiling()
+
+
+@contextlib.contextmanager
+def symbolic_graph_steps() -> Iterator[None]:
+    """Export graph steps of dynamic size to ONNX, each as one operator of ``DOMAIN``.
+
+    How many links a step has depends on the size, so that the exporter can't unroll
+    it. The caller replaces the operators by standard ones.
+    """
+    token = _symbolic.set(True)
+    try:
+        yield
+    finally:
+        _symbolic.reset(token)
+
+
+def export_graph_step(
+    naive: Callable[..., Tensor], x: Tensor, *arguments: Tensor, stride: int
+) -> Tensor:
+    """Compute a graph step for an exporter: link by link if the size is fixed.
+
+    Args:
+        naive (Callable): The plain form, whose name is that of the operator behind
+            ``naive_``.
+        x (Tensor): Feature map of shape (B, C, H, W).
+        arguments (Tensor): Further inputs of the step.
+        stride (int): Distance K of the neighbours, the last input.
+
+    Returns:
+        Tensor: Of the same shape and dtype as ``x``.
+
+    Raises:
+        UserError: If the size is dynamic, outside of :func:`symbolic_graph_steps`.
+    """
+    if not any(isinstance(side, torch.SymInt) for side in x.shape[-2:]):
+        return naive(x, *arguments, stride)
+    if not _symbolic.get():
+        raise UserError(
+            'The graph links of this backbone depend on the size of the images. '
+            'tools/export.py writes ONNX and OpenVINO files for images of any size. '
+            'Other formats are exported for one size: leave height and width out of '
+            "torch.export's dynamic shapes."
+        )
+    return torch.onnx.ops.symbolic(
+        f'{DOMAIN}::{naive.__name__.removeprefix("naive_")}',
+        (x, *arguments),
+        dict(stride=stride),
+        dtype=x.dtype,
+        shape=x.shape,
+        version=1,
     )

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from benchmarks.machine import hardware, versions
 from mobilevig_det.config import check_device, load_config
 from mobilevig_det.errors import UserError
-from mobilevig_det.mmcv_ops import use_on_cpus
-from mobilevig_det.ops import keep_freed_memory
+from mobilevig_det.ops import prepare_process_for_cpu
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -78,8 +77,7 @@ def reproduce(
     """
     device = check_device(options.device or get_device())
     if device == 'cpu':
-        keep_freed_memory()
-        use_on_cpus()
+        prepare_process_for_cpu()
     environment = hardware(device) | versions()
     report = Report(Path(out_dir), environment)
     without_data = [f for f in figures if f.what == 'configs']

@@ -13,9 +13,12 @@ default_hooks = dict(
     hang_watchdog=dict(type='mobilevig_det.engine.HangWatchdogHook'),
     # Keep only as much of the log history as the log needs.
     runtime_info=dict(type='mobilevig_det.engine.BoundedRuntimeInfoHook'),
-    # Compute 3x3 convolutions by Winograd's algorithm on CPUs.
-    winograd=dict(type='mobilevig_det.engine.WinogradHook'),
+    # Halve the time of 3x3 convolutions on CPUs. The key is that of 0.2, whose
+    # settings still apply.
+    winograd=dict(type='mobilevig_det.engine.CpuFastPathsHook'),
 )
+# Whether training and inference take the fast paths for CPUs.
+cpu_fast_paths = True
 # Continue training when losses and metrics can't be written to the disk.
 visualizer = dict(
     vis_backends=[dict(type='mobilevig_det.engine.FaultTolerantLocalVisBackend')]

@@ -27,8 +27,7 @@ from ..engine.launch import (
     restarts,
 )
 from ..errors import UserError
-from ..mmcv_ops import use_on_cpus
-from ..ops import keep_freed_memory
+from ..ops import prepare_process_for_cpu
 from .config_slips import explain_config_slip
 from .dead_processes import explain_dead_process
 
@@ -163,8 +162,7 @@ def _use_gloo(cfg: Config) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     if get_device() == 'cpu':
-        keep_freed_memory()
-        use_on_cpus()
+        prepare_process_for_cpu()
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)

@@ -3,6 +3,7 @@
 from .hooks import (
     BoundedRuntimeInfoHook,
     CompileHook,
+    CpuFastPathsHook,
     DurableCheckpointHook,
     FiniteNumbersHook,
     HangWatchdogHook,
@@ -22,6 +23,7 @@ from .workers import ignore_signals, ignore_signals_in_workers
 __all__ = [
     'BoundedRuntimeInfoHook',
     'CompileHook',
+    'CpuFastPathsHook',
     'DurableCheckpointHook',
     'FaultTolerantLocalVisBackend',
     'FiniteNumbersHook',

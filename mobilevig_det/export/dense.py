@@ -12,8 +12,8 @@ from mmdet.models import BaseDetector
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..custom_op import symbolic_graph_steps
 from ..errors import UserError
-from ..ops.exported_step import whole_steps
 from .onnx_glue.graph import OPSET
 from .packages import needed
 
@@ -51,7 +51,7 @@ def to_onnx(
     """
     needed('onnxscript', 'onnx')
     try:
-        with torch.no_grad(), _hushed(), whole_steps():
+        with torch.no_grad(), _hushed(), symbolic_graph_steps():
             program = torch.onnx.export(
                 module,
                 (example,),

@@ -9,8 +9,7 @@ from mmengine.config import Config
 
 from ..config import check_device, find_checkpoint
 from ..errors import UserError
-from ..mmcv_ops import use_on_cpus
-from ..ops import keep_freed_memory
+from ..ops import prepare_process_for_cpu
 from .inferencer import Inferencer
 
 DEMO = Path('work_dirs', 'demo')
@@ -83,6 +82,5 @@ def load_detector(
     inferencer = Inferencer(cfg, checkpoint, device=device, show_progress=False)
     weight = next(inferencer.model.parameters(), None)
     if weight is None or weight.device.type == 'cpu':
-        keep_freed_memory()
-        use_on_cpus()
+        prepare_process_for_cpu()
     return inferencer

@@ -16,7 +16,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from ..backbones import fuse_backbones
 from ..errors import UserError
-from ..ops.winograd import use_winograd
+from ..ops.cpu_fast_paths import apply_cpu_fast_paths, cpu_fast_paths_enabled
 
 # Above this, masks are computed and pictures drawn at the size that the
 # model sees: a hundred masks of a gigapixel don't fit into a memory.
@@ -229,9 +229,8 @@ class Inferencer(PictureModel, DetInferencer):
             meta['dataset_meta'] = dataset.metainfo
         super()._load_weights_to_model(model, checkpoint, cfg)
         fuse_backbones(model.eval())
-        hook = cfg.get('default_hooks', {}).get('winograd')  # no Runner calls it
-        if hook and hook.get('enabled', True):
-            use_winograd(model)
+        if cpu_fast_paths_enabled(cfg):
+            apply_cpu_fast_paths(model)
 
     def _init_collate(self, cfg):
         if 'collate_fn' in cfg.test_dataloader:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..custom_op import custom_op, is_traced
-from .exported_step import exported_step
+from ..custom_op import custom_op, export_graph_step, is_traced
 from .links import Link, Strip, as_pixels, both_axes, shifted, spread, strongest
 
 EPS = 1e-6  # beside the temperature
@@ -169,7 +168,7 @@ def gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
         Tensor: Of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
-        return exported_step(naive_gated_max, x, temperature, stride=stride)
+        return export_graph_step(naive_gated_max, x, temperature, stride=stride)
     if torch.is_grad_enabled() and (x.requires_grad or temperature.requires_grad):
         return _GatedMax.apply(x, temperature, stride)
     return _search(x, temperature, stride, False)[0]

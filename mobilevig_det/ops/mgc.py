@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..custom_op import custom_op, is_traced
-from .exported_step import exported_step
+from ..custom_op import custom_op, export_graph_step, is_traced
 from .links import Link, as_pixels, both_axes, pieces, shifted, spread_images, strongest
 
 
@@ -91,7 +90,7 @@ def cross_max(x: Tensor, stride: int) -> Tensor:
         Tensor: Of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
-        return exported_step(naive_cross_max, x, stride=stride)
+        return export_graph_step(naive_cross_max, x, stride=stride)
     if x.requires_grad and torch.is_grad_enabled():
         return _CrossMax.apply(x, stride)
     return _search(x, stride, False)[0]

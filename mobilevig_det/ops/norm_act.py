@@ -1,8 +1,8 @@
 """BatchNorm and GELU as one step that keeps one map for the backward.
 
-On their own the two keep their inputs, two maps of one size, and the
-convolution that follows keeps a third. The input of the GELU is quickly made
-again from that of the norm.
+As two steps each keeps its input, two maps of the same size, and the convolution
+that follows keeps a third. The input of the GELU is cheaply recomputed from the
+input of the norm.
 """
 
 import torch
@@ -10,24 +10,30 @@ import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..custom_op import is_traced
+from ..custom_op import is_traced_or_compiled
 
 
 def norm_act(x: Tensor, norm: nn.Module | None, act: nn.Module | None) -> Tensor:
-    """``act(norm(x))``, where either may be None; may overwrite ``x``.
+    """Compute ``act(norm(x))``; may overwrite ``x``.
 
-    On CPUs a GELU is computed in the memory of its input if no gradient is
-    recorded, and else together with a plain BatchNorm before it. Only there:
-    it was measured nowhere else, and to a compiler or an exporter the plain
-    modules say more. Modules with hooks are called as they are.
+    On CPUs a GELU is computed in place if no gradient is recorded, and otherwise
+    together with a plain BatchNorm before it. Elsewhere, where it was not measured,
+    for compilers and exporters, and if a module has hooks, the modules are called one
+    after the other.
+
+    Args:
+        x (Tensor): Feature map of shape (B, C, H, W).
+        norm (nn.Module, optional): Norm layer.
+        act (nn.Module, optional): Activation.
+
+    Returns:
+        Tensor: Of the same shape and dtype as ``x``.
     """
     gelu = type(act) is nn.GELU and act.approximate == 'none'
-    compiling = getattr(torch.compiler, 'is_compiling', bool)  # torch >= 2.2
     if (
         gelu
         and x.device.type == 'cpu'
-        and not is_traced()
-        and not compiling()
+        and not is_traced_or_compiled()
         and not has_hooks(norm)
         and not has_hooks(act)
     ):
@@ -39,7 +45,7 @@ def norm_act(x: Tensor, norm: nn.Module | None, act: nn.Module | None) -> Tensor
             and norm.track_running_stats
             and norm.momentum is not None
             and x.numel() > x.shape[1]
-        ):  # else the norm itself objects
+        ):  # otherwise the norm raises its own error
             if norm.training and norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.add_(1)
             return _BatchNormGELU.apply(
@@ -58,6 +64,7 @@ def norm_act(x: Tensor, norm: nn.Module | None, act: nn.Module | None) -> Tensor
 
 
 def has_hooks(module: nn.Module | None) -> bool:
+    """Return whether a module has forward or backward hooks."""
     return module is not None and any(
         getattr(module, name, None)
         for name in (
@@ -100,7 +107,7 @@ class _BatchNormGELU(torch.autograd.Function):
             (bias - mean * scale).view(-1, 1, 1), x, scale.view(-1, 1, 1)
         ).to(x.dtype)
         grad = torch.ops.aten.gelu_backward.grad_input(grad, normed, grad_input=normed)
-        # The running statistics (a variance) count in eval mode alone.
+        # The running statistics (a variance) are read in eval mode only.
         grads = torch.ops.aten.native_batch_norm_backward(
             grad,
             x,

@@ -1,7 +1,7 @@
-"""An RPN's layers as one step, which keeps no map for the backward.
+"""The layers of an RPN as one step, which keeps no hidden map for the backward.
 
-Its loss looks at few pixels (:mod:`.sparse_gradient`). What lies between the layers is
-computed again at those alone.
+The loss of an RPN looks at few pixels (:mod:`.sparse_gradient`). The hidden map is
+computed again in the backward, at these pixels only.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .sparse_gradient import convolve_at, few_pixels, sparse_gradients, with_gradient
+from .sparse_gradient import convolve_at, few_pixels, nonzero_pixels, sparse_gradients
 from .windows import pixel_rows
 from .winograd import winograd_conv3x3
 
@@ -31,12 +31,12 @@ class _RPN(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        there = [with_gradient(grad) for grad in grads]
-        some_have = [t for t in there if t is not None]
-        maybe_few = len(some_have) == len(there)
-        pixels = few_pixels(torch.stack(some_have).any(0)) if maybe_few else None
+        masks = [nonzero_pixels(grad) for grad in grads]
+        sparse = [mask for mask in masks if mask is not None]
+        all_sparse = len(sparse) == len(masks)
+        pixels = few_pixels(torch.stack(sparse).any(0)) if all_sparse else None
         if pixels is None:
-            return _dense(ctx.saved_tensors, grads, ctx.needs_input_grad)
+            return _dense_gradients(ctx.saved_tensors, grads, ctx.needs_input_grad)
         x, weight, bias, *predictors = ctx.saved_tensors
         hidden = convolve_at(x, weight, bias, pixels).relu_()
         of_hidden = torch.zeros_like(hidden)
@@ -50,7 +50,7 @@ class _RPN(torch.autograd.Function):
         return (*of_layer, *of_predictors)
 
 
-def _dense(
+def _dense_gradients(
     inputs: tuple[Tensor, ...], grads: tuple[Tensor, ...], needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     inputs = tuple(t.detach().requires_grad_(n) for t, n in zip(inputs, needed))
@@ -65,16 +65,17 @@ def _dense(
 def rpn_layers(
     x: Tensor, weight: Tensor, bias: Tensor, *predictors: Tensor
 ) -> tuple[Tensor, ...]:
-    """A 3x3 convolution, by Winograd's algorithm, ReLU, and 1x1 convolutions of that.
+    """Apply a 3x3 convolution, by Winograd's algorithm, ReLU, and 1x1 convolutions.
 
     Args:
-        x (Tensor): float32 on a CPU, (B, C, H, W).
-        weight (Tensor): (hidden, C, 3, 3).
-        bias (Tensor): (hidden, ).
-        *predictors (Tensor): For each 1x1 convolution its weight, (outputs, hidden, 1,
-            1), and its bias, (outputs, ).
+        x (Tensor): float32 on a CPU, of shape (B, C, H, W).
+        weight (Tensor): Weight of the 3x3 convolution, (hidden, C, 3, 3).
+        bias (Tensor): Its bias, (hidden,).
+        *predictors (Tensor): Weight, (outputs, hidden, 1, 1), and bias, (outputs,), of
+            each 1x1 convolution.
 
     Returns:
-        tuple[Tensor, ...]: Of each, (B, outputs, H, W), channels-last.
+        tuple[Tensor, ...]: Output of each 1x1 convolution, (B, outputs, H, W),
+        channels-last.
     """
     return _RPN.apply(x, weight, bias, *predictors)

@@ -1,49 +1,58 @@
-"""Gradients of convolutions whose output has a gradient at few pixels.
+"""Sparse gradients of convolutions, for outputs with a gradient at few pixels.
 
-An RPN's loss looks at 256 anchors of an image, so that of all the pixels of its
-maps 256 at most have a gradient. The sums over the others are sums of zeros.
+The loss of an RPN looks at 256 anchors of an image, so that at most 256 of all the
+pixels of its maps have a gradient. The sums over the others are sums of zeros.
 """
 
 import torch
 from torch import Tensor
 
-from .windows import gather, maps_like, pixel_rows, window_count, window_rows, within
+from .windows import (
+    drop_outside,
+    empty_maps,
+    gather,
+    pixel_rows,
+    window_count,
+    window_rows,
+)
 
-PIECE = 2048  # pixels at a time
-# Shares of a map's pixels: up to which their sums were measured to gain; and from
-# which on it isn't worth to look for those without a gradient.
-FEW, NEARLY_ALL = 1 / 8, 0.95
+PIECE = 2048  # pixels that are computed together
+# Shares of a map's pixels, measured: up to FEW_SHARE sparse sums are faster; from
+# DENSE_SHARE on the search for pixels without a gradient isn't worth its time.
+FEW_SHARE, DENSE_SHARE = 1 / 8, 0.95
 
 
-def with_gradient(grad: Tensor) -> Tensor | None:
-    """At which pixels a gradient (B, C, H, W) is not zero; NaN isn't.
+def nonzero_pixels(grad: Tensor) -> Tensor | None:
+    """Find the pixels of a gradient (B, C, H, W) that aren't zero; NaN isn't zero.
 
     Returns:
-        Tensor | None: bool, (B * H * W, ); None if a sample says nearly everywhere.
+        Tensor | None: bool of shape (B * H * W,); None if a sample of the pixels
+        says that nearly all are.
     """
     some = (grad[:, :, ::8, ::8] != 0).any(1)
-    if some.sum() > NEARLY_ALL * some.numel():
+    if some.sum() > DENSE_SHARE * some.numel():
         return None
     # Three times as fast as (grad != 0).any(1).
     return ((grad.amax(1) != 0) | (grad.amin(1) != 0)).flatten()
 
 
-def few_pixels(there: Tensor | None) -> Tensor | None:
-    """The indices of :func:`with_gradient`'s pixels, None if they are too many."""
-    if there is None or there.sum() > FEW * len(there):
+def few_pixels(mask: Tensor | None) -> Tensor | None:
+    """Return the indices of :func:`nonzero_pixels`, or None if they are too many."""
+    if mask is None or mask.sum() > FEW_SHARE * len(mask):
         return None
-    return there.nonzero()[:, 0]
+    return mask.nonzero()[:, 0]
 
 
-def windows_with(there: Tensor, shape: torch.Size, step: int, side: int) -> Tensor:
-    """Which of a map's windows (:func:`.windows.window_rows`) see one of the pixels."""
+def windows_with(mask: Tensor, shape: torch.Size, step: int, side: int) -> Tensor:
+    """Return the indices of the windows (:func:`.windows.window_rows`) of a map that
+    contain a pixel of the mask."""
     rows = window_rows(shape, torch.arange(window_count(shape, step)), step, side)
-    beyond = there.new_zeros(1)
-    return torch.cat([there, beyond])[rows].any(1).nonzero()[:, 0]
+    outside = mask.new_zeros(1)
+    return torch.cat([mask, outside])[rows].any(1).nonzero()[:, 0]
 
 
 def convolve_at(x: Tensor, weight: Tensor, bias: Tensor, pixels: Tensor) -> Tensor:
-    """A convolution's output at some pixels, (N, outputs)."""
+    """Compute the output of a convolution at some pixels, of shape (N, outputs)."""
     maps, matrix = pixel_rows(x), _matrix(weight)
     return torch.cat(
         [
@@ -60,29 +69,30 @@ def sparse_gradients(
     pixels: Tensor,
     needed: tuple[bool, ...] = (True, True, True),
 ) -> tuple[Tensor | None, ...]:
-    """Of a convolution's input, weight and bias, from some pixels of its output.
+    """Compute the gradients of a convolution from some pixels of its output.
 
     Args:
-        x (Tensor): (B, C, H, W).
-        weight (Tensor): (outputs, C, K, K), K odd. The stride is 1, and the padding
-            such that the output is of the input's size.
-        grad (Tensor): Of the output at the pixels, (N, outputs).
-        pixels (Tensor): Which, of B * H * W.
-        needed (tuple[bool, ...]): Which of the three.
+        x (Tensor): Input, of shape (B, C, H, W).
+        weight (Tensor): Of shape (outputs, C, K, K), K odd. The stride is 1, and the
+            padding keeps the size of the input.
+        grad (Tensor): Gradient of the output at the pixels, of shape (N, outputs).
+        pixels (Tensor): Indices of the pixels, of B * H * W.
+        needed (tuple[bool, ...]): Whether to compute those of the input, weight and
+            bias.
 
     Returns:
-        tuple[Tensor | None, ...]: Like ``x``, but channels-last; like ``weight``;
-        (outputs, ).
+        tuple[Tensor | None, ...]: Gradients of the input, channels-last, of the
+        weight, and of the bias, of shape (outputs,); None where not needed.
     """
     outs, channels, side, _ = weight.shape
     maps, matrix = pixel_rows(x), _matrix(weight)
-    of_x = maps_like(x, channels).zero_() if needed[0] else None
+    of_x = empty_maps(x, channels).zero_() if needed[0] else None
     of_weight = torch.zeros_like(matrix) if needed[1] else None
     for part, some in zip(pixels.split(PIECE), grad.split(PIECE)):
         rows = window_rows(x.shape, part, 1, side)
         if of_x is not None:
             into = pixel_rows(of_x)
-            into.index_add_(0, *within(into, rows, some @ matrix))
+            into.index_add_(0, *drop_outside(into, rows, some @ matrix))
         if of_weight is not None:
             of_weight.addmm_(some.T, gather(maps, rows).flatten(1))
     if of_weight is not None:
@@ -95,5 +105,5 @@ def sparse_gradients(
 
 
 def _matrix(weight: Tensor) -> Tensor:
-    """(outputs, K * K * C), in the order of windows."""
+    """Return the weight as (outputs, K * K * C), in the order of windows."""
     return weight.permute(0, 2, 3, 1).flatten(1)

@@ -1,18 +1,23 @@
-"""Windows of maps as rows of channels: what is gathered, computed, put back."""
+"""Windows of feature maps as rows of pixels: to gather, compute and scatter."""
 
 import torch
 from torch import Tensor
 
 
 def pixel_rows(x: Tensor) -> Tensor:
-    """Pixels of maps (B, C, H, W), (B * H * W, C): a view where those are
-    channels-last."""
+    """Return the pixels of maps (B, C, H, W) as rows (B * H * W, C).
+
+    A view if the maps are channels-last, otherwise a copy.
+    """
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def maps_like(x: Tensor, channels: int) -> Tensor:
-    """Empty channels-last maps of as many pixels. No view, as what a
-    ``torch.autograd.Function`` returns may be one only if nobody writes to it."""
+def empty_maps(x: Tensor, channels: int) -> Tensor:
+    """Allocate channels-last maps of the size of ``x``, with other channels.
+
+    Not a view: the result of a ``torch.autograd.Function`` may be a view only if
+    nobody writes to it.
+    """
     return torch.empty(
         (len(x), channels, *x.shape[2:]),
         dtype=x.dtype,
@@ -21,21 +26,24 @@ def maps_like(x: Tensor, channels: int) -> Tensor:
 
 
 def window_count(shape: torch.Size, step: int) -> int:
+    """Count the windows of maps (B, C, H, W) that start every ``step`` pixels."""
     return shape[0] * -(-shape[2] // step) * -(-shape[3] // step)
 
 
 def window_rows(shape: torch.Size, windows: Tensor, step: int, side: int) -> Tensor:
-    """The pixels that some windows see.
+    """Look up the pixels of windows.
 
     Args:
-        shape (torch.Size): Of the maps, (B, C, H, W).
-        windows (Tensor): Which, (N, ), counted along x, y and images.
-        step (int): From one window to the next.
-        side (int): Of a window; what it has more than ``step`` lies around that.
+        shape (torch.Size): Shape of the maps, (B, C, H, W).
+        windows (Tensor): Indices of the windows, int64 of shape (N,), counted along
+            x, then y, then images.
+        step (int): Pixels from one window to the next.
+        side (int): Side of a window in pixels. What exceeds ``step`` is split
+            between both sides.
 
     Returns:
-        Tensor: Rows of :func:`pixel_rows`, (N, side * side); of pixels beyond the
-        border it is B * H * W.
+        Tensor: Indices into the rows of :func:`pixel_rows`, int64 of shape
+        (N, side * side); B * H * W for pixels outside of the map.
     """
     images, _, height, width = shape
     rows, columns = -(-height // step), -(-width // step)
@@ -49,7 +57,7 @@ def window_rows(shape: torch.Size, windows: Tensor, step: int, side: int) -> Ten
 
 
 def gather(pixels: Tensor, rows: Tensor) -> Tensor:
-    """Pixels (N, C) at rows (M, K), (M, K, C); zeros for those beyond the border."""
+    """Read pixels (N, C) at rows (M, K) into (M, K, C), with zeros outside."""
     flat = rows.flatten()
     found = pixels.index_select(0, flat.clamp(max=len(pixels) - 1))
     outside = (flat == len(pixels)).nonzero()[:, 0]
@@ -58,9 +66,12 @@ def gather(pixels: Tensor, rows: Tensor) -> Tensor:
     return found.view(*rows.shape, pixels.shape[1])
 
 
-def within(pixels: Tensor, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (M, K) of pixels (N, C) that are none beyond the border, and the values
-    for them, of (M, K, C)."""
+def drop_outside(pixels: Tensor, rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave out rows (M, K) that are no pixels (N, C), and their values (M, K, C).
+
+    Returns:
+        tuple[Tensor, Tensor]: The rows, of shape (L,), and their values, (L, C).
+    """
     rows, values = rows.flatten(), values.reshape(-1, pixels.shape[1])
     inside = (rows < len(pixels)).nonzero()[:, 0]
     if len(inside) == len(rows):

@@ -1,10 +1,9 @@
-"""docs/speed.md: whole predictions are the same with every fast piece on and off."""
+"""Predictions are the same with every fast path on and off (docs/speed.md)."""
 
 import copy
 
 from mobilevig_det.config import load_config
-from mobilevig_det.engine import WinogradHook
-from mobilevig_det.ops import winograd
+from mobilevig_det.ops import cpu_fast_paths
 
 import numpy as np
 import pytest
@@ -26,7 +25,8 @@ def weights(tmp_path_factory):
 
 
 def predictions(weights, root, fast):
-    """Of the shapes' test images, and how many convolutions Winograd's are."""
+    """Return the detections of the shapes' test images, and how many convolutions take
+    Winograd's algorithm."""
     cfg = copy.deepcopy(load_config('mobilevig_ti_fpn_shapes'))
     init_default_scope('mmdet')
     cfg.model.test_cfg.rcnn.score_thr = THRESHOLD
@@ -38,19 +38,17 @@ def predictions(weights, root, fast):
     assert load.type == 'mobilevig_det.datasets.loading.LoadCompactAnnotations'
     if not fast:
         load.type = 'LoadAnnotations'
-    assert cfg.default_hooks.winograd.pop('type').endswith('.WinogradHook')
-    hook = WinogradHook(**cfg.default_hooks.winograd, enabled=fast)
-
-    class Run:
-        model = MODELS.build(cfg.model).eval()
-
-    Run.model.load_state_dict(weights)
-    hook.before_run(Run)
+    assert cpu_fast_paths.cpu_fast_paths_enabled(cfg)
+    model = MODELS.build(cfg.model).eval()
+    model.load_state_dict(weights)
+    if fast:
+        cpu_fast_paths.apply_cpu_fast_paths(model)
     dataset = DATASETS.build(dataset)
     with torch.no_grad():
-        found = [Run.model.test_step(pseudo_collate([sample])) for sample in dataset]
-    turned = [type(m) for m in Run.model.modules()].count(winograd.WinogradConv2d)
-    return [sample.pred_instances.numpy() for (sample,) in found], turned
+        found = [model.test_step(pseudo_collate([sample])) for sample in dataset]
+    layers = [type(m) for m in model.modules()]
+    count = layers.count(cpu_fast_paths.WinogradConv2d)
+    return [sample.pred_instances.numpy() for (sample,) in found], count
 
 
 def same(one, i, other, j):
@@ -65,8 +63,8 @@ def same(one, i, other, j):
 
 
 def test_same_predictions(weights, shapes_root, monkeypatch):
-    monkeypatch.setattr(winograd, 'FEWEST_CHANNELS', 64)
-    monkeypatch.setattr(winograd, 'FEWEST_TILES', 1)
+    monkeypatch.setattr(cpu_fast_paths, 'FEWEST_CHANNELS', 64)
+    monkeypatch.setattr(cpu_fast_paths, 'FEWEST_TILES', 1)
     fast, turned = predictions(weights, shapes_root, True)
     plain, none = predictions(weights, shapes_root, False)
     # FPN's four, RPN's, the box head's and two of the mask head.

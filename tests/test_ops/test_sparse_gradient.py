@@ -1,22 +1,20 @@
-"""Gradients of few pixels, against dense ones in float64."""
+"""Sparse gradients of convolutions and of the RPN step, compared with dense ones in
+float64."""
 
 from mobilevig_det.ops import sparse_gradient
 from mobilevig_det.ops.rpn import rpn_layers
 from mobilevig_det.ops.sparse_gradient import (
     few_pixels,
+    nonzero_pixels,
     sparse_gradients,
     windows_with,
-    with_gradient,
 )
 from mobilevig_det.ops.windows import pixel_rows
-from mobilevig_det.ops.winograd import use_winograd, winograd_conv3x3
+from mobilevig_det.ops.winograd import winograd_conv3x3
 
 import pytest
 import torch
 import torch.nn.functional as F
-from mmcv.ops import RoIAlign
-from mmdet.models import RPNHead
-from torch import nn
 
 # Batch, height, width.
 SIZES = [(1, 1, 1), (1, 9, 13), (2, 16, 12), (2, 7, 33)]
@@ -45,7 +43,7 @@ def close(found, wanted):
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('pixels', PIXELS)
 @pytest.mark.parametrize('last', [False, True])
-def test_every_way_is_the_dense_one(size, pixels, last):
+def test_sparse_and_winograd_gradients_match_dense_ones(size, pixels, last):
     torch.manual_seed(0)
     form = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(size[0], 4, *size[1:]).contiguous(memory_format=form)
@@ -62,21 +60,21 @@ def test_every_way_is_the_dense_one(size, pixels, last):
     close(torch.autograd.grad(winograd_conv3x3(*inputs), inputs, grad), wanted)
 
 
-def test_which_pixels():
+def test_pixels_with_a_gradient_are_found():
     grad = torch.zeros(2, 3, 20, 20)
     grad[0, 1, 2, 3], grad[1, 2, 19, 19] = float('nan'), -1e-30
     grad[1, 0, 0, 0] = float('inf')
-    there = with_gradient(grad)
+    there = nonzero_pixels(grad)
     assert there.nonzero().flatten().tolist() == [43, 400, 799]
     assert few_pixels(there).tolist() == [43, 400, 799]
     assert few_pixels(torch.ones(8, dtype=torch.bool)) is None
-    assert with_gradient(torch.ones(2, 3, 20, 20)) is None
+    assert nonzero_pixels(torch.ones(2, 3, 20, 20)) is None
     assert windows_with(there, grad.shape, 4, 4).tolist() == [0, 25, 49]
     assert windows_with(there, grad.shape, 4, 6).tolist() == [0, 1, 25, 49]
 
 
-def test_infinite_inputs_and_zero_gradients():
-    """A dense form multiplies them to NaN; this one leaves them out."""
+def test_infinite_inputs_without_gradient_are_left_out():
+    """Dense gradients are NaN there: infinity times zero."""
     x, w = torch.ones(1, 2, 16, 16), torch.randn(3, 2, 3, 3)
     x[..., 12, 12] = float('inf')
     at = torch.tensor([17])
@@ -89,7 +87,7 @@ def test_infinite_inputs_and_zero_gradients():
 
 @pytest.mark.parametrize('pixels', PIXELS)
 @pytest.mark.parametrize('piece', [3, 2048])
-def test_rpn(pixels, piece, monkeypatch):
+def test_rpn_step_matches_separate_layers(pixels, piece, monkeypatch):
     monkeypatch.setattr(sparse_gradient, 'PIECE', piece)
     torch.manual_seed(0)
     shapes = (
@@ -110,42 +108,3 @@ def test_rpn(pixels, piece, monkeypatch):
     grads = [torch.randn_like(o) * mask((2, 17, 13), pixels)[:, None] for o in outs]
     found = torch.autograd.grad(outs, inputs, grads)
     close(found, torch.autograd.grad(wanted, exact, [g.double() for g in grads]))
-
-
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.rpn = RPNHead(
-            96,
-            feat_channels=96,
-            anchor_generator=dict(
-                type='AnchorGenerator', scales=[8], ratios=[0.5, 1, 2], strides=[4]
-            ),
-            bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
-        )
-        self.roi = RoIAlign(7, 1.0, 0)
-
-    def forward(self, x, rois):
-        return *self.rpn.forward_single(x), self.roi(x, rois)
-
-
-@pytest.mark.parametrize('hooked', [False, True])
-def test_detectors_layers(hooked):
-    torch.manual_seed(0)
-    fast, plain = Model(), Model()
-    plain.load_state_dict(fast.state_dict())
-    assert use_winograd(fast) == 1
-    seen = []
-    if hooked:
-        fast.rpn.rpn_cls.register_forward_hook(lambda *_: seen.append(1))
-    x = torch.randn(2, 96, 30, 37).contiguous(memory_format=torch.channels_last)
-    rois = torch.tensor([[0, 1, 2, 30, 9], [1, 5, 1, 9, 28], [1, 3, 3, 8, 9.0]])
-    results = []
-    for model in (fast, plain):
-        maps = x.clone().requires_grad_()
-        outs = model(maps, rois)
-        sum((o * o).sum() for o in outs).backward()
-        results.append([*outs, maps.grad, *(p.grad for p in model.parameters())])
-    for a, b in zip(*results):
-        assert (a - b).abs().max() <= 1e-4 * max(b.abs().max(), 1)
-    assert bool(seen) == hooked

@@ -2,15 +2,16 @@
 
 from .bounded_runtime_info import BoundedRuntimeInfoHook
 from .compile_parts import CompileHook
+from .cpu_fast_paths import CpuFastPathsHook, WinogradHook
 from .durable_checkpoint import DurableCheckpointHook
 from .finite_numbers import FiniteNumbersHook
 from .hang_watchdog import HangWatchdogHook
 from .stop_signals import StopOnSignalHook
-from .winograd import WinogradHook
 
 __all__ = [
     'BoundedRuntimeInfoHook',
     'CompileHook',
+    'CpuFastPathsHook',
     'DurableCheckpointHook',
     'FiniteNumbersHook',
     'HangWatchdogHook',

@@ -1,14 +1,14 @@
-"""Training with every fast piece on and off: the same, but for the rounding of
-Winograd's algorithm."""
+"""Training with every fast path on and off gives the same results, up to rounding."""
 
 from mobilevig_det.config import load_config
-from mobilevig_det.engine import WinogradHook
-from mobilevig_det.ops import winograd
-from mobilevig_det.ops.winograd import WinogradConv2d
+from mobilevig_det.engine import CpuFastPathsHook, WinogradHook
+from mobilevig_det.ops import cpu_fast_paths
+from mobilevig_det.ops.cpu_fast_paths import WinogradConv2d
 
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
@@ -40,7 +40,7 @@ def ten_iterations(tmp_path, enabled):
     cfg = load_config('mobilevig_ti_fpn_shapes')
     narrow(cfg)
     cfg.work_dir = str(tmp_path / str(enabled))
-    cfg.log_level, cfg.experiment_name = 'ERROR', f'winograd_{enabled}'
+    cfg.log_level, cfg.experiment_name = 'ERROR', f'fast_paths_{enabled}'
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
     cfg.train_dataloader.dataset.pipeline[2].scale = (64, 64)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=10)
@@ -51,16 +51,15 @@ def ten_iterations(tmp_path, enabled):
         for name in ('dataloader', 'cfg', 'evaluator'):
             cfg[f'{split}_{name}'] = None
     hooks = cfg.default_hooks
-    assert hooks.winograd.type == 'mobilevig_det.engine.WinogradHook'
+    assert hooks.winograd.type == 'mobilevig_det.engine.CpuFastPathsHook'
+    cfg.cpu_fast_paths = enabled
     assert hooks.runtime_info.type == 'mobilevig_det.engine.BoundedRuntimeInfoHook'
     load = cfg.train_dataloader.dataset.pipeline[1]
     assert load.type == 'mobilevig_det.datasets.loading.LoadCompactAnnotations'
     if not enabled:
         load.type, hooks.runtime_info.type = 'LoadAnnotations', 'RuntimeInfoHook'
     cfg.default_hooks = dict(
-        winograd=dict(hooks.winograd, enabled=enabled),
-        runtime_info=hooks.runtime_info,
-        checkpoint=None,
+        winograd=hooks.winograd, runtime_info=hooks.runtime_info, checkpoint=None
     )
     runner = Runner.from_cfg(cfg)
     losses = Losses()
@@ -71,8 +70,8 @@ def ten_iterations(tmp_path, enabled):
 
 def test_same_losses_weights_and_predictions(shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
-    monkeypatch.setattr(winograd, 'FEWEST_CHANNELS', CHANNELS)
-    monkeypatch.setattr(winograd, 'FEWEST_TILES', 1)
+    monkeypatch.setattr(cpu_fast_paths, 'FEWEST_CHANNELS', CHANNELS)
+    monkeypatch.setattr(cpu_fast_paths, 'FEWEST_TILES', 1)
     losses, weights, model = ten_iterations(tmp_path, True)
     plain_losses, plain_weights, plain = ten_iterations(tmp_path, False)
     turned = [
@@ -93,10 +92,31 @@ def test_same_losses_weights_and_predictions(shapes_root, tmp_path, monkeypatch)
             assert (found - want).abs().max() <= 1e-5 * want.abs().max()
 
 
-@pytest.mark.parametrize('enabled', [True, False])
-def test_off_by_one_key(enabled):
-    class Run:
-        model = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1))
+class Run:
+    """As much of a Runner as the hook uses."""
 
-    WinogradHook(enabled=enabled).before_run(Run)
-    assert isinstance(Run.model[0], WinogradConv2d) == enabled
+    def __init__(self, **cfg):
+        self.model, self.cfg = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1)), cfg
+
+    @property
+    def is_fast(self):
+        return isinstance(self.model[0], WinogradConv2d)
+
+
+@pytest.mark.parametrize(
+    'cfg', [{}, {'cpu_fast_paths': True}, {'cpu_fast_paths': False}]
+)
+def test_one_key_of_the_config_is_the_switch(cfg):
+    run = Run(**cfg)
+    CpuFastPathsHook().before_run(run)
+    assert run.is_fast == cfg.get('cpu_fast_paths', True)
+
+
+@pytest.mark.parametrize('enabled', [True, False])
+def test_deprecated_name_and_argument(enabled):
+    run = Run()
+    with pytest.warns(DeprecationWarning, match='use CpuFastPathsHook'):
+        hook = HOOKS.build(dict(type='WinogradHook', enabled=enabled))
+    assert isinstance(hook, WinogradHook)
+    hook.before_run(run)
+    assert run.is_fast == enabled

@@ -1,4 +1,4 @@
-"""Freed memory is reused: counted in pages that the system had to clear."""
+"""Freed memory is reused: counts the pages that the system had to clear."""
 
 import platform
 import statistics
@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import resource
 import torch
-from mobilevig_det.ops.allocator import keep_freed_memory
+from mobilevig_det.ops import keep_freed_memory
 
 def cleared():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -32,13 +32,21 @@ def test_pages_are_cleared_once():
         [sys.executable, '-c', SCRIPT], check=True, capture_output=True, text=True
     ).stdout.splitlines()
     assert done == 'True'
-    # At first the heap may grow: for the sake of alignment glibc looks for
-    # more than it then takes, and so for more than was freed.
+    # At first the heap may grow: to align a block glibc looks for more than the
+    # block takes, and so for more than was freed.
     assert statistics.median(map(int, after.split())) < int(before) / 20
 
 
 def test_without_the_switch_nothing_happens(monkeypatch):
-    from mobilevig_det.ops import allocator
+    from mobilevig_det.ops import cpu_process
 
-    monkeypatch.setattr(allocator, '_c_library', lambda: None)
-    assert allocator.keep_freed_memory() is False
+    monkeypatch.setattr(cpu_process, '_c_library', lambda: None)
+    assert cpu_process.keep_freed_memory() is False
+
+
+def test_old_place_of_use_on_cpus_is_deprecated():
+    from mobilevig_det import mmcv_ops, ops
+
+    with pytest.warns(DeprecationWarning, match='mobilevig_det.mmcv_ops.use_on_cpus'):
+        assert ops.use_on_cpus is mmcv_ops.use_on_cpus
+    assert not hasattr(ops, 'no_such_name')
