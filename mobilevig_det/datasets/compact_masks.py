@@ -1,4 +1,4 @@
-"""Bitmap masks that keep what lies within the box of each instance."""
+"""Bitmap masks that store the bounding box of each instance only."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,19 +13,25 @@ from torch import Tensor
 
 
 class Patch(NamedTuple):
-    """The ones of an instance, and where they are; everywhere else are zeros."""
+    """Part of a mask; the rest of it is zero.
+
+    Attributes:
+        top: First row, in pixels of the image.
+        left: First column.
+        bits: Zeros and ones, uint8 of shape (h, w).
+    """
 
     top: int
     left: int
-    bits: np.ndarray  # uint8, (h, w)
+    bits: np.ndarray
 
-    def taken(self, rows: np.ndarray, columns: np.ndarray) -> 'Patch':
-        """What is left where rows and columns of the image are repeated or left
-        out.
+    def take(self, rows: np.ndarray, columns: np.ndarray) -> 'Patch':
+        """Crop or resize the mask by choosing rows and columns of the image.
 
         Args:
-            rows (np.ndarray): Ascending, of the image before.
-            columns (np.ndarray): Likewise.
+            rows (np.ndarray): Row of the image that each row of the result is taken
+                from, in ascending order.
+            columns (np.ndarray): Likewise for columns.
         """
         height, width = self.bits.shape
         top, bottom = np.searchsorted(rows, (self.top, self.top + height))
@@ -35,51 +41,62 @@ class Patch(NamedTuple):
         return Patch(int(top), int(left), bits)
 
 
-def nearest(length: int, new: int, axis: int) -> np.ndarray:
-    """The row (axis 0) or column (1) that each one is taken from when an image is
-    resized to the nearest pixel, by resizing an image of their numbers."""
+def nearest_pixels(length: int, new_length: int, axis: int) -> np.ndarray:
+    """Return the rows or columns that OpenCV takes to resize to the nearest pixel.
+
+    An image of the numbers of rows or columns is resized, which gives the rounding of
+    the installed OpenCV.
+
+    Args:
+        length (int): Rows or columns of the image.
+        new_length (int): Rows or columns of the resized image.
+        axis (int): 0 for rows, 1 for columns.
+
+    Returns:
+        np.ndarray: int32 of shape (new_length, ).
+    """
     numbers = np.arange(length, dtype='<i4').view(np.uint8).reshape(length, 4)
     if axis == 0:
-        numbers = mmcv.imresize(numbers, (4, new), interpolation='nearest')
+        numbers = mmcv.imresize(numbers, (4, new_length), interpolation='nearest')
     else:
         numbers = np.ascontiguousarray(numbers.T)
-        numbers = mmcv.imresize(numbers, (new, 4), interpolation='nearest').T
+        numbers = mmcv.imresize(numbers, (new_length, 4), interpolation='nearest').T
     return np.ascontiguousarray(numbers).view('<i4')[:, 0]
 
 
 class CompactBitmapMasks(BitmapMasks):
-    """MMDetection's ``BitmapMasks``, equal to them in all that they give, in a
-    fraction of the memory, of the bytes of a pickle, and of the time.
+    """MMDetection's ``BitmapMasks`` in a fraction of the memory and time.
 
-    What only looks at the whole images (rotating, shearing, translating, any
-    interpolation but the nearest pixel) gives ``BitmapMasks``. Who reads ``masks``
-    or ``to_ndarray()`` gets the full array, which may be written to: it is what
-    counts from then on.
+    All methods return what those of ``BitmapMasks`` return. A pickle, as it goes from
+    a worker to the training process, has a bit per pixel.
+
+    Once the full array is asked for, by ``masks``, ``to_ndarray()`` or a method that
+    isn't overridden here (such as ``rotate``), the object turns into a
+    ``BitmapMasks``, since the array may be written to.
 
     Args:
-        masks (list[np.ndarray] | np.ndarray): Full size, (N, H, W). See
-            :meth:`from_bitmaps` for masks to be kept within their boxes.
-        height (int): Of the image, in pixels.
-        width (int): Likewise.
+        masks (list[np.ndarray] | np.ndarray): Masks at full size, (N, H, W), which
+            are kept as they are. Use :meth:`from_bitmaps` for compact ones.
+        height (int): H, in pixels.
+        width (int): W, in pixels.
     """
 
-    _full: np.ndarray | None
     _patches: list[Patch]
 
     @classmethod
     def from_bitmaps(
         cls, masks: Sequence[np.ndarray], height: int, width: int
     ) -> 'CompactBitmapMasks':
-        """Keep the boxes of masks.
+        """Store the bounding boxes of masks.
 
         Args:
-            masks (Sequence[np.ndarray]): Of zeros and ones, uint8, (H, W) each.
+            masks (Sequence[np.ndarray]): Zeros and ones, uint8 of shape (H, W) each.
             height (int): H.
             width (int): W.
         """
         patches = []
         for mask in masks:
-            # pycocotools' are in Fortran's order: the transposed one is in C's.
+            # pycocotools returns arrays in Fortran order; the transpose is in C order.
             top, left, h, w = cv2.boundingRect(np.ascontiguousarray(mask.T))
             bits = np.ascontiguousarray(mask[top : top + h, left : left + w])
             patches.append(Patch(top, left, bits))
@@ -88,28 +105,25 @@ class CompactBitmapMasks(BitmapMasks):
     @classmethod
     def _of(cls, patches: list[Patch], height: int, width: int) -> 'CompactBitmapMasks':
         self = cls.__new__(cls)
-        self.height, self.width = height, width
-        self._full, self._patches = None, patches
+        self.height, self.width, self._patches = height, width, patches
         return self
 
     @property
     def masks(self) -> np.ndarray:
-        """(N, H, W). Writing to it changes the masks."""
-        if self._full is None:
-            self._full, self._patches = self._whole(), []
-        return self._full
+        """Masks at full size, uint8 of shape (N, H, W); see the class."""
+        self.masks = self._full()
+        return self.masks
 
     @masks.setter
     def masks(self, masks: np.ndarray) -> None:
-        self._full, self._patches = masks, []
+        self.__dict__.pop('_patches', None)
+        self.__class__ = BitmapMasks
+        self.masks = masks
 
-    def _whole(self) -> np.ndarray:
+    def _full(self) -> np.ndarray:
         return self.to_tensor(torch.uint8, 'cpu').numpy()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Bits, packed."""
-        if self._full is not None:
-            return dict(self.__dict__)
         bits = [patch.bits.reshape(-1) for patch in self._patches]
         return dict(
             height=self.height,
@@ -119,22 +133,18 @@ class CompactBitmapMasks(BitmapMasks):
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if 'boxes' not in state:
-            self.__dict__.update(state)
-            return
         self.height, self.width = state['height'], state['width']
-        self._full, self._patches = None, []
-        boxes = state['boxes']
+        self._patches, boxes = [], state['boxes']
         if boxes:
-            parts = np.cumsum([h * w for _, _, h, w in boxes])
-            bits = np.unpackbits(state['bits'], count=parts[-1])
+            ends = np.cumsum([h * w for _, _, h, w in boxes])
+            bits = np.unpackbits(state['bits'], count=ends[-1])
             self._patches = [
                 Patch(top, left, part.reshape(h, w))
-                for (top, left, h, w), part in zip(boxes, np.split(bits, parts[:-1]))
+                for (top, left, h, w), part in zip(boxes, np.split(bits, ends[:-1]))
             ]
 
     def __len__(self) -> int:
-        return len(self._patches if self._full is None else self._full)
+        return len(self._patches)
 
     def __repr__(self) -> str:
         return (
@@ -143,19 +153,14 @@ class CompactBitmapMasks(BitmapMasks):
         )
 
     def __getitem__(self, index) -> BitmapMasks:
-        if self._full is not None or isinstance(index, tuple):
+        if isinstance(index, tuple):
             return super().__getitem__(index)
         chosen = np.arange(len(self))[index].reshape(-1)
-        return self._like([self._patches[i] for i in chosen])
-
-    def _like(
-        self, patches: list[Patch], size: tuple[int, int] | None = None
-    ) -> 'CompactBitmapMasks':
-        return self._of(patches, *(size or (self.height, self.width)))
+        return self._of([self._patches[i] for i in chosen], self.height, self.width)
 
     def rescale(self, scale, interpolation: str = 'nearest') -> BitmapMasks:
-        """As large as ``scale``, (long, short) in pixels or a factor, allows."""
-        if self._full is not None or interpolation != 'nearest':
+        """Resize by a factor, or to fit (long, short) in pixels, keeping the ratio."""
+        if interpolation != 'nearest':
             return super().rescale(scale, interpolation)
         width, height = mmcv.rescale_size((self.width, self.height), scale)
         return self.resize((height, width))
@@ -163,18 +168,15 @@ class CompactBitmapMasks(BitmapMasks):
     def resize(
         self, out_shape: tuple[int, int], interpolation: str = 'nearest'
     ) -> BitmapMasks:
-        """To ``out_shape``, (H, W)."""
-        if self._full is not None or interpolation != 'nearest' or not len(self):
+        """Resize to ``out_shape``, (H, W)."""
+        if interpolation != 'nearest':
             return super().resize(out_shape, interpolation)
-        rows = nearest(self.height, out_shape[0], 0)
-        columns = nearest(self.width, out_shape[1], 1)
-        patches = [patch.taken(rows, columns) for patch in self._patches]
-        return self._like(patches, out_shape)
+        rows = nearest_pixels(self.height, out_shape[0], 0)
+        columns = nearest_pixels(self.width, out_shape[1], 1)
+        return self._of([p.take(rows, columns) for p in self._patches], *out_shape)
 
     def flip(self, flip_direction: str = 'horizontal') -> BitmapMasks:
-        """'horizontal', 'vertical' or 'diagonal', which is both."""
-        if self._full is not None:
-            return super().flip(flip_direction)
+        """Flip 'horizontal', 'vertical' or 'diagonal', which is both."""
         assert flip_direction in ('horizontal', 'vertical', 'diagonal')
         patches = self._patches
         if flip_direction != 'vertical':
@@ -187,47 +189,47 @@ class CompactBitmapMasks(BitmapMasks):
                 Patch(self.height - top - bits.shape[0], left, bits[::-1].copy())
                 for top, left, bits in patches
             ]
-        return self._like(patches)
+        return self._of(patches, self.height, self.width)
 
     def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> BitmapMasks:
-        """To ``out_shape``, (H, W), at the bottom and the right."""
-        smaller = out_shape[0] < self.height or out_shape[1] < self.width
-        if self._full is not None or pad_val != 0 or smaller:
+        """Pad to ``out_shape``, (H, W), at the bottom and on the right."""
+        is_smaller = out_shape[0] < self.height or out_shape[1] < self.width
+        if pad_val != 0 or is_smaller:
             return super().pad(out_shape, pad_val)
-        return self._like(self._patches, out_shape)
+        return self._of(self._patches, *out_shape)
 
     def crop(self, bbox: np.ndarray) -> BitmapMasks:
-        """To the box (x1, y1, x2, y2), integers, clipped to the image."""
-        if self._full is not None or not isinstance(bbox, np.ndarray):
+        """Crop to the box (x1, y1, x2, y2), integers, clipped to the image."""
+        if not isinstance(bbox, np.ndarray):
             return super().crop(bbox)
         x1, x2 = np.clip(bbox[0::2], 0, self.width)
         y1, y2 = np.clip(bbox[1::2], 0, self.height)
-        if bbox.dtype.kind != 'i' or x1 >= x2 or y1 >= y2 or not len(self):
+        if bbox.dtype.kind != 'i' or x1 >= x2 or y1 >= y2:
             return super().crop(bbox)
         rows, columns = np.arange(y1, y2), np.arange(x1, x2)
-        patches = [patch.taken(rows, columns) for patch in self._patches]
-        return self._like(patches, (y2 - y1, x2 - x1))
+        patches = [patch.take(rows, columns) for patch in self._patches]
+        return self._of(patches, y2 - y1, x2 - x1)
 
     def crop_and_resize(
         self, bboxes, out_shape: tuple[int, int], inds, device='cpu',
         interpolation: str = 'bilinear', binarize: bool = True,
     ) -> BitmapMasks:  # fmt: skip
-        """The mask targets of RoIs.
+        """Compute the mask targets of RoIs.
 
-        RoIAlign gets each instance's map once, and which one a RoI is assigned to
-        as the index of its image. So it computes what it does for a map a RoI.
+        ``BitmapMasks`` copies an instance's mask for each of its RoIs. Here RoIAlign
+        gets each mask once, and computes the same.
 
         Args:
-            bboxes (np.ndarray | Tensor): (N, 4), x1, y1, x2, y2.
-            out_shape (tuple[int, int]): (h, w).
-            inds (np.ndarray | Tensor): Which mask, (N, ).
+            bboxes (np.ndarray | Tensor): RoIs (x1, y1, x2, y2), of shape (N, 4).
+            out_shape (tuple[int, int]): Height and width of the targets, (h, w).
+            inds (np.ndarray | Tensor): Index of the mask for each RoI, (N, ).
             device (str | torch.device): Where to compute. Defaults to 'cpu'.
             interpolation (str): Without effect, as in MMDetection.
-            binarize (bool): Whether 0.5 and more is True, and less False. Defaults
-                to True.
+            binarize (bool): Whether to return True where a target is 0.5 or more.
+                Defaults to True.
 
         Returns:
-            BitmapMasks: (N, h, w).
+            BitmapMasks: N masks of shape (h, w).
         """
         if not len(self) or not len(bboxes):
             return super().crop_and_resize(
@@ -236,8 +238,8 @@ class CompactBitmapMasks(BitmapMasks):
         bboxes = torch.as_tensor(bboxes)
         assigned, image = torch.as_tensor(inds).cpu().unique(return_inverse=True)
         maps = self[assigned.numpy()].to_tensor(bboxes.dtype, device)
-        # All RoIs at once and in their order: our operator's matrix products would
-        # round in another way for fewer.
+        # All RoIs at once, in their order: matrix products of our RoIAlign round
+        # differently for another number of them.
         rois = torch.cat([image[:, None].to(bboxes), bboxes], 1).to(device)
         targets = roi_align(maps[:, None], rois, out_shape, 1.0, 0, 'avg', True)
         targets = targets.squeeze(1)
@@ -245,33 +247,18 @@ class CompactBitmapMasks(BitmapMasks):
             (targets >= 0.5 if binarize else targets).cpu().numpy(), *out_shape
         )
 
-    def expand(
-        self, expanded_h: int, expanded_w: int, top: int, left: int
-    ) -> BitmapMasks:
-        """Within an image of ``expanded_h`` by ``expanded_w`` zeros."""
-        fits = 0 <= top <= expanded_h - self.height
-        fits = fits and 0 <= left <= expanded_w - self.width
-        if self._full is not None or not fits:
-            return super().expand(expanded_h, expanded_w, top, left)
-        patches = [Patch(top + t, left + le, bits) for t, le, bits in self._patches]
-        return self._like(patches, (expanded_h, expanded_w))
-
     @property
     def areas(self) -> np.ndarray:
-        """Pixels of each, (N, )."""
-        if self._full is not None:
-            return super().areas
+        """Number of pixels of each mask, (N, )."""
         return np.array([patch.bits.sum() for patch in self._patches], dtype=np.uint)
 
     def to_tensor(self, dtype: torch.dtype, device) -> Tensor:
-        """(N, H, W)."""
-        if self._full is not None:
-            return super().to_tensor(dtype, device)
+        """Return the masks at full size, (N, H, W)."""
         size = len(self._patches), self.height, self.width
         masks = torch.zeros(size, dtype=dtype, device=device)
         if not len(self):
             return masks
-        # In one piece: for each copy to a GPU the processor waits.
+        # Copied in one piece: the CPU waits for each copy to a GPU.
         bits = np.concatenate([patch.bits.reshape(-1) for patch in self._patches])
         parts = torch.from_numpy(bits).to(masks.device)
         parts = parts.split([patch.bits.size for patch in self._patches])
@@ -282,14 +269,15 @@ class CompactBitmapMasks(BitmapMasks):
         return masks
 
     def get_bboxes(self, dst_type: str = 'hbb'):
-        """The boxes of the ones, of MMDetection's type ``dst_type``."""
-        whole = self._whole() if self._full is None else self._full
-        return BitmapMasks(whole, self.height, self.width).get_bboxes(dst_type)
+        """Return the bounding boxes of the masks, of MMDetection's ``dst_type``."""
+        # Of a copy, so that this object stays compact.
+        copy = BitmapMasks(self._full(), self.height, self.width)
+        return copy.get_bboxes(dst_type)
 
     @classmethod
     def cat(cls, masks: Sequence[BitmapMasks]) -> BitmapMasks:
-        """One after the other; of other ``BitmapMasks``, too, as ``BitmapMasks``."""
-        if masks and all(isinstance(m, cls) and m._full is None for m in masks):
+        """Concatenate masks; the result is compact if all of them are."""
+        if masks and all(isinstance(m, cls) for m in masks):
             sizes = {(m.height, m.width) for m in masks}
             if len(sizes) == 1:
                 patches = [patch for m in masks for patch in m._patches]

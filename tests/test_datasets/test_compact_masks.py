@@ -222,4 +222,4 @@ def test_mask_targets_take_arrays_and_keep_boxes():
             ours.crop_and_resize(*arguments).masks,
             theirs.crop_and_resize(*arguments).masks,
         )
-    assert ours._full is None
+    assert type(ours) is CompactBitmapMasks
