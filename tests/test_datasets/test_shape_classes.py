@@ -3,9 +3,8 @@
 from mobilevig_det.datasets.image_folder import ImageFolder
 from mobilevig_det.datasets.shape_classes import (
     CLASSES,
-    covers,
     make_shape_classes,
-    paint,
+    paint_class,
 )
 from mobilevig_det.datasets.shapes import Shape
 from mobilevig_det.errors import UserError
@@ -58,7 +57,7 @@ def test_something_else_is_there(root, tmp_path):
 
 def test_class_is_not_in_the_colour():
     """Of the same draws, classes differ in the shape's pixels alone."""
-    images = {k: paint(np.random.default_rng(5), k, 64) for k in CLASSES}
+    images = {k: paint_class(np.random.default_rng(5), k, 64) for k in CLASSES}
     corner = [tuple(image[0, 0]) for image in images.values()]
     assert len(set(corner)) == 1
     means = {k: image.mean() for k, image in images.items()}
@@ -77,7 +76,7 @@ def test_class_is_not_in_the_colour():
 @pytest.mark.parametrize('angle', [0.0, 0.7])
 def test_areas(kind, area, angle):
     steps = np.arange(400) + 0.5
-    mask = covers(Shape(kind, 200, 200, 150, angle), steps[None], steps[:, None])
+    mask = Shape(kind, 200, 200, 150, angle).covers(steps[None], steps[:, None])
     assert mask.sum() == pytest.approx(area * 150**2, rel=0.01)
 
 
