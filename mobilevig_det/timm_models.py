@@ -21,9 +21,9 @@ from .checkpoints.key_mapping import (
     from_authors,
     is_authors_layout,
 )
-from .checkpoints.published import name_of
-from .checkpoints.raw_or_averaged import both_weights
-from .classification.head import DistilledHead
+from .checkpoints.reading import both_weights
+from .checkpoints.weights import name_of
+from .classification.classifier import DistilledHead
 from .errors import UserError
 
 try:

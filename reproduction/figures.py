@@ -7,7 +7,7 @@ Tests compare the pages with it, so that every published figure can be measured 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mobilevig_det.checkpoints.published import name_of
+from mobilevig_det.checkpoints.weights import name_of
 
 # Measured quantities, as the report names them.
 PARAMETERS = 'parameters'

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from mobilevig_det.checkpoints import explain_mismatch
 from mobilevig_det.checkpoints.weights import PUBLISHED, SCHEME, find_file
 from mobilevig_det.classification import load_classifier
 from mobilevig_det.classification.config_checks import check_classifier, is_classifier
@@ -202,10 +203,8 @@ def score(
 
 
 def _load_detector(model: torch.nn.Module, file: Checkpoint) -> None:
-    try:
+    with explain_mismatch(file.name):
         load_checkpoint(model, f'{SCHEME}{file.path.resolve()}', 'cpu', strict=True)
-    except RuntimeError as error:
-        raise UserError(f'{file.name} does not fit this detector.\n{error}') from error
 
 
 @torch.no_grad()

@@ -368,7 +368,7 @@ assert timm.is_model('mobilevig_m')
 
 def test_who_imports_what(timm):
     """Nobody imports timm for us; beside timm, importing ours registers."""
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / 'tests')))
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / 'tests' / 'helpers')))
     subprocess.run(
         [sys.executable, '-c', PROGRAM],
         env=dict(os.environ, PYTHONPATH=paths),

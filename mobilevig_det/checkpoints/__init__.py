@@ -1,8 +1,8 @@
-"""Reading checkpoint files: safely, by name or address, under any names."""
+"""Read checkpoint files safely, by name, path or address, in either key layout."""
 
-from .diagnosis import check_weights
+from .diagnosis import check_weights, explain_mismatch
 from .reading import read_checkpoint
-from .safe_types import allow_checkpoint_types
+from .safety import allow_checkpoint_types
 from .weights import (  # registers mobilevig://
     find_file,
     load_all_safely,
@@ -13,6 +13,7 @@ from .weights import (  # registers mobilevig://
 __all__ = [
     'allow_checkpoint_types',
     'check_weights',
+    'explain_mismatch',
     'find_file',
     'load_all_safely',
     'load_from_mobilevig',

@@ -1,7 +1,8 @@
-"""A backbone's checkpoint that does not fit: what it is, and what to do."""
+"""Explain why a checkpoint does not fit a model, and what to do."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -10,21 +11,55 @@ from .key_mapping import guess_arch, is_authors_layout
 from .sibling_keys import family_of
 
 
-def check_weights(
-    weights: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-    prefix: str,
-    described: str,
-    families: Mapping[str, Mapping[str, Mapping]],
-) -> None:
-    """Raise a UserError unless the weights are all there, and fit.
+@contextmanager
+def explain_mismatch(
+    file: str,
+    advice: str = 'use the config that it was trained with (a copy is in its work dir)',
+) -> Iterator[None]:
+    """Turn the error of a strict loading in the block into a UserError.
 
     Args:
-        weights (Mapping): The checkpoint's, under the backbone's names.
-        own (Mapping): The backbone's ``state_dict()``.
-        prefix (str): What stood before their names in the checkpoint.
-        described (str): The backbone and its size, for the message.
-        families (Mapping): Of every backbone, its sizes by name.
+        file (str): The checkpoint, for the message.
+        advice (str): What to do, as the end of a sentence.
+
+    Raises:
+        UserError: If the weights don't fit. Other errors pass.
+
+    Example:
+        >>> with explain_mismatch('epoch_1.pth'):
+        ...     model.load_state_dict(weights, strict=True)
+    """
+    try:
+        yield
+    except UserError as error:
+        if file in str(error):
+            raise
+        raise UserError(f'{file}: {error}') from error
+    except RuntimeError as error:
+        # "Error(s) in loading state_dict" (torch), "The model and loaded state dict
+        # do not match exactly" (MMEngine); not an exhausted memory.
+        if not re.search('load(ing|ed) state.dict', str(error)):
+            raise
+        raise UserError(
+            f'{file} does not fit the config: {advice}.\n{error}'
+        ) from error
+
+
+def find_misfits(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> dict[str, list[str]]:
+    """Compare a checkpoint's weights with a model's.
+
+    Counts of batches (``num_batches_tracked``), which MMEngine doesn't need, are
+    skipped.
+
+    Args:
+        weights (Mapping): The checkpoint's, under the model's names.
+        own (Mapping): The model's ``state_dict()``.
+
+    Returns:
+        dict[str, list[str]]: Names that don't fit, and how, by kind of misfit; empty
+        if all fit.
     """
     shapes, given = (
         {
@@ -34,45 +69,63 @@ def check_weights(
         }
         for state_dict in (own, weights)
     )
-    types = [
-        f'{k} {weights[k].dtype} instead of {own[k].dtype}'
-        for k in shapes
-        if isinstance(weights.get(k), Tensor)
-        and weights[k].is_floating_point() != own[k].is_floating_point()
-    ]
-    misfits = (
-        ('missing', [k for k in shapes if k not in given]),
-        ('unexpected', [k for k in given if k not in shapes]),
-        (
-            'of another shape',
-            [
-                f'{k} {given[k]} instead of {shapes[k]}'
-                for k in shapes
-                if k in given and given[k] != shapes[k]
-            ],
-        ),
-        ('of another type', types),
-    )
-    if not any(keys for _, keys in misfits):
+    misfits = {
+        'missing': [k for k in shapes if k not in given],
+        'unexpected': [k for k in given if k not in shapes],
+        'of another shape': [
+            f'{k} {given[k]} instead of {shapes[k]}'
+            for k in shapes
+            if k in given and given[k] != shapes[k]
+        ],
+        'of another type': [
+            f'{k} {weights[k].dtype} instead of {own[k].dtype}'
+            for k in shapes
+            if isinstance(weights.get(k), Tensor)
+            and weights[k].is_floating_point() != own[k].is_floating_point()
+        ],
+    }
+    return {kind: keys for kind, keys in misfits.items() if keys}
+
+
+def check_weights(
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    prefix: str,
+    described: str,
+    families: Mapping[str, Mapping[str, Mapping]],
+) -> None:
+    """Check that a checkpoint has every weight of a backbone, and no others.
+
+    Args:
+        weights (Mapping): The checkpoint's, under the backbone's names.
+        own (Mapping): The backbone's ``state_dict()``.
+        prefix (str): What stands before their names in the checkpoint.
+        described (str): The backbone and its size, for the message.
+        families (Mapping): Sizes of every backbone, by its name.
+
+    Raises:
+        UserError: If they don't fit. The message says what the weights seem to be.
+    """
+    misfits = find_misfits(weights, own)
+    if not misfits:
         return
     lines = [
         f'The checkpoint does not fit this backbone ({described}): '
-        + diagnose(weights, own, prefix, families)
+        + _diagnose(weights, own, prefix, families)
     ]
-    for name, keys in misfits:
-        if keys:
-            more = f', … ({len(keys)} in all)' if len(keys) > 4 else ''
-            lines.append(f'  {name}: {", ".join(keys[:4])}{more}')
+    for name, keys in misfits.items():
+        more = f' and {len(keys) - 4} more' if len(keys) > 4 else ''
+        lines.append(f'  {name}: {", ".join(keys[:4])}{more}')
     raise UserError('\n'.join(lines))
 
 
-def diagnose(
+def _diagnose(
     weights: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
     prefix: str,
     families: Mapping[str, Mapping[str, Mapping]],
 ) -> str:
-    """What the weights that do not fit seem to be, and what to do."""
+    """Say what weights that don't fit seem to be, and what to do."""
     if not weights:
         return (
             f'it holds no weights under {prefix!r}: it is of another model.'

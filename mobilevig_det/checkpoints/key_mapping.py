@@ -82,6 +82,15 @@ def backbone_of_classifier(state_dict: dict[str, T]) -> dict[str, T]:
     return {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
 
 
+def with_parts(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """Put ``backbone.`` or ``head.`` before the keys of the authors' ImageNet
+    files."""
+    return {
+        ('head.' if key.startswith(CLASSIFIER_PREFIXES) else 'backbone.') + key: value
+        for key, value in state_dict.items()
+    }
+
+
 def _numbers(pattern: str, keys: Iterable[str]) -> set[int]:
     """Of the keys that begin so; other names are nobody's block."""
     return {int(found[1]) for key in keys if (found := re.match(pattern, key))}

@@ -1,153 +1,167 @@
-"""Reading a checkpoint file: safely, and with one message when it fails."""
+"""Read a checkpoint file, and choose between its raw and averaged weights.
+
+An ImageNet checkpoint has up to two sets of weights:
+
+==================  ======================  ==========================
+written by          raw weights             averaged weights
+==================  ======================  ==========================
+authors, timm       ``state_dict``          ``state_dict_ema``
+MMEngine's EMAHook  ``ema_state_dict``      ``state_dict``
+DeiT                ``model``               none
+others              ``state_dict``          none
+==================  ======================  ==========================
+
+EMAHook exchanges the two when it saves, so that whoever loads ``state_dict`` gets
+the averaged ones.
+"""
 
 import logging
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
+from torch import Tensor
 
 from ..errors import UserError
 from .key_mapping import is_authors_layout
-from .safe_types import allow_checkpoint_types
-from .size_limits import check_container, check_content
-from .weight_types import check_weight_types
+from .safety import allow_checkpoint_types, check_content, check_file, unreadable
+
+Weights = Mapping[str, Tensor]
 
 
 def read_checkpoint(path: str | os.PathLike, map_location: str | None = None) -> dict:
     """Read a checkpoint file without running anything that is in it.
 
+    Every checkpoint that the project reads comes through this function.
+
     Args:
         path (str | os.PathLike): File that ``torch.save`` wrote.
-        map_location (str, optional): Same as :func:`torch.load`. Defaults to
-            the CPU, wherever the weights were saved.
+        map_location (str, optional): Same as :func:`torch.load`. Defaults to the
+            CPU, wherever the weights were saved.
 
     Returns:
         dict: What the file holds.
 
     Raises:
-        UserError: If there is no such file, if it is empty, cut off or
-            something else than a checkpoint, if it holds objects other
-            than weights and the types in :mod:`.safe_types`, if it claims far
-            more bytes than it has, or something else than numbers with
-            fractions under the names of weights.
+        UserError: If there is no such file, if it is damaged or not a checkpoint, or
+            if a check of :mod:`.safety` refuses it.
     """
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise UserError(
             f'There is no checkpoint file {path!r}, seen from {os.getcwd()!r}.'
         )
-    try:
-        with open(path, 'rb') as file:
-            start = file.read(1024)
-    except OSError as error:
-        raise UserError(f'{path} cannot be read: {error}') from error
-    if not start:
-        raise UserError(f'{path} is empty: copy or download it again.')
-    if start.lstrip().startswith(b'<'):
-        raise UserError(
-            f'{path} is a web page (HTML or XML), not a checkpoint: download '
-            'it again, through the link that gives the file itself.'
-        )
-    if start.startswith(b'PK') and not zipfile.is_zipfile(path):
-        raise UserError(
-            f'{path} is cut off ({os.path.getsize(path)} bytes '
-            'are there): copy or download it again.'
-        )
-    check_container(path)
+    check_file(path)
     allow_checkpoint_types()  # again: OneDL's MMEngine takes types away
     try:
-        # Said aloud, because torch < 2.6 would run what the file says.
+        # Explicit, because torch < 2.6 would run what the file says.
         checkpoint = torch.load(
             path, map_location=map_location or 'cpu', weights_only=True
         )
     except pickle.UnpicklingError as error:
-        raise UserError(_refusal(path, str(error))) from error
+        raise _refusal(path, error) from error
     except torch.cuda.OutOfMemoryError:
         raise  # not the file's fault
     except Exception as error:  # whatever a broken file makes torch raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f'{path} cannot be read as a PyTorch checkpoint ({reason}): it '
-            'is damaged, or another kind of file.'
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(
-            f'{path} holds a {type(checkpoint).__name__}, where '
-            'a checkpoint holds a dict with its weights.'
-        )
+        raise unreadable(path, error) from error
     check_content(path, checkpoint)
-    check_weight_types(checkpoint, path)
     return checkpoint
 
 
-def _refusal(path: str, reason: str) -> str:
+def _refusal(path: str, error: pickle.UnpicklingError) -> UserError:
     if not hasattr(torch.serialization, 'add_safe_globals'):
-        return (
+        return UserError(
             f'{path} was refused: it holds more than weights, and torch '
-            f'{torch.__version__} can read only weights safely. Use torch '
-            '2.4 or newer.'
+            f'{torch.__version__} can read only weights safely. Use torch 2.4 or newer.'
         )
     name = re.search(
-        r'GLOBAL (\S+) was not|GLOBAL (\S+) whose|(getattr\(.*?\))', reason
+        r'GLOBAL (\S+) was not|GLOBAL (\S+) whose|(getattr\(.*?\))', str(error)
     )
     if name is None:
-        return (
-            f'{path} cannot be read as a PyTorch checkpoint: it is '
-            'damaged, or another kind of file.'
-        )
-    return (
-        f'{path} was refused, and nothing in it was run: beside weights it '
-        f'holds {next(filter(None, name.groups()))}, which could run code '
-        'when loaded. If you trust where it comes from, save its weights '
-        "alone there: torch.save({'state_dict': …}, file)."
+        return unreadable(path, pickle.UnpicklingError('its pickle is invalid'))
+    return UserError(
+        f'{path} was refused, and nothing in it was run: next to weights it holds '
+        f'{next(filter(None, name.groups()))}, which could run code when loaded. If '
+        'you trust where it comes from, save its weights alone there: '
+        "torch.save({'state_dict': weights}, file)."
     )
 
 
-def averaged(checkpoint: dict, name: str) -> dict:
-    """The checkpoint, with the averaged weights as its ``state_dict``.
+class BothWeights(NamedTuple):
+    """Weights by name.
 
-    Training scripts in the manner of timm, the authors' among them, write
-    the raw weights as ``state_dict`` and the averaged ones as
-    ``state_dict_ema``. The authors' COCO runs started from the averaged ones,
-    though their published top-1 is of the raw ones, the only ones that their
-    script evaluates. Of these scripts' files without averaged weights the log
-    says so; other files stay as they are.
+    Attributes:
+        raw: Weights that the optimizer updated.
+        averaged: Exponential moving average of them; None if the file has none.
+    """
+
+    raw: Weights
+    averaged: Weights | None
+
+
+def both_weights(checkpoint: Mapping[str, Any]) -> BothWeights:
+    """Take the raw and the averaged weights out of a checkpoint.
+
+    Args:
+        checkpoint (Mapping): What the file holds; or bare weights.
+
+    Returns:
+        BothWeights: Both sets, without the ``module.`` of DistributedDataParallel.
+    """
+    main = next(
+        (
+            checkpoint[key]
+            for key in ('state_dict', 'model', 'state_dict_ema')
+            if isinstance(checkpoint.get(key), Mapping)
+        ),
+        checkpoint,
+    )
+    if checkpoint.get('ema_state_dict'):
+        raw = {k: v for k, v in checkpoint['ema_state_dict'].items() if k != 'steps'}
+        return BothWeights(_unwrapped(raw), _unwrapped(main))
+    averaged = checkpoint.get('state_dict_ema')
+    return BothWeights(_unwrapped(main), _unwrapped(averaged) if averaged else None)
+
+
+def prefer_averaged(checkpoint: dict, name: str) -> dict:
+    """Return the checkpoint with its averaged weights, if any, as ``state_dict``.
+
+    The authors' COCO runs started from the averaged weights, though their published
+    top-1 is of the raw ones, the only ones that their script evaluates. Logs when
+    averaged weights replace the raw ones, and warns when a file in the authors'
+    layout has none.
 
     Args:
         checkpoint (dict): What the file holds; or bare weights.
         name (str): Name of the file, for the log.
 
     Returns:
-        dict: The same, without ``state_dict_ema``.
+        dict: A checkpoint with ``state_dict``.
     """
-    checkpoint = dict(checkpoint)
-    weights = checkpoint.pop('state_dict_ema', None)
-    if weights:
-        checkpoint['state_dict'] = without_wrapper(weights)
+    raw, averaged = both_weights(checkpoint)
+    if checkpoint.get('state_dict_ema'):
         print_log(f'{name}: loads the averaged weights.', logger='current')
-        return checkpoint
-    if isinstance(checkpoint.get('state_dict'), dict):
-        weights = without_wrapper(checkpoint['state_dict'])
-        checkpoint['state_dict'] = weights
-    else:
-        weights = checkpoint
-    if is_authors_layout(without_wrapper(weights)):
+    elif averaged is None and is_authors_layout(raw):
         print_log(
             f'{name}: there are no averaged weights (state_dict_ema) in it, '
             'so the raw ones (state_dict) are loaded.',
             logger='current',
             level=logging.WARNING,
         )
-    return checkpoint
+    others = {
+        key: value
+        for key, value in checkpoint.items()
+        if key != 'state_dict_ema' and not isinstance(value, Tensor)
+    }
+    return {**others, 'state_dict': raw if averaged is None else averaged}
 
 
-def without_wrapper(weights: Mapping) -> Mapping:
-    """Weights that were saved from inside DistributedDataParallel."""
+def _unwrapped(weights: Weights) -> Weights:
     prefix = 'module.'
-    if not weights or not all(k.startswith(prefix) for k in weights):
+    if not weights or not all(key.startswith(prefix) for key in weights):
         return weights
     return {key[len(prefix) :]: value for key, value in weights.items()}

@@ -1,14 +1,13 @@
-"""Weights by name or address: the ``mobilevig://`` scheme of MMEngine.
+"""Find weights by name, path or address: the ``mobilevig://`` scheme of MMEngine.
 
 =============================  =============================================
-``mobilevig://m``              the authors' file for that name (see below)
+``mobilevig://m``              the file that the authors published (see PUBLISHED)
 ``mobilevig:///some/file``     a file
 ``mobilevig://https://…``      a file to download
 =============================  =============================================
 
-A name is looked up in the folder ``MOBILEVIG_WEIGHTS`` (an environment
-variable; not looked at if unset), then among torch hub's downloads, then
-downloaded to there.
+A name is looked up in the folder ``MOBILEVIG_WEIGHTS`` (an environment variable;
+skipped if unset), then among torch hub's downloads, then downloaded to there.
 """
 
 import hashlib
@@ -16,6 +15,7 @@ import http.client
 import os
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 from mmengine.dist import barrier, is_distributed
 from mmengine.runner import CheckpointLoader
@@ -23,38 +23,107 @@ from torch import hub
 from tqdm import tqdm
 
 from ..errors import UserError
-from .published import PAGES, PUBLISHED, Published
-from .reading import averaged, read_checkpoint
+from ..io import atomic_write
+from .reading import prefer_averaged, read_checkpoint
 
 InitCfg = dict | list  # of dicts
 
 SCHEME = 'mobilevig://'
+PAGES = 'https://huggingface.co/SLDGroup/'
 REPOSITORY = PAGES + 'MobileViG/resolve/main/'  # of MobileViG itself
-WITHOUT = 'To start from random weights, set model.backbone.init_cfg=None.'
+HOW_WITHOUT = 'To start from random weights, set model.backbone.init_cfg=None.'
+
+
+class Published(NamedTuple):
+    """A file that the authors published.
+
+    Attributes:
+        path: Path below its model page. None if unknown.
+        sha256: Its SHA-256. None if unknown.
+        page: Name of its model page. None if unknown.
+    """
+
+    path: str | None
+    sha256: str | None = None
+    page: str | None = 'MobileViG'
+
+    @property
+    def url(self) -> str | None:
+        """Its address. None if unknown."""
+        if self.page is None or self.path is None:
+            return None
+        if self.page == 'MobileViG':
+            return REPOSITORY + self.path
+        return f'{PAGES}{self.page}/resolve/main/{self.path}'
+
+
+def name_of(family: str, arch: str) -> str:
+    """Return our name of a backbone's ImageNet file: 'm' for MobileViG-M,
+    'greedyvig-s' for GreedyViG-S."""
+    return arch if family == 'mobilevig' else f'{family}-{arch}'
+
+
+def _files(page: str | None, path: str, sizes: str, name: str) -> dict[str, Published]:
+    """Files of several sizes, whose place in the name and path is ``{}``."""
+    return {
+        name.format(size.lower()): Published(path.format(size), page=page)
+        for size in sizes.split()
+    }
+
+
+# No SHA-256 was published, and no file could be downloaded where this was written.
+# Unknown are the name of MobileViG-Ti's file, and where MobileViGv2's ImageNet files
+# are (their names are another project's, B's by analogy).
+PUBLISHED = {
+    # ImageNet-1K: for a backbone's init_cfg
+    'ti': Published(None),
+    's': Published('MobileViG_S_78_2.pth.tar'),
+    'm': Published('MobileViG_M_80_7.pth.tar'),
+    'b': Published('MobileViG_B_82_6.pth.tar'),
+    **_files(None, 'MobileViG_V2_{}_Class.pth', 'Ti S M B', 'mobilevigv2-{}'),
+    'greedyvig-s': Published('S_GreedyViG_81_1.pth', page='GreedyViG'),
+    'greedyvig-m': Published('M_GreedyViG_82_9.pth', page='GreedyViG'),
+    'greedyvig-b': Published('B_GreedyViG_83_9.pth', page='GreedyViG'),
+    **_files('RapidNet', 'RapidNet_{}.pth', 'Ti S M B', 'rapidnet-{}'),
+    **_files('AdaptViG', 'AdaptViG_{}_model_best.pth', 'S M B', 'adaptvig-{}'),
+    # Mask R-CNN on COCO: for load_from, tools/test.py and other commands
+    'coco-m': Published('Detection/det_mobilevig_m_62_8.pth'),
+    'coco-b': Published('Detection/det_mobilevig_b_64_3.pth'),
+    **_files(
+        'MobileViGv2',
+        'Obj_Detection/MobileViG_V2_{}_Detection.pth',
+        'M B',
+        'coco-mobilevigv2-{}',
+    ),
+    **_files('GreedyViG', 'Detection/GreedyViG_{}_Det.pth', 'S B', 'coco-greedyvig-{}'),
+    **_files(
+        'RapidNet', 'Detection/RapidNet_{}_Detection.pth', 'M B', 'coco-rapidnet-{}'
+    ),
+    **_files('AdaptViG', 'Detection/AdaptViG_{}_Det.pth', 'M B', 'coco-adaptvig-{}'),
+}
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def load_from_mobilevig(filename: str, map_location: str | None = None) -> dict:
-    """Load a checkpoint by name, path or address, averaged weights first.
+    """Load a checkpoint by name, path or address; averaged weights are preferred.
 
     Args:
-        filename (str): See the top of this module; the scheme in front may
-            be left out.
+        filename (str): See the top of this module; the scheme in front may be left
+            out.
         map_location (str, optional): Same as :func:`torch.load`.
 
     Returns:
         dict: The checkpoint, its weights under ``state_dict``.
 
     Raises:
-        UserError: If the file is not to be found, not to be downloaded, or
-            not a checkpoint.
+        UserError: If the file can't be found or downloaded, or isn't a checkpoint.
     """
     path = find_file(filename)
-    return averaged(read_checkpoint(path, map_location), str(path))
+    return prefer_averaged(read_checkpoint(path, map_location), str(path))
 
 
 def find_file(filename: str) -> Path:
-    """Path of a checkpoint on this machine, downloaded if need be.
+    """Return the path of a checkpoint on this machine; download it if needed.
 
     Args:
         filename (str): As for :func:`load_from_mobilevig`.
@@ -62,18 +131,18 @@ def find_file(filename: str) -> Path:
     Raises:
         UserError: If the name is unknown, or the download fails.
     """
-    place = filename[len(SCHEME) :] if filename.startswith(SCHEME) else filename
+    place = filename.removeprefix(SCHEME)
     if filename.startswith(SCHEME) and '/' not in place and '\\' not in place:
-        return _find(place)
+        return _find_published(place)
     if place.startswith(('http://', 'https://')):
         return _download(place)
     return Path(place)
 
 
 def through_scheme(init_cfg: InitCfg) -> InitCfg:
-    """The init_cfg, with the loader above for a file that is given bare.
+    """Return the init_cfg with ``mobilevig://`` in front of a bare path or address.
 
-    MMEngine's own would take the raw weights out of it, and say nothing.
+    MMEngine's own loaders would silently take the raw weights out of it.
     """
     if not isinstance(init_cfg, dict):
         return [through_scheme(cfg) for cfg in init_cfg]
@@ -88,29 +157,28 @@ def through_scheme(init_cfg: InitCfg) -> InitCfg:
 
 
 def load_all_safely() -> None:
-    """Have plain paths and addresses read by the loader above as well.
+    """Make MMEngine load plain paths and addresses by the loader above as well.
 
-    For our own tools: what they load is safe and has our messages. In
-    someone else's program MMEngine's loaders stay as they are.
+    For our own commands: what they load is then safe and has our messages. In other
+    programs, MMEngine's loaders stay as they are.
     """
     CheckpointLoader.register_scheme(
         ['', 'http://', 'https://'], load_from_mobilevig, force=True
     )
 
 
-def _find(name: str) -> Path:
+def _find_published(name: str) -> Path:
     if name.lower() not in PUBLISHED:
         raise UserError(
-            f'{SCHEME}{name} is unknown: the names are '
-            f'{", ".join(PUBLISHED)}; a file is {SCHEME}/path/to/file, an '
-            f'address {SCHEME}https://….'
+            f'{SCHEME}{name} is unknown: the names are {", ".join(PUBLISHED)}; a file '
+            f'is {SCHEME}/path/to/file, an address {SCHEME}https://host/file.'
         )
     published = PUBLISHED[name.lower()]
     if published.path is None:
         raise UserError(
-            f'The name of the published file for {SCHEME}{name} is not '
-            f'known: give the file yourself: {SCHEME}/path/to/file. The '
-            f"authors' files are at {PAGES}MobileViG. {WITHOUT}"
+            f'The name of the published file for {SCHEME}{name} is not known: give '
+            f"the file yourself: {SCHEME}/path/to/file. The authors' files are at "
+            f'{PAGES}MobileViG. {HOW_WITHOUT}'
         )
     folder = os.environ.get('MOBILEVIG_WEIGHTS')
     if folder:
@@ -122,26 +190,25 @@ def _find(name: str) -> Path:
         if path.is_file():
             _verify(path, published.sha256)
             return path
-    if published.repository is None:
+    if published.url is None:
         raise UserError(
             f'The address of the published file for {SCHEME}{name}, {published.path}, '
             f'is not known: look for it below {PAGES}, put it into the folder that '
-            f'MOBILEVIG_WEIGHTS names, or give it as {SCHEME}/path/to/file. {WITHOUT}'
+            f'MOBILEVIG_WEIGHTS names, or give it as {SCHEME}/path/to/file. '
+            f'{HOW_WITHOUT}'
         )
-    ours = published.page == Published(None).page
-    repository = REPOSITORY if ours else published.repository
-    return _download(repository + published.path, published.sha256)
+    return _download(published.url, published.sha256)
 
 
 def _download(url: str, sha256: str | None = None) -> Path:
-    """Path of a file in torch hub's cache, downloaded if it is not there."""
+    """Return the path of a file in torch hub's cache; download it if it's missing."""
     name = os.path.basename(url.partition('?')[0])
     if not url.startswith((REPOSITORY, PAGES)):
-        # Many files in the world are called model_best.pth.tar.
+        # Many files are called model_best.pth.tar.
         name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}'
     path = Path(hub.get_dir(), 'checkpoints', name)
-    # One process a machine; the others of a launcher wait for it. All of
-    # them come to the barrier, whatever each one saw on the disk.
+    # One process per machine downloads; the others of a launcher wait for it. All of
+    # them reach the barrier, whatever each one found on the disk.
     try:
         first = os.environ.get('LOCAL_RANK', '0') == '0'
         if (first or not is_distributed()) and not path.is_file():
@@ -150,18 +217,25 @@ def _download(url: str, sha256: str | None = None) -> Path:
         barrier()
     if not path.is_file():
         raise UserError(
-            f'{path} is not there: its download in the first '
-            'process of this machine failed, see there.'
+            f'{path} is missing: its download failed in the first process of this '
+            'machine, see its message.'
         )
     _verify(path, sha256)
     return path
 
 
 def _fetch(url: str, path: Path, sha256: str | None) -> None:
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    def check(part: Path) -> None:
+        _verify(part, sha256)
+        read_checkpoint(part, 'meta')  # an error page, say, is not kept
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=60) as answer, part.open('wb') as file:
+        with (
+            atomic_write(path, check, unique=True) as part,
+            urllib.request.urlopen(url, timeout=60) as answer,
+            part.open('wb') as file,
+        ):
             size = int(answer.headers.get('Content-Length') or 0)
             with tqdm(
                 desc=f'Downloading {path.name}',
@@ -172,23 +246,18 @@ def _fetch(url: str, path: Path, sha256: str | None) -> None:
                 while chunk := answer.read(1 << 20):
                     file.write(chunk)
                     progress.update(len(chunk))
-        if part.stat().st_size < size:
-            raise OSError(
-                f'the connection broke off after {part.stat().st_size} of {size} bytes'
-            )
-        _verify(part, sha256)
-        read_checkpoint(part, 'meta')  # an error page, say, is not kept
-        os.replace(part, path)
+            if file.tell() < size:
+                raise OSError(
+                    f'the connection broke off after {file.tell()} of {size} bytes'
+                )
     except (OSError, http.client.HTTPException) as error:
         raise UserError(
-            f'{url} could not be downloaded: {error}. Try again, or fetch '
-            f'the file elsewhere, save it as {path} or anywhere else and '
-            f'give it as {SCHEME}/path/to/file. {WITHOUT}'
+            f'{url} could not be downloaded: {error}. Try again, or download the file '
+            f'elsewhere, save it as {path} or anywhere else and give it as '
+            f'{SCHEME}/path/to/file. {HOW_WITHOUT}'
         ) from error
     except UserError as error:
         raise UserError(f'{url} gave no checkpoint: {error}') from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _verify(path: Path, sha256: str | None) -> None:
@@ -200,7 +269,7 @@ def _verify(path: Path, sha256: str | None) -> None:
             found.update(chunk)
     if found.hexdigest() != sha256:
         raise UserError(
-            f'{path} is not the published file, or was damaged: its SHA-256 '
-            f'is {found.hexdigest()}, and should be {sha256}. Delete it, and '
-            'it is downloaded again.'
+            f'{path} is not the published file, or was damaged: its SHA-256 is '
+            f'{found.hexdigest()}, and should be {sha256}. Delete it, and it is '
+            'downloaded again.'
         )

@@ -1,15 +1,13 @@
-"""Classifiers: what the backbone is pretrained in, and what pretrains it.
+"""ImageNet classifiers: pretraining of the backbones, and its recipe.
 
 ``custom_imports = dict(imports=['mobilevig_det.classification'])`` in a config
-makes all of it known by name.
+registers all of it.
 """
 
 from ..datasets import image_folder, image_transforms  # noqa: F401  registers
 from .accuracy import TopKAccuracy
-from .classifier import ImageClassifier
-from .distilling import DistillingClassifier
-from .head import DistilledHead
-from .loading import load_classifier
+from .classifier import DistilledHead, ImageClassifier, load_classifier
+from .distillation import DistillingClassifier
 from .preprocessor import ClassifierPreprocessor
 from .schedule import WarmupCosineLR
 

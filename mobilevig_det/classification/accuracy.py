@@ -1,4 +1,4 @@
-"""How often the right class is the best, or among the five best."""
+"""Top-k accuracy of classifiers."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from mmengine.evaluator import BaseMetric
 
 @METRICS.register_module()
 class TopKAccuracy(BaseMetric):
-    """Top-k accuracy of classifiers, in percent: ``accuracy/top1`` ….
+    """Top-k accuracy of classifiers, in percent: ``accuracy/top1``, ``accuracy/top5``.
 
-    With no more than k classes, that k is left out.
+    A k is left out if there are no more than k classes. Ties count against the model.
 
     Args:
-        topk (Sequence[int]): Defaults to (1, 5).
+        topk (Sequence[int]): Values of k. Defaults to (1, 5).
         collect_device (str): As in MMEngine. Defaults to 'cpu'.
     """
 
@@ -25,20 +25,19 @@ class TopKAccuracy(BaseMetric):
         self.topk = tuple(topk)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep, of each sample, which place its right class has."""
+        """Store the rank of the correct class of each sample."""
         for sample in data_samples:
             scores = sample['pred_score']
-            right = scores[sample['gt_label']]
-            # A tie counts against the model: equal scores know nothing. So does
-            # NaN, which is not less than anything either.
-            place = int((~(scores < right)).sum())
-            self.results.append((place, len(scores)))
+            correct = scores[sample['gt_label']]
+            # Not less, rather than greater: ties and NaN count against the model.
+            rank = int((~(scores < correct)).sum())
+            self.results.append((rank, len(scores)))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Percentages of all samples."""
-        places = torch.tensor([place for place, _ in results])
+        """Compute the accuracies, in percent, from the ranks of all samples."""
+        ranks = torch.tensor([rank for rank, _ in results])
         return {
-            f'top{k}': 100 * float((places <= k).float().mean())
+            f'top{k}': 100 * float((ranks <= k).float().mean())
             for k in self.topk
             if k < results[0][1]
         }

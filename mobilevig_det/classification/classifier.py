@@ -1,29 +1,140 @@
-"""A backbone and a head that tell what an image shows, under MMEngine."""
+"""ImageNet classifier under MMEngine: backbone, and the authors' head."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseModule
 from mmengine.structures import BaseDataElement
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..checkpoints.key_mapping import CLASSIFIER_PREFIXES, is_authors_layout
+from ..backbones.base import KAIMING
+from ..checkpoints import explain_mismatch, find_file, read_checkpoint
+from ..checkpoints.diagnosis import find_misfits
+from ..checkpoints.key_mapping import is_authors_layout, with_parts
+from ..checkpoints.reading import both_weights
 from ..errors import UserError
 
 
 @MODELS.register_module()
-class ImageClassifier(BaseModel):
-    """Classify images: backbone, then head.
+class DistilledHead(BaseModule):
+    """Pooling, 1x1 convolution, BatchNorm, GELU, then two 1x1 classifiers.
 
-    Loads the authors' ImageNet files, backbone and classifier, as well as its
-    own checkpoints.
+    Its weights have the authors' names ``prediction``, ``head`` and ``dist_head``.
+    ``head`` learns from the labels, ``dist_head`` from a teacher. Source: the paper's
+    section 3.3, and the authors' code.
+
+    Args:
+        in_channels (int): Channels of the backbone's last stage.
+        hidden_channels (int): Width of the 1x1 convolution: 512 for Ti and S, 768 for
+            M and B.
+        num_classes (int): Classes. Defaults to 1000.
+        dropout (float): Dropout rate before the classifiers. Defaults to 0, as in
+            every published run.
+        init_cfg (dict, optional): Initialization config. Defaults to None: Kaiming
+            normal weights, zero biases.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        num_classes: int = 1000,
+        dropout: float = 0.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg or KAIMING)
+        self.num_classes = num_classes
+        self.prediction = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(in_channels, hidden_channels, 1),
+            nn.BatchNorm2d(hidden_channels),
+            nn.GELU(),
+            nn.Dropout(dropout),
+        )
+        self.head = nn.Conv2d(hidden_channels, num_classes, 1)
+        self.dist_head = nn.Conv2d(hidden_channels, num_classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the logits of both classifiers, each (B, num_classes).
+
+        Args:
+            features (Sequence[Tensor]): The backbone's feature maps; the last one is
+                used, (B, in_channels, H, W).
+        """
+        x = self.prediction(features[-1])
+        return self.head(x).flatten(1), self.dist_head(x).flatten(1)
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args, **kwargs
+    ) -> None:
+        # Checked here, before any child: whatever loads the file, strictly or not,
+        # raises one message, and no head keeps its random weights.
+        check_head(state_dict, self.state_dict(), prefix, self.num_classes)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def check_head(
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    prefix: str,
+    num_classes: int,
+) -> None:
+    """Check that a checkpoint has every weight of a head, in its shape.
+
+    Args:
+        weights (Mapping): The checkpoint's.
+        own (Mapping): The head's ``state_dict()``.
+        prefix (str): What stands before the head's names in the checkpoint.
+        num_classes (int): The head's.
+
+    Raises:
+        UserError: If they don't fit.
+    """
+    given = {key: weights[prefix + key] for key in own if prefix + key in weights}
+    misfits = find_misfits(given, own)
+    if not misfits:
+        return
+    if not given:
+        raise UserError(
+            'The checkpoint has no classifier (prediction, head, dist_head): it is '
+            "of a backbone or a detector. Use an ImageNet file, or a classifier's "
+            'own checkpoint.'
+        )
+    if 'missing' in misfits:
+        raise UserError(
+            f"The checkpoint's classifier lacks {', '.join(misfits['missing'][:4])}: "
+            'it is of another model, or not complete.'
+        )
+    classes = len(given['head.weight'])
+    if classes != num_classes:
+        raise UserError(
+            f"The checkpoint's classifier is of {classes} classes, this config's of "
+            f'{num_classes}: use the config that it was trained with. To train for '
+            'other classes, load the backbone alone: model.backbone.init_cfg='
+            "dict(type='Pretrained', checkpoint='mobilevig:///path/to/file')."
+        )
+    kind, names = next(iter(misfits.items()))
+    raise UserError(
+        f"The checkpoint's classifier does not fit: {kind}: {names[0]}. Use the config "
+        'of its size.'
+    )
+
+
+@MODELS.register_module()
+class ImageClassifier(BaseModel):
+    """Image classifier: backbone, then head.
+
+    Loads the authors' ImageNet files, backbone and classifier, as well as its own
+    checkpoints.
 
     Args:
         backbone (dict): Config of the backbone.
         head (dict): Config of a :class:`.DistilledHead`.
         data_preprocessor (dict, optional): Config of a
             :class:`.ClassifierPreprocessor`.
-        init_cfg (dict, optional): Initialization config of the whole.
+        init_cfg (dict, optional): Initialization config of the classifier.
     """
 
     def __init__(
@@ -48,14 +159,17 @@ class ImageClassifier(BaseModel):
         """Run the model.
 
         Args:
-            inputs (Tensor): Normalised images, (B, 3, H, W).
-            data_samples (list[BaseDataElement], optional): With ``gt_label``
-                for the loss without targets; predictions are added to them.
-            mode (str): 'tensor' for the logits, (B, num_classes), the mean of
-                both classifiers; 'loss' for a dict of losses; 'predict' for
-                samples with ``pred_score``, (num_classes,), and ``pred_label``.
+            inputs (Tensor): Normalized images, (B, 3, H, W).
+            data_samples (list[BaseDataElement], optional): With ``gt_label`` for the
+                loss without targets; predictions are added to them.
+            mode (str): 'tensor' for the logits, (B, num_classes), the mean of both
+                classifiers; 'loss' for a dict of losses; 'predict' for samples with
+                ``pred_score``, (num_classes,), and ``pred_label``.
             targets (Tensor, optional): Probabilities of the classes, (B,
                 num_classes), for the loss.
+
+        Raises:
+            UserError: For another mode.
         """
         if mode == 'loss':
             if targets is None:
@@ -71,10 +185,10 @@ class ImageClassifier(BaseModel):
         raise UserError(f"mode must be 'tensor', 'loss' or 'predict', not {mode!r}.")
 
     def loss(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Cross entropy of both classifiers with the targets, in equal parts.
+        """Compute the cross entropy of both classifiers, in equal parts.
 
         Args:
-            inputs (Tensor): Normalised images, (B, 3, H, W).
+            inputs (Tensor): Normalized images, (B, 3, H, W).
             targets (Tensor): Labels, (B,), or probabilities, (B, num_classes).
         """
         first, second = self.head(self.backbone(inputs))
@@ -96,12 +210,50 @@ class ImageClassifier(BaseModel):
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args, **kwargs
     ) -> None:
-        # The authors' names have no 'backbone.' and 'head.' in front.
-        inner = {key[len(prefix) :] for key in state_dict if key.startswith(prefix)}
-        if is_authors_layout(inner):
-            renamed = {}
-            for key in inner:
-                room = 'head.' if key.startswith(CLASSIFIER_PREFIXES) else 'backbone.'
-                renamed[prefix + room + key] = state_dict.pop(prefix + key)
-            state_dict.update(renamed)
+        names = [k[len(prefix) :] for k in state_dict if k.startswith(prefix)]
+        if is_authors_layout(names):
+            weights = {name: state_dict.pop(prefix + name) for name in names}
+            for name, value in with_parts(weights).items():
+                state_dict[prefix + name] = value
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def load_classifier(
+    model: ImageClassifier, checkpoint: str, averaged: bool = False
+) -> tuple[str, ...] | None:
+    """Load every weight of a classifier, backbone and head, strictly.
+
+    The raw weights are the default, because the published top-1 is theirs.
+
+    Args:
+        model (ImageClassifier): The model to load them into.
+        checkpoint (str): The authors' ImageNet file or one that was trained here: a
+            path, an address, or ``mobilevig://`` and a name.
+        averaged (bool): Whether to load the averaged weights instead. Defaults to
+            False.
+
+    Returns:
+        tuple[str, ...] | None: Names of the classes, if the file has them.
+
+    Raises:
+        UserError: If the file can't be found or read, has no averaged weights though
+            they were asked for, or does not fit the model.
+    """
+    path = find_file(checkpoint)
+    content = read_checkpoint(path)
+    weights = both_weights(content)
+    chosen = weights.averaged if averaged else weights.raw
+    if chosen is None:
+        raise UserError(
+            f'{path} has no averaged weights (state_dict_ema, or those of '
+            "MMEngine's EMAHook): score the raw ones, without --ema."
+        )
+    if not is_authors_layout(chosen) and not any(
+        key.startswith('backbone.') for key in chosen
+    ):
+        raise UserError(f'{path} is not of a classifier: it has no backbone.')
+    with explain_mismatch(str(path)):
+        model.load_state_dict(dict(chosen), strict=True)
+    meta = content.get('meta')
+    dataset = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    return tuple(dataset['classes']) if dataset and 'classes' in dataset else None

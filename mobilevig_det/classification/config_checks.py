@@ -1,4 +1,4 @@
-"""What the tools do otherwise for a classifier than for a detector."""
+"""Check a classifier's config before anything is built."""
 
 import os.path as osp
 from collections.abc import Iterator
@@ -11,29 +11,37 @@ from mmengine.registry import init_default_scope
 from ..datasets.data_paths import leaf_datasets
 from ..datasets.image_folder import list_classes, list_images
 from ..errors import UserError
-from .teacher import EXTRA
+from .distillation import EXTRA
+
+
+def _type_of(cfg: dict | None) -> str:
+    return str((cfg or {}).get('type')).rpartition('.')[-1]
 
 
 def is_classifier(cfg: Config) -> bool:
-    """Whether a config is of a classifier, by its model's type."""
-    kind = str((cfg.get('model') or {}).get('type')).rpartition('.')[-1]
-    return kind in ('ImageClassifier', 'DistillingClassifier')
+    """Return whether a config is of a classifier, by its model's type."""
+    return _type_of(cfg.get('model')) in ('ImageClassifier', 'DistillingClassifier')
 
 
 def check_classifier(cfg: Config, splits: list[str]) -> None:
-    """Look, before anything is built, whether a classifier can be run: packages,
-    images, classes, the teacher's file.
+    """Check that a classifier can run: packages, images, classes, the teacher's file.
 
     Args:
-        cfg (Config): A whole config of a classifier.
-        splits (list[str]): What is to be used: 'train', 'val', 'test'.
+        cfg (Config): The complete config of a classifier.
+        splits (list[str]): Splits to be used: 'train', 'val', 'test'.
 
     Raises:
-        UserError: For the first thing that is missing, or doesn't fit.
+        UserError: For the first thing that is missing or doesn't fit.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     num_classes = cfg.model.head.get('num_classes', 1000)
-    _check_mixing(cfg, num_classes)
+    mixing = (cfg.model.get('data_preprocessor') or {}).get('mixing') or {}
+    if mixing and mixing.get('num_classes', 1000) != num_classes:
+        raise UserError(
+            f'model.head.num_classes is {num_classes}, but '
+            'model.data_preprocessor.mixing.num_classes is '
+            f'{mixing.get("num_classes", 1000)}: they must be the same.'
+        )
     found: dict[str, list[str]] = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
@@ -41,27 +49,24 @@ def check_classifier(cfg: Config, splits: list[str]) -> None:
             continue
         _check_packages(loader, split)
         for dataset in leaf_datasets(loader['dataset']):
-            if str(dataset.get('type')).rpartition('.')[-1] != 'ImageFolder':
-                continue
-            folder = osp.join(
-                dataset.get('data_root') or '',
-                (dataset.get('data_prefix') or {}).get('img', ''),
-            )
-            classes = list_classes(folder)
-            _check_count(folder, classes, num_classes)
-            list_images(folder, classes)
-            found[folder] = classes
+            if _type_of(dataset) == 'ImageFolder':
+                folder, classes = _check_folder(dataset, num_classes)
+                found[folder] = classes
     if len({tuple(classes) for classes in found.values()}) > 1:
         (first, one), (second, other) = list(found.items())[:2]
         raise UserError(
-            f'{first} and {second} are of other classes: '
+            f'{first} and {second} have different classes: '
             f'{", ".join(sorted(set(one) ^ set(other))[:5])} only in one of them.'
         )
-    if 'train' in splits:
-        _check_teacher(cfg)
+    if 'train' in splits and cfg.model.get('teacher'):
+        _check_teacher(cfg.model.teacher)
 
 
-def _check_count(folder: str, classes: list[str], num_classes: int) -> None:
+def _check_folder(dataset: dict, num_classes: int) -> tuple[str, list[str]]:
+    """Check a folder of images. Returns the folder and the names of its classes."""
+    images = (dataset.get('data_prefix') or {}).get('img', '')
+    folder = osp.join(dataset.get('data_root') or '', images)
+    classes = list_classes(folder)
     if len(classes) != num_classes:
         raise UserError(
             f'{folder} has {len(classes)} folders, so as many classes, but '
@@ -69,20 +74,12 @@ def _check_count(folder: str, classes: list[str], num_classes: int) -> None:
             'num_classes to that of the folder (model.head, '
             'model.data_preprocessor.mixing, and dataset of each dataloader).'
         )
-
-
-def _check_mixing(cfg: Config, num_classes: int) -> None:
-    mixing = (cfg.model.get('data_preprocessor') or {}).get('mixing')
-    if mixing and mixing.get('num_classes', 1000) != num_classes:
-        raise UserError(
-            f'model.head.num_classes is {num_classes}, but '
-            'model.data_preprocessor.mixing.num_classes is '
-            f'{mixing.get("num_classes", 1000)}: they must be the same.'
-        )
+    list_images(folder, classes)
+    return folder, classes
 
 
 def _check_packages(loader: dict, split: str) -> None:
-    """Whether MMPretrain can be imported, where a loader names it."""
+    """Check that MMPretrain can be imported, where a loader names it."""
     if not any(kind.startswith('mmpretrain.') for kind in _types(loader)):
         return
     try:
@@ -95,7 +92,7 @@ def _check_packages(loader: dict, split: str) -> None:
 
 
 def _types(value: Any) -> Iterator[str]:
-    """Every ``type`` in nested dicts and lists."""
+    """Find every ``type`` in nested dicts and lists."""
     if isinstance(value, dict):
         yield str(value.get('type'))
         value = list(value.values())
@@ -104,16 +101,12 @@ def _types(value: Any) -> Iterator[str]:
             yield from _types(item)
 
 
-def _check_teacher(cfg: Config) -> None:
-    teacher = cfg.model.get('teacher')
-    if not teacher:
-        return
+def _check_teacher(teacher: dict) -> None:
     if find_spec('timm') is None:
-        raise UserError(f'The teacher {teacher.model} needs timm: {EXTRA}')
-    place = teacher.checkpoint
+        raise UserError(f'The teacher {teacher["model"]} needs timm: {EXTRA}')
+    place = teacher['checkpoint']
     if '://' not in place and not osp.isfile(place):
         raise UserError(
-            f"There is no teacher's file {place!r} (looked at {osp.abspath(place)}): "
-            'set TEACHER_FILE, or model.teacher.checkpoint, to the file, or to '
-            'its address.'
+            f'There is no teacher file {place!r} (looked at {osp.abspath(place)}): set '
+            'TEACHER_FILE, or model.teacher.checkpoint, to the file, or to its address.'
         )

@@ -1,24 +1,128 @@
-"""What happens to a batch between the loader and the classifier."""
+"""Preprocessing of a batch: normalization, mixup, CutMix and label smoothing.
 
+MMPretrain's mixup and CutMix mix with a permutation and have no smoothing; the
+recipe's, timm's, mix with the reversed batch.
+"""
+
+import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.model import ImgDataPreprocessor
+from torch import Tensor
 
-from .batch_mixing import BatchMixing
+from ..errors import UserError
 
-# ImageNet's, of RGB in 0 to 255.
+# ImageNet's, for RGB from 0 to 255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
-@MODELS.register_module()
-class ClassifierPreprocessor(ImgDataPreprocessor):
-    """MMEngine's preprocessor, which in training mixes the batch.
+def smoothed_one_hot(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Return probabilities (B, num_classes) for labels (B,): ``smoothing`` is shared
+    by all classes in equal parts."""
+    low = smoothing / num_classes
+    targets = torch.full((len(labels), num_classes), low, device=labels.device)
+    return targets.scatter_(1, labels[:, None], 1 - smoothing + low)
+
+
+def random_box(height: int, width: int, kept: float) -> tuple[int, int, int, int]:
+    """Draw a box with the fraction 1 - kept of the image's area, clipped to the image.
+
+    Source: CutMix (arXiv 1905.04899).
+
+    Returns:
+        tuple[int, int, int, int]: Top, bottom, left, right, in pixels.
+    """
+    ratio = np.sqrt(1 - kept)
+    h, w = int(height * ratio), int(width * ratio)
+    y, x = np.random.randint(0, height), np.random.randint(0, width)
+    return (
+        max(0, y - h // 2),
+        min(height, y + (h + 1) // 2),
+        max(0, x - w // 2),
+        min(width, x + (w + 1) // 2),
+    )
+
+
+class BatchMixing:
+    """Mix each image with the one at its place in the reversed batch.
+
+    Draws from NumPy's generator in timm's order, so that both give the same results
+    from the same seed.
 
     Args:
-        mean (Sequence[float]): Of R, G and B, from 0 to 255. Defaults to
+        mixup (float): Alpha of mixup's Beta distribution; 0 turns mixup off.
+        cutmix (float): Alpha of CutMix's Beta distribution; 0 turns CutMix off.
+        prob (float): Probability that a batch is mixed. Defaults to 1.
+        switch_prob (float): Probability of CutMix where both are on. Defaults to 0.5.
+        label_smoothing (float): Defaults to 0.1.
+        num_classes (int): Defaults to 1000.
+
+    Raises:
+        UserError: For an alpha or a probability out of its range.
+    """
+
+    def __init__(
+        self,
+        mixup: float = 0.8,
+        cutmix: float = 1.0,
+        prob: float = 1.0,
+        switch_prob: float = 0.5,
+        label_smoothing: float = 0.1,
+        num_classes: int = 1000,
+    ) -> None:
+        alphas = dict(mixup=mixup, cutmix=cutmix)
+        fractions = dict(
+            prob=prob, switch_prob=switch_prob, label_smoothing=label_smoothing
+        )
+        for name, value in alphas.items():
+            if value < 0:
+                raise UserError(f'{name} must be at least 0, but is {value}.')
+        for name, value in fractions.items():
+            if not 0 <= value <= 1:
+                raise UserError(f'{name} must be from 0 to 1, but is {value}.')
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.prob = prob
+        self.switch_prob = switch_prob
+        self.label_smoothing = label_smoothing
+        self.num_classes = num_classes
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix images (B, 3, H, W) and labels (B,).
+
+        Returns:
+            tuple[Tensor, Tensor]: Images of the same shape, and probabilities
+            (B, num_classes).
+        """
+        targets = smoothed_one_hot(labels, self.num_classes, self.label_smoothing)
+        if not (self.mixup or self.cutmix) or np.random.rand() >= self.prob:
+            return images, targets
+        both = self.mixup and self.cutmix
+        cut = np.random.rand() < self.switch_prob if both else not self.mixup
+        alpha = self.cutmix if cut else self.mixup
+        kept = float(np.random.beta(alpha, alpha))
+        others = images.flip(0)
+        if cut:
+            height, width = images.shape[-2:]
+            top, bottom, left, right = random_box(height, width, kept)
+            images = images.clone()
+            box = (..., slice(top, bottom), slice(left, right))
+            images[box] = others[box]
+            kept = 1 - (bottom - top) * (right - left) / (height * width)
+        else:
+            images = kept * images + (1 - kept) * others
+        return images, kept * targets + (1 - kept) * targets.flip(0)
+
+
+@MODELS.register_module()
+class ClassifierPreprocessor(ImgDataPreprocessor):
+    """MMEngine's image preprocessor with mixup and CutMix in training.
+
+    Args:
+        mean (Sequence[float]): Means of R, G and B, from 0 to 255. Defaults to
             ImageNet's.
-        std (Sequence[float]): Likewise.
+        std (Sequence[float]): Likewise the standard deviations.
         mixing (dict, optional): Arguments of :class:`.BatchMixing`. Defaults to
             None: images and labels as they are.
         non_blocking (bool): Defaults to False.
@@ -31,7 +135,7 @@ class ClassifierPreprocessor(ImgDataPreprocessor):
         self.mixing = None if mixing is None else BatchMixing(**mixing)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Normalise, and in training mix, a batch.
+        """Normalize, and in training mix, a batch.
 
         Args:
             data (dict): ``inputs``, uint8 (3, H, W) in BGR each, and

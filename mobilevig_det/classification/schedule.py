@@ -1,4 +1,4 @@
-"""The learning rate of the ImageNet recipe, epoch by epoch."""
+"""Learning-rate schedule of the ImageNet recipe."""
 
 import math
 
@@ -10,31 +10,31 @@ from ..errors import UserError
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupCosineLR(_ParamScheduler):
-    """timm's cosine with a warm-up, as the authors' script steps it.
+    """timm's cosine schedule with warm-up, as the authors' script steps it.
 
-    At t, in epochs, the rate is::
+    At t, in epochs, the learning rate is::
 
         warmup_lr + t / warmup_epochs * (lr - warmup_lr)            t < warmup_epochs
-        min_lr + (lr - min_lr) * (1 + cos(pi * t / epochs)) / 2     after it
-        min_lr                                                      from epochs on
+        min_lr + (lr - min_lr) * (1 + cos(pi * t / epochs)) / 2     t < epochs
+        min_lr                                                      otherwise
 
-    The script steps with the number of the epoch that has ended: epoch e runs
-    at t = max(0, e - 1). ``late=0`` is without that.
+    The script steps with the number of the epoch that has ended, so that epoch e runs
+    at t = max(0, e - 1). ``late=0`` turns that off.
 
-    Source: timm's ``CosineLRScheduler`` (t_in_epochs, no warmup_prefix), and
-    the authors' main.py.
+    Source: timm's ``CosineLRScheduler`` (t_in_epochs, no warmup_prefix), and the
+    authors' main.py.
 
     Args:
-        optimizer (Optimizer | OptimWrapper): Its rate is ``lr``, the peak's.
-        epochs (int): Length of the cosine. Defaults to 300.
-        warmup_epochs (int): Defaults to 20.
-        warmup_lr (float): Rate at the start. Defaults to 1e-6.
-        min_lr (float): Rate at the end. Defaults to 1e-5.
+        optimizer (Optimizer | OptimWrapper): Its learning rate is ``lr``, the peak.
+        epochs (int): Length of the schedule. Defaults to 300.
+        warmup_epochs (int): Length of the warm-up. Defaults to 20.
+        warmup_lr (float): Learning rate at the start. Defaults to 1e-6.
+        min_lr (float): Learning rate at the end. Defaults to 1e-5.
         late (int): Epochs that the schedule lags behind. Defaults to 1.
-        others: ``end``, ``last_step``, … of MMEngine's schedulers.
+        others: ``end``, ``last_step`` and others of MMEngine's schedulers.
 
     Raises:
-        UserError: If the warm-up is not shorter than the whole.
+        UserError: If the warm-up is not shorter than the schedule.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class WarmupCosineLR(_ParamScheduler):
         return [self.rate(base, self.last_step) for base in self.base_values]
 
     def rate(self, peak: float, epoch: int) -> float:
-        """The rate in an epoch, counted from 0, for a peak rate."""
+        """Return the learning rate in an epoch, counted from 0, for a peak rate."""
         t = max(0, epoch - self.late)
         if t < self.warmup_epochs:
             return self.warmup_lr + t / self.warmup_epochs * (peak - self.warmup_lr)

@@ -4,6 +4,7 @@ import argparse
 from copy import deepcopy
 
 from mobilevig_det.backbones import fuse_backbones  # first, names misfits
+from mobilevig_det.checkpoints import explain_mismatch
 from mobilevig_det.classification import load_classifier
 from mobilevig_det.classification.config_checks import check_classifier, is_classifier
 from mobilevig_det.cli.common import (
@@ -24,7 +25,6 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -115,19 +115,6 @@ def refuse_for_exported(args: argparse.Namespace) -> None:
             )
 
 
-def load_strictly(runner: Runner, checkpoint: str) -> None:
-    """Load the checkpoint, and refuse one that would leave random weights in
-    the model (MMEngine itself only warns)."""
-    try:
-        runner.load_checkpoint(checkpoint, strict=True)
-    except RuntimeError as error:
-        raise UserError(
-            f'{checkpoint} does not fit {runner.cfg.filename}: use the '
-            'config that it was trained with (a copy lies in its work dir).\n'
-            f'{error}'
-        ) from error
-
-
 def test_classifier(cfg: Config, args: argparse.Namespace) -> None:
     """Top-1 and top-5 of a classifier's raw weights, or of the averaged ones."""
     for name in ('show', 'show_dir', 'tta'):
@@ -186,7 +173,8 @@ def main(argv: list[str] | None = None) -> None:
         use_exported(cfg, args.checkpoint)
     runner = build_runner(cfg)
     if not exported:
-        load_strictly(runner, args.checkpoint)
+        with explain_mismatch(args.checkpoint):
+            runner.load_checkpoint(args.checkpoint, strict=True)
     if args.tta:
         model = runner.model
         while is_model_wrapper(model) or hasattr(model, 'module'):

@@ -15,6 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from ..backbones import fuse_backbones
+from ..checkpoints import explain_mismatch
 from ..errors import UserError
 from ..ops.cpu_fast_paths import apply_cpu_fast_paths, cpu_fast_paths_enabled
 
@@ -215,14 +216,8 @@ class Inferencer(PictureModel, DetInferencer):
         if checkpoint is None:  # an exported model, which tells its classes itself
             model.dataset_meta['palette'] = 'random'
             return
-        try:
+        with explain_mismatch('The checkpoint'):
             _load_checkpoint_to_model(model, checkpoint, strict=True)
-        except RuntimeError as error:
-            raise UserError(
-                'The checkpoint does not fit the config: use the config that '
-                'it was trained with (a copy lies in its work dir).\n'
-                f'{error}'
-            ) from error
         meta = checkpoint.setdefault('meta', {})
         if 'dataset_meta' not in meta and 'CLASSES' not in meta:
             dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))

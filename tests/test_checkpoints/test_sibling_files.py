@@ -4,7 +4,7 @@ import copy
 
 import mobilevig_det
 from mobilevig_det.checkpoints import weights
-from mobilevig_det.checkpoints.published import PUBLISHED
+from mobilevig_det.checkpoints.weights import PUBLISHED
 from mobilevig_det.errors import UserError
 
 import pytest

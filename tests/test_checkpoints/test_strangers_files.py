@@ -15,7 +15,7 @@ from pathlib import Path
 from mobilevig_det import MobileViG
 from mobilevig_det.checkpoints import read_checkpoint, weights
 from mobilevig_det.classification import load_classifier
-from mobilevig_det.classification.teacher import build_teacher
+from mobilevig_det.classification.distillation import build_teacher
 from mobilevig_det.errors import UserError
 
 import pytest

@@ -104,7 +104,7 @@ def test_ours_there_and_back(model, tmp_path):
                 {k: v[:10] if 'head' in k else v for k, v in w.items()}
                 | {'prediction.1.bias': torch.zeros(7)}
             ),
-            r'prediction.1.bias is \(7,\) instead of \(512,\)',
+            r'prediction.1.bias \(7,\) instead of \(512,\)',
         ),
         (lambda w: {'fc.weight': torch.zeros(3)}, 'not of a classifier'),
     ],

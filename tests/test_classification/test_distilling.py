@@ -1,6 +1,6 @@
 """The distilling classifier: timm's loss, and a teacher that is not in it."""
 
-from mobilevig_det.classification.teacher import Teacher, build_teacher
+from mobilevig_det.classification.distillation import Teacher, build_teacher
 from mobilevig_det.errors import UserError
 
 import pytest

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import mobilevig_det.engine  # noqa: F401  registers the hook
-from mobilevig_det.checkpoints.finite import non_finite_weights
+from mobilevig_det.checkpoints.safety import non_finite_weights
 from mobilevig_det.engine.batch_images import image_names
 from mobilevig_det.engine.exit_codes import NOT_FINITE
 from mobilevig_det.engine.launch import leave_process_group

@@ -18,7 +18,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...checkpoints.finite import describe_non_finite, non_finite_weights
+from ...checkpoints.safety import describe_non_finite, non_finite_weights
 from ...errors import UserError
 from ...io import atomic_write, atomic_write_text, remove
 from ..current_run import begin_or_go_on

@@ -18,7 +18,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ...checkpoints.finite import describe_non_finite, non_finite_weights
+from ...checkpoints.safety import describe_non_finite, non_finite_weights
 from ...errors import UserError
 from ..batch_images import image_names
 from ..exit_codes import NOT_FINITE
