@@ -1,10 +1,9 @@
-"""Where a detector loses its AP, in the manner of COCO's own analysis.
+"""Find what costs a detector its AP, in the manner of the COCO analysis toolkit.
 
-The steps are those of the COCO analysis toolkit (cocodataset.org), which
-relaxes the evaluation of a class one kind of error at a time: boxes or masks
-that are only roughly in place (IoU of 0.1 instead of 0.5), then confusions
-with other classes, then whatever is found in the background; what is still
-lacking then was not found at all. All matching is pycocotools'.
+The toolkit (cocodataset.org) relaxes the evaluation of a class by one kind of error at
+a time: first boxes or masks that are roughly in place (IoU of 0.1 instead of 0.5), then
+confusions with other classes, then detections in the background. What is lacking after
+that was missed. All matching is done by pycocotools.
 """
 
 import contextlib
@@ -18,17 +17,17 @@ import pycocotools.mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-SIZES = ('all', 'small', 'medium', 'large')  # COCOeval's, 32 and 96 pixels
+SIZES = ('all', 'small', 'medium', 'large')  # COCOeval's, of 32 and 96 pixels
 LOSSES = ('localisation', 'classification', 'background', 'missed')
 LOOSE_IOU = 0.1
 STRICT_IOUS = np.linspace(0.5, 0.95, 10)
 
 
 class Loss(NamedTuple):
-    """Of one class and size; NaN where there is no object.
+    """AP and losses of a class and a size; NaN if there are no such objects.
 
-    ``ap50`` and the four losses add up to 1: what the AP at an IoU of 0.5
-    would gain without this kind of error, and those before it.
+    ``ap50`` and the four losses add up to 1. A loss is what AP50 gains if errors of
+    this kind, and of those before it, don't count.
     """
 
     objects: int
@@ -42,63 +41,49 @@ class Loss(NamedTuple):
 
 
 def losses(
-    truth: COCO,
-    found: COCO,
-    kind: str,
-    category_ids: Sequence[int],
-    sizes: Sequence[str] = SIZES,
+    truth: COCO, found: COCO, kind: str, category_ids: Sequence[int]
 ) -> Iterator[dict[str, Loss]]:
-    """The losses of one class after the other.
+    """Compute the losses of each class.
 
     Args:
         truth (COCO): The annotations.
         found (COCO): The detections, from ``truth.loadRes``.
-        kind (str): 'bbox' or 'segm': what is compared.
+        kind (str): What to compare: 'bbox' or 'segm'.
         category_ids (Sequence[int]): The classes.
-        sizes (Sequence[str]): Object sizes, of :data:`SIZES`.
 
     Yields:
-        dict: A :class:`Loss` for each size.
+        dict[str, Loss]: The loss for each of :data:`SIZES`, of one class after the
+        other.
     """
+    wanted = set(category_ids)
     by_image = defaultdict(list)
     for annotation in truth.dataset['annotations']:
-        if annotation['category_id'] in set(category_ids):
+        if annotation['category_id'] in wanted:
             by_image[annotation['image_id']].append(annotation)
     for category_id in category_ids:
-        images = sorted(
-            {
-                annotation['image_id']
-                for coco in (truth, found)
-                for annotation in coco.loadAnns(coco.getAnnIds(catIds=[category_id]))
-            }
-        )
-        annotations = [a for image in images for a in by_image[image]]
-        own = [a for a in annotations if a['category_id'] == category_id]
-        # Other classes become regions where nothing counts.
-        others = [
-            dict(a, category_id=category_id, iscrowd=1)
-            for a in annotations
-            if a['category_id'] != category_id
-        ]
+        own = truth.loadAnns(truth.getAnnIds(catIds=[category_id]))
         detections = found.loadAnns(found.getAnnIds(catIds=[category_id]))
-        strict, objects = _precision(
-            truth, own, detections, images, kind, [*STRICT_IOUS, LOOSE_IOU]
-        )
+        images = sorted({entry['image_id'] for entry in (*own, *detections)})
+        # Objects of other classes become regions where nothing counts.
+        others = [
+            dict(annotation, category_id=category_id, iscrowd=1)
+            for image in images
+            for annotation in by_image[image]
+            if annotation['category_id'] != category_id
+        ]
+        ious = [*STRICT_IOUS, LOOSE_IOU]
+        strict, numbers = _precision(truth, own, detections, images, kind, ious)
         loose, _ = _precision(
             truth, own + others, detections, images, kind, [LOOSE_IOU]
         )
         yield {
-            size: _loss(
-                strict[..., SIZES.index(size)],
-                loose[0, :, SIZES.index(size)],
-                objects[SIZES.index(size)],
-            )
-            for size in sizes
+            size: _loss(strict[..., i], loose[0, :, i], numbers[i])
+            for i, size in enumerate(SIZES)
         }
 
 
 def _loss(strict: np.ndarray, loose: np.ndarray, objects: int) -> Loss:
-    """From precisions of shape (IoUs, recalls) and (recalls, )."""
+    """Compute a loss from precisions of shape (IoUs, recalls) and (recalls, )."""
     if objects == 0:
         return Loss(0, *[np.nan] * 7)
     at_iou = strict.mean(1)
@@ -115,9 +100,13 @@ def _precision(
     images: list[int],
     kind: str,
     ious: list[float],
-) -> tuple:
-    """COCOeval's precision for one class, of shape (IoUs, recalls, sizes),
-    and the number of objects of each size."""
+) -> tuple[np.ndarray, list[int]]:
+    """Evaluate one class.
+
+    Returns:
+        tuple: COCOeval's precision, of shape (IoUs, recalls, sizes), and the number
+        of objects of each size.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
         for entries in annotations, detections:
@@ -125,38 +114,31 @@ def _precision(
             coco.dataset = dict(
                 images=truth.loadImgs(images),
                 categories=truth.dataset['categories'],
-                # COCOeval writes into them.
-                annotations=[dict(entry) for entry in entries],
+                annotations=[dict(entry) for entry in entries],  # COCOeval edits them
             )
             coco.createIndex()
             sides.append(coco)
         evaluation = COCOeval(*sides, kind)
         evaluation.params.iouThrs = np.array(ious)
         evaluation.params.maxDets = [100]
-        evaluation.params.useCats = 0  # there is but one
+        evaluation.params.useCats = 0  # there is only one
         evaluation.evaluate()
         evaluation.accumulate()
-    number = len(evaluation.params.imgIds)
-    objects = [
-        sum(
-            int(np.sum(np.equal(image['gtIgnore'], 0)))
-            for image in evaluation.evalImgs[i * number : (i + 1) * number]
-            if image is not None
-        )
-        for i in range(len(SIZES))
+    areas = [a['area'] for a in annotations if not a.get('iscrowd')]
+    numbers = [
+        sum(low <= area <= high for area in areas)
+        for low, high in evaluation.params.areaRng
     ]
-    return evaluation.eval['precision'][:, :, 0, :, 0], objects
+    return evaluation.eval['precision'][:, :, 0, :, 0], numbers
 
 
 def mean_loss(all_losses: Sequence[Loss]) -> Loss:
-    """The mean over the classes that have objects, as COCO's AP is one."""
+    """Average over the classes that have objects, as COCO's AP does."""
     present = [loss for loss in all_losses if loss.objects]
     if not present:
         return Loss(0, *[np.nan] * 7)
-    return Loss(
-        sum(loss.objects for loss in present),
-        *np.mean([loss[1:] for loss in present], axis=0).tolist(),
-    )
+    means = np.mean([loss[1:] for loss in present], axis=0).tolist()
+    return Loss(sum(loss.objects for loss in present), *means)
 
 
 def confusion(
@@ -167,37 +149,39 @@ def confusion(
     score_thr: float,
     iou_thr: float = 0.5,
 ) -> np.ndarray:
-    """Count which class was taken for which.
+    """Count which class was detected as which.
 
-    Each detection takes the object that it overlaps most, one of its own
-    class first, from the highest score to the lowest; each object is taken
-    once. What lies in a crowd doesn't count.
+    From the highest score to the lowest, each detection takes the free object that it
+    overlaps most, preferably one of its own class. Detections in a crowd don't count.
+
+    Args:
+        truth (COCO): The annotations.
+        found (COCO): The detections, from ``truth.loadRes``.
+        kind (str): What to compare: 'bbox' or 'segm'.
+        category_ids (Sequence[int]): The classes.
+        score_thr (float): Detections with a lower score are left out.
+        iou_thr (float): Least overlap. Defaults to 0.5.
 
     Returns:
-        np.ndarray: Integers of shape (C + 1, C + 1): a row for each true
-        class, then one for the background; a column for each predicted
-        class, then one for what was missed.
+        np.ndarray: Integers of shape (C + 1, C + 1): a row for each true class, then
+        one for the background; a column for each predicted class, then one for missed
+        objects.
     """
     label = {id: i for i, id in enumerate(category_ids)}
     counts = np.zeros((len(label) + 1, len(label) + 1), int)
     for image in truth.getImgIds():
-        objects = [
-            a
-            for a in truth.loadAnns(truth.getAnnIds(imgIds=[image]))
-            if a['category_id'] in label
-        ]
-        detections = [
-            a
-            for a in found.loadAnns(found.getAnnIds(imgIds=[image]))
-            if a['category_id'] in label and a['score'] >= score_thr
-        ]
+        objects, detections = (
+            [a for a in coco.imgToAnns[image] if a['category_id'] in label]
+            for coco in (truth, found)
+        )
+        detections = [d for d in detections if d['score'] >= score_thr]
         detections.sort(key=lambda detection: -detection['score'])
         crowd = [int(a.get('iscrowd', 0)) for a in objects]
         free = {i for i in range(len(objects)) if not crowd[i]}
         ious = np.zeros((len(detections), len(objects)))
         if detections and objects:
             ious = mask_utils.iou(
-                _shapes(found, detections, kind), _shapes(truth, objects, kind), crowd
+                _regions(found, detections, kind), _regions(truth, objects, kind), crowd
             )
         for detection, overlaps in zip(detections, ious):
             category = detection['category_id']
@@ -219,7 +203,7 @@ def confusion(
     return counts
 
 
-def _shapes(coco: COCO, annotations: list[dict], kind: str) -> list:
+def _regions(coco: COCO, annotations: list[dict], kind: str) -> list:
     if kind == 'segm':
         return [coco.annToRLE(annotation) for annotation in annotations]
     return [annotation['bbox'] for annotation in annotations]

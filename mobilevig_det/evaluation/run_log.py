@@ -1,7 +1,7 @@
-"""What a training run has logged, and what the authors' runs did.
+"""Read the logs of training runs: one's own, and those that the authors published.
 
-Reads what MMEngine writes to a work dir: one folder a start (a resumed run
-has several), each with ``vis_data/scalars.json`` (a JSON object a line) and a
+A work dir of MMEngine has a folder per start of the training (several if it was
+resumed), each with ``vis_data/scalars.json``, which has a JSON object per line, and a
 text log.
 """
 
@@ -23,12 +23,15 @@ METRICS = tuple(
 
 @dataclass
 class Run:
-    """Curves of a run, in the order of training.
+    """Curves of a training run.
 
-    ``train`` has a dict a logged step with ``at`` (epochs gone by; iterations
-    in a run that does not count epochs), ``lr`` and the losses; ``val`` one an
-    evaluation with ``at`` and the metrics without their ``coco/``, as
-    fractions (-1: nothing to measure).
+    Attributes:
+        name: Name to show.
+        by_epoch: Whether the run counts epochs. If not, it counts iterations.
+        train: A dict per logged step: ``at`` (epochs, or iterations, done so far),
+            ``lr`` and the losses.
+        val: A dict per evaluation: ``at`` and the metrics, without the prefix
+            ``coco/``, as fractions (-1 if there is nothing to measure).
     """
 
     name: str
@@ -37,7 +40,7 @@ class Run:
     val: list[dict[str, float]] = field(default_factory=list)
 
     def best(self) -> dict[str, float] | None:
-        """The evaluation with the highest mask AP, or box AP without."""
+        """Return the evaluation with the highest mask AP, or box AP without masks."""
         return max(
             self.val,
             key=lambda row: (row.get('segm_mAP', 0), row.get('bbox_mAP', 0)),
@@ -45,64 +48,28 @@ class Run:
         )
 
 
-def _read_lines(path: Path) -> list[dict]:
-    records = []
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise UserError(
-                    f'{path}, line {number}: not JSON ({error}). '
-                    'Did something else write there?'
-                ) from None
-            # The last one is being written, or never was to its end.
-    return [record for record in records if isinstance(record, dict)]
-
-
-def _epoch_length(folder: Path) -> tuple[bool, int]:
-    """Whether a run counts epochs, and iterations an epoch: only the text
-    log has it."""
-    for path in sorted(folder.glob('*.log')):
-        text = path.read_text(errors='replace')
-        found = re.search(r'Epoch\(train\)\s+\[\s*\d+\]\[\s*\d+/(\d+)\]', text)
-        if found:
-            return True, int(found[1])
-        if re.search(r'Iter\(train\)\s+\[', text):
-            return False, 1
-    raise UserError(
-        f'{folder} has scalars but no text log of training '
-        '(*.log), which says how long an epoch is: copy the '
-        'whole folder of the run.'
-    )
-
-
 def read_run(work_dir: str | Path) -> Run:
-    """Read the logs of a work dir, or of one start in it; training may still
-    be going on.
+    """Read the logs of a training, which may still be running.
+
+    Args:
+        work_dir (str | Path): A work dir, or the folder of one start in it.
 
     Raises:
         UserError: If there is no such folder, or no logs of training in it.
     """
-    root = Path(work_dir)
     run = Run(str(work_dir).rstrip('/'))
-    if not root.is_dir():
+    if not Path(work_dir).is_dir():
         raise UserError(
-            f'There is no folder {str(work_dir)!r}: give the '
-            'work dir of a training run (tools/train.py names it '
-            'work_dirs/CONFIG by default).'
+            f'There is no folder {str(work_dir)!r}: give the work dir of a training '
+            'run (tools/train.py names it work_dirs/CONFIG by default).'
         )
-    # Names are times, so that their order is that of the starts.
-    for path in sorted(
-        [*root.glob('vis_data/scalars.json'), *root.glob('*/vis_data/scalars.json')]
-    ):
+    for path in _vis_data(work_dir, 'scalars.json'):
         records = _read_lines(path)
         train = [r for r in records if 'loss' in r and 'step' in r]
         if not train:  # a test, or stopped before the first line
             continue
         run.by_epoch, length = _epoch_length(path.parents[1])
-        # What a resumed run does again counts instead of what was lost.
+        # Steps that a resumed run repeats count once.
         start = (train[0]['step'] - 1) / length
         run.train = [r for r in run.train if r['at'] <= start]
         run.val = [r for r in run.val if r['at'] <= start]
@@ -114,43 +81,81 @@ def read_run(work_dir: str | Path) -> Run:
         ]
     if not run.train:
         raise UserError(
-            f'{work_dir} has no logs of training yet '
-            '(*/vis_data/scalars.json with losses): is it the '
-            'work dir, and has the first line been logged?'
+            f'{work_dir} has no logs of training yet (*/vis_data/scalars.json with '
+            'losses): is it the work dir, and has the first line been logged?'
         )
     return run
 
 
+def _vis_data(work_dir: str | Path, name: str) -> list[Path]:
+    """Find a file of each start, from the first to the last (folders are times)."""
+    root = Path(work_dir)
+    return sorted([*root.glob(f'vis_data/{name}'), *root.glob(f'*/vis_data/{name}')])
+
+
+def _read_lines(path: Path) -> list[dict]:
+    records = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break  # being written, or cut off when the training was killed
+            raise UserError(
+                f'{path}, line {number}: not JSON ({error}). '
+                'Did something else write there?'
+            ) from None
+    return [record for record in records if isinstance(record, dict)]
+
+
+def _epoch_length(folder: Path) -> tuple[bool, int]:
+    """Read from the text log whether a run counts epochs, and their iterations."""
+    for path in sorted(folder.glob('*.log')):
+        text = path.read_text(errors='replace')
+        found = re.search(r'Epoch\(train\)\s+\[\s*\d+\]\[\s*\d+/(\d+)\]', text)
+        if found:
+            return True, int(found[1])
+        if re.search(r'Iter\(train\)\s+\[', text):
+            return False, 1
+    raise UserError(
+        f'{folder} has scalars but no text log of training (*.log), which says how '
+        'long an epoch is: copy the whole folder of the run.'
+    )
+
+
 def published_run(arch: str) -> Run:
-    """The authors' COCO run of 'm' or 'b'."""
+    """Read the log of the authors' COCO run of 'm' or 'b'."""
     run = Run(f'published {arch.upper()}')
-    with open(PUBLISHED_ROOT / f'coco_1x_{arch}_train.csv') as file:
-        for row in csv.DictReader(file):
-            record = {key: float(value) for key, value in row.items()}
-            record['at'] = (
-                record['epoch'] - 1 + record['iter'] / record['iters_per_epoch']
-            )
-            run.train.append(record)
-    with open(PUBLISHED_ROOT / f'coco_1x_{arch}_val.csv') as file:
-        for row in csv.DictReader(file):
-            record = {key: float(value) for key, value in row.items()}
-            run.val.append(dict(record, at=record['epoch']))
+    for row in _read_csv(f'coco_1x_{arch}_train.csv'):
+        done = row['epoch'] - 1 + row['iter'] / row['iters_per_epoch']
+        run.train.append(dict(row, at=done))
+    for row in _read_csv(f'coco_1x_{arch}_val.csv'):
+        run.val.append(dict(row, at=row['epoch']))
     return run
 
 
+def _read_csv(name: str) -> list[dict[str, float]]:
+    with open(PUBLISHED_ROOT / name) as file:
+        rows = csv.DictReader(file)
+        return [{key: float(value) for key, value in row.items()} for row in rows]
+
+
 def comparable_arch(work_dir: str | Path) -> str | None:
-    """Which published run a work dir is to be seen against: 'b' for B on
-    COCO, 'm' for the other sizes on COCO (their recipe is M's, and no run of
-    theirs was published), None for anything else."""
-    root = Path(work_dir)
-    for path in sorted(
-        [*root.glob('vis_data/config.py'), *root.glob('*/vis_data/config.py')]
-    ):
+    """Choose the published run to compare a run with.
+
+    Args:
+        work_dir (str | Path): See :func:`read_run`.
+
+    Returns:
+        str | None: 'b' for MobileViG-B on COCO, 'm' for the other sizes on COCO,
+        whose recipe is that of M and whose logs weren't published, and None for
+        anything else.
+    """
+    for path in _vis_data(work_dir, 'config.py')[:1]:
         cfg = Config.fromfile(path, import_custom_modules=False)
         backbone = cfg.get('model', {}).get('backbone', {})
-        if str(backbone.get('type')).endswith(
-            'MobileViG'
-        ) and 'instances_train2017' in str(cfg.get('train_dataloader')):
+        is_mobilevig = str(backbone.get('type')).endswith('MobileViG')
+        if is_mobilevig and 'instances_train2017' in str(cfg.get('train_dataloader')):
             return 'b' if backbone.get('arch', 'm') == 'b' else 'm'
-        return None
     return None

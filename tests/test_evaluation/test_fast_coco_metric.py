@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mobilevig_det.config import load_config
 from mobilevig_det.errors import UserError
-from mobilevig_det.evaluation import FastCocoMetric, coco_eval
+from mobilevig_det.evaluation import FastCocoMetric, fast_coco_metric
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -159,8 +159,8 @@ def test_random_cases(seed, evaluations, tmp_path):
     assert_equal(evaluations, got, want)
     if any(len(s['pred_instances']['labels']) for s in samples):
         assert len(evaluations) == 6
-        assert isinstance(evaluations[-1], coco_eval.CompiledCOCOeval)
-        assert not isinstance(evaluations[0], coco_eval.CompiledCOCOeval)
+        assert isinstance(evaluations[-1], fast_coco_metric.CompiledCOCOeval)
+        assert not isinstance(evaluations[0], fast_coco_metric.CompiledCOCOeval)
     else:
         assert got == {}
 
@@ -179,7 +179,7 @@ def test_random_cases(seed, evaluations, tmp_path):
 def test_coco(kwargs, compiled, evaluations, monkeypatch):
     """COCO's own annotations, with classes that have no objects."""
     if not compiled:
-        monkeypatch.setattr(coco_eval, 'faster_coco_eval', None)
+        monkeypatch.setattr(fast_coco_metric, 'faster_coco_eval', None)
     truth = json.loads(COCO_ANNOTATIONS.read_text())
     samples = made_up(np.random.default_rng(0), truth, 120)
     classes = [c['name'] for c in truth['categories']]

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,18 +9,14 @@ from mobilevig_det.errors import UserError
 from mobilevig_det.evaluation.run_log import comparable_arch, published_run, read_run
 
 import pytest
+import tool
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
 def plot_run():
-    spec = importlib.util.spec_from_file_location(
-        'plot_run', ROOT / 'tools' / 'plot_run.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tool.load('plot_run')
 
 
 def train_line(step, loss, lr=1e-3, **more):
