@@ -35,6 +35,14 @@ def temporary_path(path: str | os.PathLike, unique: bool = False) -> Path:
     return path.with_name(f'.{path.name}{middle}.part')
 
 
+def leftovers(folder: str | os.PathLike) -> list[Path]:
+    """Return the temporary files that killed processes have left in a folder.
+
+    Only to be used where no other process writes into the folder.
+    """
+    return sorted(Path(folder).glob('.*.part'))
+
+
 @contextlib.contextmanager
 def atomic_write(
     path: str | os.PathLike,

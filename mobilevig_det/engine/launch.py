@@ -1,4 +1,4 @@
-"""Start and end process groups: launchers, elastic restarts, a clean shutdown."""
+"""Start and end process groups: launchers, elastic restarts, exit codes."""
 
 import atexit
 import gc
@@ -11,17 +11,29 @@ from torch.distributed.rendezvous import rendezvous
 
 from ..errors import UserError
 
+# Exit codes of a training that neither finishes nor fails with an exception.
+NOT_FINITE = 3  # losses or gradients were not finite for too long
+HUNG = 4  # another process died or does not respond
+STOPPED = 143  # by a signal: 128 + SIGTERM, as in other trainers
+
 # The environment variable that each launcher sets, and its command.
 LAUNCHERS = {
     'pytorch': ('RANK', 'torchrun'),
     'slurm': ('SLURM_PROCID', 'srun'),
     'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
 }
-_left: list = []
+_left_groups: list = []
 
 
 def check_launcher(launcher: str) -> None:
-    """Raise a UserError if MMEngine couldn't start a process group."""
+    """Check that this process was started by its launcher.
+
+    Args:
+        launcher (str): ``none``, or a key of ``LAUNCHERS``.
+
+    Raises:
+        UserError: If MMEngine couldn't start a process group.
+    """
     if launcher == 'none':
         return
     variable, program = LAUNCHERS[launcher]
@@ -29,7 +41,7 @@ def check_launcher(launcher: str) -> None:
         raise UserError(
             f'--launcher {launcher}: this process was not started by '
             f'{program} ({variable} is not set). Leave the flag out, or see '
-            'docs/scaling.md for the whole command.'
+            'docs/scaling.md for the complete command.'
         )
     if launcher != 'pytorch' and get_device() == 'cpu':
         raise UserError(
@@ -40,19 +52,21 @@ def check_launcher(launcher: str) -> None:
 
 
 def restarts() -> int:
-    """How often torchrun (``--max-restarts``) has started this process anew."""
+    """Return how often torchrun (``--max-restarts``) has restarted this process."""
     return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
 
 
 def init_process_group(backend: str, timeout: float | None = None) -> None:
-    """``torch.distributed.init_process_group``, also in a process started anew.
+    """Call ``torch.distributed.init_process_group``, also after an elastic restart.
 
-    torchrun keeps its store over the starts (seen with torch 2.13), and in it the
-    addresses of processes that are dead; torch's own would try to reach these.
+    torchrun keeps its store when it restarts processes (seen with torch 2.13), with
+    the addresses of dead processes in it, which torch's own function would try to
+    reach. So each restart uses a prefix of its own.
 
     Args:
         backend (str): ``nccl`` or ``gloo``.
-        timeout (float, optional): Of collectives, in seconds. Defaults to torch's.
+        timeout (float, optional): Timeout of collectives in seconds. Defaults to
+            torch's.
     """
     store, rank, size = next(rendezvous('env://'))
     distributed.init_process_group(
@@ -65,22 +79,22 @@ def init_process_group(backend: str, timeout: float | None = None) -> None:
 
 
 def leave_process_group() -> None:
-    """Destroy the default group, if there is one, after all that was built on it.
+    """Destroy the default process group, if any, without a deadlock or an abort.
 
-    Left to the interpreter's end, gloo's threads now and then abort a process whose
-    work is done. Destroyed right away, the group often lives on in a model's
-    ``DistributedDataParallel``, which joins those threads under Python's lock when it
-    goes: one that has a tensor to drop waits for the lock, and both for ever
-    (pytorch/pytorch#56297). So the last reference is one of here, let go of at exit,
-    with Python's lock free.
+    If it is left to the interpreter's exit, gloo's threads now and then abort a
+    process whose work is done. If it is destroyed at once, the group often lives on
+    in a model's ``DistributedDataParallel``, which joins those threads while it holds
+    the GIL: a thread that has a tensor to release waits for the GIL, and both wait
+    forever (pytorch/pytorch#56297). So this module keeps the last reference and drops
+    it at exit, with the GIL released.
     """
     if distributed.is_available() and distributed.is_initialized():
-        _left.append(distributed.group.WORLD)
-        atexit.register(_let_go, os.getpid())
+        _left_groups.append(distributed.group.WORLD)
+        atexit.register(_release_groups, os.getpid())
         distributed.destroy_process_group()
 
 
-def _let_go(pid: int) -> None:
-    if os.getpid() == pid:  # a fork has none of the threads to join
-        gc.collect()  # a model that is in a circle
-        _left.clear()
+def _release_groups(pid: int) -> None:
+    if os.getpid() == pid:  # a forked process has none of the threads to join
+        gc.collect()  # a model in a reference cycle
+        _left_groups.clear()

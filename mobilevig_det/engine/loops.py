@@ -1,4 +1,4 @@
-"""MMEngine's training loops, which go on in the middle of an epoch."""
+"""Training loops that resume in the middle of an epoch."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -9,48 +9,64 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from ..deprecation import deprecated_type
-from .data_order import OrderedBatches, base_sampler, with_ordered_batches
-from .random_states import own_stream, stream_kept
+from .data_order import (
+    OrderedBatches,
+    base_sampler,
+    random_stream,
+    with_ordered_batches,
+)
+from .training_state import preserve_random_states
 
 
 class _ResumableLoop:
-    """What both loops share."""
+    """The part that both loops share."""
 
     runner: Runner
     dataloader: DataLoader
-    _epoch: int
+    val_begin: int
+    val_interval: int
     _iter: int
 
-    def _iterate(self, epoch: int, first: int) -> Iterator:
-        """The loader's batches from the given one on.
+    def _batches_from(self, epoch: int, first: int) -> Iterator:
+        """Iterate over the loader's batches from the given one on.
 
-        Starting workers draws random numbers; they are not the training's.
+        Starting workers draws random numbers, which must not be the training's.
         """
         batches = cast(OrderedBatches, self.dataloader.batch_sampler)
         batches.start(self.runner.seed, epoch, first)
-        with own_stream(self.runner.seed, 'loader', epoch):
+        with random_stream(self.runner.seed, 'loader', epoch):
             return iter(self.dataloader)
 
-    def _validate(self) -> None:
-        """Validate, and have the training draw as if that had not been."""
-        with stream_kept():
-            self.runner.val_loop.run()
-
-    def _keep_order(self) -> None:
-        """The sampler's seed, which MMEngine draws where the config has none."""
+    def _restore_sampler_seed(self) -> None:
+        """MMEngine draws the sampler's seed if the config has none."""
         sampler, hub = base_sampler(self.dataloader), self.runner.message_hub
         if isinstance(getattr(sampler, 'seed', None), int):
             sampler.seed = hub.runtime_info.get('sampler_seed', sampler.seed)
             hub.update_info('sampler_seed', sampler.seed)
 
-    def _was_validated(self) -> bool:
-        """Whether no validation of this iteration was cut off."""
+    def _validation_was_interrupted(self) -> bool:
         info = self.runner.message_hub.runtime_info
-        return info.get('validated_iter', self._iter) >= self._iter
+        return 0 < self._iter and info.get('validated_iter', self._iter) < self._iter
+
+    def _validate_if_due(self, done: int, total: int) -> None:
+        """Validate as MMEngine does, without using the training's random numbers.
+
+        Args:
+            done (int): Completed epochs, or iterations.
+            total (int): Epochs or iterations of the training.
+        """
+        self._decide_current_val_interval()  # type: ignore[attr-defined]
+        if (
+            self.runner.val_loop is not None
+            and done >= self.val_begin
+            and (done % self.val_interval == 0 or done == total)
+        ):
+            with preserve_random_states():
+                self.runner.val_loop.run()
 
 
 def _build_loader(runner: Runner, dataloader: DataLoader | dict) -> DataLoader:
-    """As MMEngine's BaseLoop builds it."""
+    """Build a loader as MMEngine's BaseLoop does."""
     if isinstance(dataloader, DataLoader):
         return dataloader
     return runner.build_dataloader(
@@ -64,14 +80,17 @@ def _build_loader(runner: Runner, dataloader: DataLoader | dict) -> DataLoader:
 class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
     """EpochBasedTrainLoop that resumes at the next iteration.
 
-    What an epoch has seen is passed over by indices, without loading it. An
-    interrupted and resumed run ends as one that was not, with
-    :class:`~mobilevig_det.engine.hooks.DurableCheckpointHook`: validations
-    draw nothing from the training's random stream, and one that was cut off is
-    done first. Augmentation doesn't depend on the number of workers.
+    The samples of an epoch that were seen are skipped by index, without loading them.
+    With :class:`~mobilevig_det.engine.DurableCheckpointHook` an interrupted and
+    resumed run is bit-identical to an uninterrupted one: validations don't use the
+    training's random numbers, and one that was interrupted is repeated first.
+    Augmentation doesn't depend on the number of workers.
 
     Args:
-        As EpochBasedTrainLoop's.
+        runner (Runner): The runner.
+        dataloader (DataLoader | dict): The training data.
+        *args: See :class:`mmengine.runner.EpochBasedTrainLoop`.
+        **kwargs: Likewise.
 
     Raises:
         UserError: If the data has no indices.
@@ -82,38 +101,38 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
         super().__init__(
             runner, with_ordered_batches(loader, endless=False), *args, **kwargs
         )
-        self._first = 0  # batches of this epoch that an earlier process did
+        self._first = 0  # batches of this epoch that were done before resuming
 
     def run(self) -> torch.nn.Module:
         """Train to the end."""
         self.runner.call_hook('before_train')
-        self._keep_order()
+        self._restore_sampler_seed()
         self._find_position()
-        if self._iter > 0 and self._first == 0 and not self._was_validated():
-            self._maybe_validate()
+        if self._first == 0 and self._validation_was_interrupted():
+            self._validate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
-            self._maybe_validate()
+            self._validate_if_due(self._epoch, self._max_epochs)
         self.runner.call_hook('after_train')
         return self.runner.model
 
     def run_epoch(self) -> None:
-        """Train one epoch, or what is left of it."""
+        """Train one epoch, or the rest of it."""
         first, self._first = self._first, 0
         self.runner.message_hub.update_info(
             'epoch_start', [self._epoch, self._iter - first, len(self.dataloader)]
         )
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        for idx, batch in enumerate(self._iterate(self._epoch, first), first):
+        for idx, batch in enumerate(self._batches_from(self._epoch, first), first):
             self.run_iter(idx, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
     def _find_position(self) -> None:
-        """How much of the epoch the checkpoint has seen."""
+        """Compute how much of the epoch the checkpoint has seen."""
         length = len(self.dataloader)
-        # Without: a file of MMEngine's own hook.
+        # MMEngine's own hook doesn't save it.
         epoch, start, old_length = self.runner.message_hub.runtime_info.get(
             'epoch_start', [self._epoch, self._epoch * length, length]
         )
@@ -121,32 +140,24 @@ class ResumableEpochTrainLoop(_ResumableLoop, EpochBasedTrainLoop):
         self._first = min(length, round(seen * length / old_length))
         if seen and length != old_length:
             self.runner.logger.warning(
-                f'An epoch has {length} batches now, and had {old_length}: '
-                f'batch {seen} of it became {self._first}. Rates that are set by '
-                'iteration go on by iteration.'
+                f'An epoch has {length} batches now, and had {old_length}: batch '
+                f'{seen} of it became {self._first}. Learning rates that change by '
+                'iteration continue by iteration.'
             )
-
-    def _maybe_validate(self) -> None:
-        self._decide_current_val_interval()
-        if (
-            self.runner.val_loop is not None
-            and self._epoch >= self.val_begin
-            and (
-                self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
-            )
-        ):
-            self._validate()
 
 
 @LOOPS.register_module()
 class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
-    """IterBasedTrainLoop that resumes without loading what was seen.
+    """IterBasedTrainLoop that resumes without loading the data that was seen.
 
-    As :class:`ResumableEpochTrainLoop`, for iterations. Data that ends is begun
-    again, in the sampler's order of the next epoch.
+    The iteration-based :class:`ResumableEpochTrainLoop`. A sampler that ends is
+    restarted, in its order of the next epoch.
 
     Args:
-        As IterBasedTrainLoop's.
+        runner (Runner): The runner.
+        dataloader (DataLoader | dict): The training data.
+        *args: See :class:`mmengine.runner.IterBasedTrainLoop`.
+        **kwargs: Likewise.
 
     Raises:
         UserError: If the data has no indices.
@@ -154,7 +165,7 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs):
         loader = _build_loader(runner, dataloader)
-        # MMEngine starts the workers here, before it's known where to begin.
+        # MMEngine starts the workers here, before the first batch is known.
         super().__init__(
             runner, with_ordered_batches(loader, True, num_workers=0), *args, **kwargs
         )
@@ -163,27 +174,18 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
     def run(self) -> torch.nn.Module:
         """Train to the end."""
         self.runner.call_hook('before_train')
-        self._keep_order()
+        self._restore_sampler_seed()
         self.runner.call_hook('before_train_epoch')
-        if self._iter > 0 and not self._was_validated():
-            self._maybe_validate()
-        self.dataloader_iterator = self._iterate(0, self._iter)
+        if self._validation_was_interrupted():
+            self._validate_if_due(self._iter, self._max_iters)
+        self.dataloader_iterator = self._batches_from(0, self._iter)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self.run_iter(next(self.dataloader_iterator))
-            self._maybe_validate()
+            self._validate_if_due(self._iter, self._max_iters)
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
-
-    def _maybe_validate(self) -> None:
-        self._decide_current_val_interval()
-        if (
-            self.runner.val_loop is not None
-            and self._iter >= self.val_begin
-            and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
-        ):
-            self._validate()
 
 
 SurvivingEpochTrainLoop = deprecated_type(

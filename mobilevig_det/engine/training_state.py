@@ -1,26 +1,70 @@
-"""What a checkpoint needs, beside MMEngine's, to go on as if nothing had been."""
+"""The state of a training that MMEngine's checkpoints lack: random number
+generators, accumulated gradients, and buffers that differ between ranks."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from .random_states import get_random_states, set_random_states
+
+def get_random_states() -> dict:
+    """Return the states of this process's random number generators.
+
+    Returns:
+        dict: ``python``, ``numpy``, ``torch`` (of the CPU) and ``cuda`` (a list, one
+        for each visible GPU; empty if CUDA isn't used), as types that are safe to
+        load from a checkpoint.
+    """
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return dict(
+        python=random.getstate(),
+        numpy=(str(name), np.asarray(keys).tolist(), *rest),
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    )
+
+
+def set_random_states(states: dict) -> None:
+    """Restore what :func:`get_random_states` returned."""
+    version, internal, gauss = states['python']
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = states['numpy']
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(states['torch'].cpu())
+    # There may be fewer GPUs now.
+    count = torch.cuda.device_count() if states['cuda'] else 0
+    for device, state in enumerate(states['cuda'][:count]):
+        torch.cuda.set_rng_state(state.cpu(), device)
+
+
+@contextmanager
+def preserve_random_states() -> Iterator[None]:
+    """Undo, for the random number generators, what is drawn in the block."""
+    states = get_random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)
 
 
 def get_rank_state(runner: Runner, random_states: dict | None = None) -> dict:
-    """What differs from process to process.
+    """Return the state that differs between ranks.
 
     Args:
         runner (Runner): In training.
-        random_states (dict, optional): Defaults to those of now.
+        random_states (dict, optional): Defaults to the present ones.
 
     Returns:
-        dict: ``random`` (states of the generators), ``gradients`` (accumulated
-        ones, by parameter; empty where the last step used them up) and
-        ``buffers`` (of many processes: BatchNorm's statistics may differ).
+        dict: ``random`` (states of the generators), ``gradients`` (accumulated ones
+        by parameter name; empty after an optimizer step) and ``buffers`` (by name,
+        with several ranks, as BatchNorm's statistics may differ).
     """
-    model = bare_model(runner)
+    model = unwrapped_model(runner)
     gradients = {}
     if is_accumulating(runner):
         gradients = {
@@ -41,38 +85,26 @@ def get_rank_state(runner: Runner, random_states: dict | None = None) -> dict:
     )
 
 
-def restore(runner: Runner, saved: dict) -> None:
-    """Bring this process to where its checkpoint was written.
+def restore_training_state(runner: Runner, saved: dict) -> None:
+    """Restore this rank's state from a checkpoint.
 
     Args:
         runner (Runner): Resumed, about to train.
-        saved (dict): ``processes``, how many there were, and ``of_each``, what
-            :func:`get_rank_state` gave on each (or on the first alone).
+        saved (dict): ``processes``, the number of ranks that there were, and
+            ``of_each``, the result of :func:`get_rank_state` of each rank.
     """
     states, rank = saved['of_each'], get_rank()
-    if saved['processes'] != get_world_size():
+    if saved['processes'] != get_world_size() or rank >= len(states):
         runner.logger.warning(
             f'The checkpoint was written by {saved["processes"]} process(es), and '
-            f'{get_world_size()} go on: the batch is another, so the end will not '
-            'be the same to the bit, and the learning rate stays as it is. '
-            'Accumulated gradients are left out, and the position in the epoch is '
-            'converted.'
+            f'{get_world_size()} resume: the batch size changes, so the result will '
+            'not be bit-identical, and the learning rate stays as it is. Accumulated '
+            'gradients are dropped, and the position in the epoch is converted.'
         )
         if rank < len(states):
             set_random_states(states[rank]['random'])
         return
-    if rank < len(states):
-        _set_rank_state(runner, states[rank])
-    if len(states) < saved['processes']:
-        runner.logger.warning(
-            "The checkpoint holds the first process's random states alone (it was "
-            'written when others may have been dead): the end will not be the same '
-            'to the bit.'
-        )
-
-
-def _set_rank_state(runner: Runner, state: dict) -> None:
-    model = bare_model(runner)
+    state, model = states[rank], unwrapped_model(runner)
     parameters = dict(model.named_parameters())
     for name, gradient in state['gradients'].items():
         if name in parameters:
@@ -91,15 +123,19 @@ def _set_rank_state(runner: Runner, state: dict) -> None:
 
 
 def is_accumulating(runner: Runner) -> bool:
-    """Whether gradients of the iterations so far wait for their step."""
-    wrapper = runner.optim_wrapper
-    wrappers = getattr(wrapper, 'optim_wrappers', {'': wrapper}).values()
+    """Return whether accumulated gradients wait for an optimizer step."""
     return any(
-        getattr(each, '_accumulative_counts', 1) > 1 and not each.should_update()
-        for each in wrappers
+        getattr(wrapper, '_accumulative_counts', 1) > 1 and not wrapper.should_update()
+        for wrapper in optim_wrappers(runner)
     )
 
 
-def bare_model(runner: Runner) -> torch.nn.Module:
-    """The model, without what distributes it."""
+def optim_wrappers(runner: Runner) -> list:
+    """Return the optimizer wrappers of a training; most have one."""
+    wrapper = runner.optim_wrapper
+    return list(getattr(wrapper, 'optim_wrappers', {'': wrapper}).values())
+
+
+def unwrapped_model(runner: Runner) -> torch.nn.Module:
+    """Return the model without DistributedDataParallel or its like."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model

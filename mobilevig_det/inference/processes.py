@@ -15,8 +15,7 @@ from torch import distributed
 from torch.distributed import distributed_c10d
 from tqdm import tqdm
 
-from ..engine.exit_codes import STOPPED
-from ..engine.launch import check_launcher, init_process_group
+from ..engine.launch import STOPPED, check_launcher, init_process_group
 from ..errors import UserError
 from .input_lists import PIPE
 from .input_stream import Inputs

@@ -17,7 +17,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / 'chaos'), str(TESTS / 'helpers'), str(TESTS.parent)]
 
-from mobilevig_det.engine.newest_checkpoint import check_checkpoint  # noqa: E402
+from mobilevig_det.engine.checkpoint_files import read_training_checkpoint  # noqa: E402
 from mobilevig_det.errors import UserError  # noqa: E402
 
 import torch  # noqa: E402
@@ -153,7 +153,7 @@ def intact_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     found = []
     for path in folder.glob('epoch_*.pth'):
         try:
-            found.append((check_checkpoint(str(path))['meta']['iter'], path))
+            found.append((read_training_checkpoint(str(path))['meta']['iter'], path))
         except UserError:
             pass
     return sorted(found)

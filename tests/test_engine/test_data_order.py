@@ -6,14 +6,14 @@ import random
 from mobilevig_det.engine.data_order import (
     SampleKey,
     SeededDataset,
+    derive_seed,
+    random_stream,
     with_ordered_batches,
 )
-from mobilevig_det.engine.random_states import (
+from mobilevig_det.engine.training_state import (
     get_random_states,
-    own_stream,
-    seed_of,
+    preserve_random_states,
     set_random_states,
-    stream_kept,
 )
 from mobilevig_det.errors import UserError
 
@@ -32,31 +32,28 @@ def draw():
     return random.random(), np.random.rand(), torch.rand(1).item()
 
 
-def test_states_go_on_where_they_were():
-    np.random.standard_normal(), random.gauss(0, 1)  # which keep a second number
+def test_random_streams_depend_on_their_parts_alone():
+    with random_stream(1, 'a'):
+        first = draw()
+    with random_stream(1, 'a'), preserve_random_states():
+        assert draw() == first
+    with random_stream(1, 'b'):
+        assert draw() != first
+
+
+def test_random_stream_leaves_the_generators_as_they_were():
     states = get_random_states()
-    first = draw(), random.gauss(0, 1), np.random.standard_normal()
-    set_random_states(pickle.loads(pickle.dumps(states)))
-    assert (draw(), random.gauss(0, 1), np.random.standard_normal()) == first
-
-
-def test_own_streams():
-    before = get_random_states()
-    with own_stream(1, 'a'):
-        inside = draw()
-    with own_stream(1, 'a'), stream_kept():
-        assert draw() == inside
-    with own_stream(1, 'b'):
-        assert draw() != inside
-    with stream_kept():
-        outside = draw()
-    assert draw() == outside
-    set_random_states(before)
+    expected = draw()
+    set_random_states(states)
+    with random_stream(1, 'a'):
+        draw()
+    assert draw() == expected
 
 
 def test_seeds_do_not_depend_on_the_type_of_an_index():
-    assert seed_of(0, 5, (1, 2)) == seed_of(0, np.int64(5), [torch.tensor(1), 2])
-    assert seed_of(0, 5) != seed_of(5, 0)
+    seed = derive_seed(0, 5, (1, 2))
+    assert seed == derive_seed(0, np.int64(5), [torch.tensor(1), 2])
+    assert derive_seed(0, 5) != derive_seed(5, 0)
 
 
 def batches(loader, epoch=0, first=0, seed=0):

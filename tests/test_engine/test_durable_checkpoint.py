@@ -6,8 +6,8 @@ import struct
 import zipfile
 
 from mobilevig_det.checkpoints import read_checkpoint
+from mobilevig_det.engine.checkpoint_files import outdated_checkpoints
 from mobilevig_det.engine.hooks import DurableCheckpointHook
-from mobilevig_det.engine.kept_checkpoints import outdated
 from mobilevig_det.errors import UserError
 
 import pytest
@@ -69,12 +69,11 @@ def test_max_keep_ckpts(tmp_path, max_keep, expected):
     assert names(tmp_path) == expected
 
 
-def test_outdated():
+def test_retention_policy():
     def gone(text, max_keep):
-        """Capitals are the schedule's."""
-        return ''.join(
-            name for name, _ in outdated([[c, c.isupper()] for c in text], max_keep)
-        )
+        """Capitals are scheduled."""
+        kept = [[name, name.isupper()] for name in text]
+        return ''.join(name for name, _ in outdated_checkpoints(kept, max_keep))
 
     assert gone('A', 2) == gone('ab', 2) == gone('', 2) == ''
     assert gone('Abcd', 2) == 'b'
@@ -92,7 +91,7 @@ def test_a_torn_newest_is_passed_over(work_dir, left, capsys):
         data[: int(left * len(data)) if isinstance(left, float) else left]
     )
     assert resumed_from(work_dir, log_level='INFO') == 'epoch_1_iter_13.pth'
-    assert 'Passed over' in (
+    assert 'Skipped: ' in (
         said := capsys.readouterr().out
         + ''.join(log.read_text() for log in work_dir.glob('*/*.log'))
     )
@@ -192,8 +191,8 @@ def test_killed_before_its_first_checkpoint_it_begins_again(work_dir):
     result = tiny.train(cfg, dict(iter=3))
     assert min(result.losses) == 0
     (log,) = (work_dir / result.runner.timestamp).glob('*.log')
-    assert 'begins again' in (said := log.read_text())
-    assert f'{work_dir}/epoch_1_iter_15.pth is of another run' in said
+    assert 'starts again' in (said := log.read_text())
+    assert f'{work_dir}/epoch_1_iter_15.pth belongs to another run' in said
     # Its own first checkpoint torn: the other's aren't the next best.
     tiny.train(tiny.config(work_dir), dict(iter=5), minutes=4)
     assert names(work_dir)[1] == 'epoch_0_iter_5.pth'

@@ -8,9 +8,8 @@ import sys
 
 import mobilevig_det.engine  # noqa: F401  registers the hook
 from mobilevig_det.checkpoints.safety import non_finite_weights
-from mobilevig_det.engine.batch_images import image_names
-from mobilevig_det.engine.exit_codes import NOT_FINITE
-from mobilevig_det.engine.launch import leave_process_group
+from mobilevig_det.engine.hooks.finite_numbers import _image_names
+from mobilevig_det.engine.launch import NOT_FINITE, leave_process_group
 from mobilevig_det.errors import UserError
 
 import pytest
@@ -175,11 +174,11 @@ def test_good_numbers_are_left_alone(tmp_path):
 def test_what_is_named(tmp_path):
     wrongs = [None, 'loss', None, 'gradient', None, 'statistics']
     _, (loss, gradient, statistics) = train(tmp_path, wrongs)
-    assert 'Iteration 2 is left out' in loss and '(1 in a row, 3 end' in loss
+    assert 'Iteration 2 is skipped' in loss and '(1 in a row, 3 end' in loss
     assert 'losses_mask nan' in loss and 'loss_box 0.' in loss
     assert 'losses that are not finite: losses_mask\n' in loss
     assert 'images: 1_0.jpg, 1_1.jpg, 1_2.jpg, 1_3.jpg' in loss
-    assert 'Iteration 4 is left out' in gradient
+    assert 'Iteration 4 is skipped' in gradient
     assert 'losses that are' not in gradient and 'nan' not in gradient
     assert 'gradients: ' in gradient and 'first: layers.0.weight, 12' in gradient
     assert '3_0.jpg' in gradient
@@ -211,7 +210,7 @@ def test_bad_weights_are_said_to_be(tmp_path):
     errors = errors_of(runner)
     with pytest.raises(SystemExit):
         runner.train()
-    assert 'only an older checkpoint helps' in errors[-1]
+    assert 'Resume from an older checkpoint' in errors[-1]
     assert 'first: head.weight, 1 of them' in errors[-1]
 
 
@@ -378,9 +377,9 @@ def test_non_finite_weights():
 def test_image_names_of_any_batch():
     sample = BaseDataElement(metainfo=dict(img_id=7))
     (batch,) = batches([None])
-    assert image_names(batch) == [f'0_{j}.jpg' for j in range(4)]
-    assert image_names(dict(sup=[sample], unsup=dict(data_samples=(sample,)))) == [
+    assert _image_names(batch) == [f'0_{j}.jpg' for j in range(4)]
+    assert _image_names(dict(sup=[sample], unsup=dict(data_samples=(sample,)))) == [
         '7',
         '7',
     ]
-    assert image_names(dict(inputs=torch.zeros(1))) == []
+    assert _image_names(dict(inputs=torch.zeros(1))) == []

@@ -25,7 +25,7 @@ DISTRIBUTED = dict(
 def one_process(rank, folder, kill, minutes, accumulate):
     torch.set_num_threads(1)  # OpenMP's other ones are lost in a fork
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
-    durable_checkpoint.ASK_EVERY = 4
+    durable_checkpoint.CLOCK_INTERVAL = 4
     dist.init_process_group(
         'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
     )
@@ -77,5 +77,5 @@ def test_another_number_of_processes_is_said(tmp_path):
     result = tiny.train(cfg)
     assert len(result.losses) == 10 - 6
     log = ''.join(file.read_text() for file in tmp_path.glob('*/*.log'))
-    assert 'written by 2 process(es), and 1 go on' in log
+    assert 'written by 2 process(es), and 1 resume' in log
     assert 'batch 3 of it became 6' in log

@@ -1,12 +1,12 @@
-"""Hooks of MMEngine's, by ``type=`` in a config."""
+"""Hooks for training."""
 
 from .bounded_runtime_info import BoundedRuntimeInfoHook
-from .compile_parts import CompileHook
+from .compile_model import CompileHook
 from .cpu_fast_paths import CpuFastPathsHook, WinogradHook
 from .durable_checkpoint import DurableCheckpointHook
 from .finite_numbers import FiniteNumbersHook
 from .hang_watchdog import HangWatchdogHook
-from .stop_signals import StopOnSignalHook
+from .stop_on_signal import StopOnSignalHook, ignore_signals, ignore_signals_in_workers
 
 __all__ = [
     'BoundedRuntimeInfoHook',
@@ -17,4 +17,6 @@ __all__ = [
     'HangWatchdogHook',
     'StopOnSignalHook',
     'WinogradHook',
+    'ignore_signals',
+    'ignore_signals_in_workers',
 ]

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: named, left out, and not for long."""
+"""Skip and report iterations with NaN or infinite losses or gradients."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,49 +12,47 @@ from mmengine.dist import (
     is_distributed,
 )
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ...checkpoints.safety import describe_non_finite, non_finite_weights
 from ...errors import UserError
-from ..batch_images import image_names
-from ..exit_codes import NOT_FINITE
+from ..launch import NOT_FINITE
+from ..training_state import optim_wrappers, unwrapped_model
 
-MOST_IMAGES = 64  # named, of a process
-ADVICE = (
+_MAX_IMAGES = 64  # named in the log, of each rank
+_ADVICE = (
     'What to do: look at the images that were named, and at their boxes '
     '(tools/check_data.py); lower the learning rate, or warm up for longer; clip '
-    'gradients (optim_wrapper.clip_grad=dict(max_norm=1)); leave float16 for '
-    'bfloat16 or float32. Then go on from the newest checkpoint: --resume.'
+    'gradients (optim_wrapper.clip_grad=dict(max_norm=1)); use bfloat16 or float32 '
+    'instead of float16. Then resume from the newest checkpoint with --resume.'
 )
 
 
 @HOOKS.register_module()
 class FiniteNumbersHook(Hook):
-    """Takes no step with a loss or gradient that is NaN or infinite.
+    """Skip the optimizer step if a loss or gradient is NaN or infinite.
 
-    An iteration is bad if a loss, a gradient or a running statistic of a norm is
-    not finite, in any process. It is named in the log: its losses, gradients and
-    images. It leaves no trace in the model: no step is taken, the gradients that
-    were accumulated so far are dropped, and the norms' statistics are those of
-    before. After ``patience`` bad ones in a row the training ends with exit code 3.
+    An iteration is skipped if a loss, a gradient or a running statistic of a
+    normalization layer isn't finite on any rank. Its losses, gradients and images are
+    logged. It doesn't change the model: there is no optimizer step, accumulated
+    gradients are dropped, and running statistics are restored. After ``patience``
+    skipped iterations in a row the training ends with exit code 3.
 
-    Gradients that overflow float16 because the loss was scaled are not bad:
-    torch's GradScaler leaves these steps out, and lowers its scale. At a scale of
-    1 or less the scale is not to blame, and they are.
+    Gradients that overflow float16 because the loss was scaled are not an error:
+    torch's GradScaler skips these steps and lowers its scale. At a scale of 1 or less
+    they are.
 
-    Takes the place of MMDetection's CheckInvalidLossHook. The processor waits for
-    the device once an iteration, and all processes once for each other.
+    Replaces MMDetection's CheckInvalidLossHook. Each iteration waits for the device
+    once, and all ranks wait for each other once.
 
     Args:
-        patience (int): How many bad iterations in a row end the training.
+        patience (int): Number of skipped iterations in a row that end the training.
             Defaults to 10.
 
     Raises:
-        UserError: If patience is not a positive integer.
+        UserError: If ``patience`` is not a positive integer.
     """
 
     priority = 'HIGH'  # before averages are taken and checkpoints written
@@ -62,33 +60,28 @@ class FiniteNumbersHook(Hook):
     def __init__(self, patience: int = 10) -> None:
         if type(patience) is not int or patience < 1:
             raise UserError(
-                f'FiniteNumbersHook: patience must be a positive integer, the bad '
-                f'iterations in a row that end the training, but got {patience!r}.'
+                'FiniteNumbersHook: patience must be a positive integer, the number of '
+                f'bad iterations in a row that end the training, but is {patience!r}.'
             )
         self.patience = patience
         self.bad_in_a_row = 0
         self._handles: list = []
 
     def before_train(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        """Register hooks on the model and the optimizers."""
+        model = unwrapped_model(runner)
         self._parameters = dict(model.named_parameters())
-        norms = [
-            (f'{name}.{key}', buffer)
+        self._statistics = {
+            f'{name}.{key}': buffer
             for name, module in model.named_modules()
             if isinstance(module, _NormBase)
             for key, buffer in module.named_buffers(recurse=False)
-        ]
-        self._statistics = dict(norms)
-        self._kept = [buffer.clone() for buffer in self._statistics.values()]
-        wrapper = runner.optim_wrapper
-        self._wrappers = (
-            list(wrapper.values())
-            if isinstance(wrapper, OptimWrapperDict)
-            else [wrapper]
-        )
-        # The losses are seen before the step, so that one look serves both.
+        }
+        self._backup = [buffer.clone() for buffer in self._statistics.values()]
+        self._wrappers = optim_wrappers(runner)
+        # The losses are kept for the step, so that the device is waited for once.
         self._handles = [
-            runner.model.register_forward_hook(self._see_losses),
+            runner.model.register_forward_hook(self._keep_losses),
             *(
                 w.optimizer.register_step_pre_hook(self._before_step)
                 for w in self._wrappers
@@ -96,67 +89,68 @@ class FiniteNumbersHook(Hook):
         ]
 
     def after_train(self, runner) -> None:
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Back up the running statistics."""
         self._losses: dict[str, Tensor] = {}
-        self._judged = self._bad = False
+        self._checked = self._bad = False
         self._found: list[str] = []
-        _copy(self._statistics.values(), self._kept)
+        _copy(self._statistics.values(), self._backup)
 
-    def after_train_iter(
-        self, runner, batch_idx, data_batch=None, outputs=None
-    ) -> None:
-        if not self._judged:
-            self._without_a_step()
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Undo and report a bad iteration; end the training after many."""
+        if not self._checked:
+            self._check_without_step()
         if not self._bad:
             self.bad_in_a_row = 0
             return
-        _copy(self._kept, self._statistics.values())
+        _copy(self._backup, self._statistics.values())
         self.bad_in_a_row += 1
         report = self._report(data_batch)
         if get_rank() == 0:
             runner.logger.error(
-                f'Iteration {runner.iter + 1} is left out, its numbers are not finite '
+                f'Iteration {runner.iter + 1} is skipped: its numbers are not finite '
                 f'({self.bad_in_a_row} in a row, {self.patience} end the training).'
                 + ''.join(f'\n  {line}' for line in report)
             )
         if self.bad_in_a_row >= self.patience:
             self._stop(runner)
 
-    def _see_losses(self, model: nn.Module, args: tuple, output: Any) -> None:
-        if isinstance(output, Mapping):  # not what is predicted
+    def _keep_losses(self, model: nn.Module, args: tuple, output: Any) -> None:
+        if isinstance(output, Mapping):  # not predictions
             self._losses = dict(_losses(output))
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args, kwargs) -> None:
-        # A fused optimizer is told what GradScaler found, and leaves out the step
-        # by itself; others are not even called then.
+        # GradScaler tells a fused optimizer of an overflow, which then skips the step
+        # by itself; it doesn't call other optimizers at all.
         overflow = getattr(optimizer, 'found_inf', None)
         gradients = self._gradients(optimizer) if overflow is None else {}
-        if self._judge(gradients, overflow):
-            self._blame_scale()
+        if self._check(gradients, overflow):
+            self._check_scale()
         if self._bad:
             _drop_gradients(optimizer)
 
-    def _without_a_step(self) -> None:
-        """Gradients are being accumulated, or GradScaler left out the step."""
+    def _check_without_step(self) -> None:
+        """Gradients are being accumulated, or GradScaler skipped the step."""
         gradients, overflow = {}, False
         for wrapper in self._wrappers:
             if not hasattr(wrapper, 'loss_scaler'):
                 gradients.update(self._gradients(wrapper.optimizer))
             elif wrapper.should_update():
                 overflow = True
-        self._judge(gradients)
+        self._check(gradients)
         if overflow:
-            self._blame_scale()
+            self._check_scale()
         if self._bad:
             for wrapper in self._wrappers:
                 _drop_gradients(wrapper.optimizer)
 
-    def _blame_scale(self) -> None:
-        """Gradients overflowed: it is no finding if their scale made them."""
+    def _check_scale(self) -> None:
+        """Report overflowed gradients, unless the loss scale explains them."""
         scales = [
             w.loss_scaler.get_scale()
             for w in self._wrappers
@@ -174,13 +168,13 @@ class FiniteNumbersHook(Hook):
             if parameter.grad is not None and id(parameter) in own
         }
 
-    def _judge(
+    def _check(
         self, gradients: dict[str, Tensor], overflow: Tensor | None = None
     ) -> bool:
-        """Look whether all is finite, in all processes; if not, what is not.
+        """Check on all ranks whether all numbers are finite, and record which aren't.
 
         Returns:
-            bool: Whether ``overflow``, on the device, is set in any process.
+            bool: Whether ``overflow``, on the device, is set on any rank.
         """
         kinds = {
             'losses': self._losses,
@@ -195,7 +189,7 @@ class FiniteNumbersHook(Hook):
         if is_distributed():
             all_reduce(flags, 'max')
         any_bad, overflowed = map(bool, flags.tolist())
-        self._judged = True
+        self._checked = True
         if not any_bad:
             return overflowed
         self._bad = True
@@ -208,13 +202,13 @@ class FiniteNumbersHook(Hook):
         return overflowed
 
     def _report(self, data_batch: Any) -> list[str]:
-        """Of all processes, what was found and where; the same in each."""
+        """Return the findings of all ranks, on each of them."""
         losses = ', '.join(
             f'{name} {float(value):.4g}' for name, value in self._losses.items()
         )
-        names = image_names(data_batch)
-        more = f', … ({len(names)} in all)' if len(names) > MOST_IMAGES else ''
-        images = ', '.join(names[:MOST_IMAGES]) + more
+        names = _image_names(data_batch)
+        more = f', ... ({len(names)} in all)' if len(names) > _MAX_IMAGES else ''
+        images = ', '.join(names[:_MAX_IMAGES]) + more
         own = [f'losses: {losses}', *self._found, f'images: {images}']
         if get_world_size() == 1:
             return own
@@ -227,16 +221,15 @@ class FiniteNumbersHook(Hook):
     def _stop(self, runner) -> None:
         counts = non_finite_weights({**self._parameters, **self._statistics})
         state = (
-            f'The weights themselves are bad, by an earlier step or from the file '
-            f'that was loaded: {describe_non_finite(counts)}; only an older '
-            'checkpoint helps.'
+            'The weights themselves are bad, from an earlier step or from the loaded '
+            f'file: {describe_non_finite(counts)}. Resume from an older checkpoint.'
             if counts
-            else 'The weights are finite, those of the last good iteration.'
+            else 'The weights are finite: those of the last good iteration.'
         )
         message = (
             f'Training ends: {self.bad_in_a_row} iterations in a row had losses, '
             f'gradients or statistics that are not finite (FiniteNumbersHook, '
-            f'patience={self.patience}). {state} {ADVICE}'
+            f'patience={self.patience}). {state} {_ADVICE}'
         )
         if get_rank() == 0:
             runner.logger.error(message)
@@ -245,7 +238,7 @@ class FiniteNumbersHook(Hook):
 
 
 def _losses(output: Mapping) -> Iterable[tuple[str, Tensor]]:
-    """Loss terms, as MMEngine's ``parse_losses`` sums them up: scalars."""
+    """Yield loss terms as scalars, as MMEngine's ``parse_losses`` sums them up."""
     for name, value in output.items():
         if 'loss' not in name:
             continue
@@ -257,16 +250,13 @@ def _losses(output: Mapping) -> Iterable[tuple[str, Tensor]]:
 
 def _copy(source: Iterable[Tensor], target: Iterable[Tensor]) -> None:
     source, target = list(source), list(target)
-    with torch.no_grad():
-        if source and hasattr(torch, '_foreach_copy_'):
+    if source:
+        with torch.no_grad():
             torch._foreach_copy_(target, source)
-        else:
-            for a, b in zip(source, target):
-                b.copy_(a)
 
 
 def _all_finite(tensors: list[Tensor], device: torch.device) -> Tensor:
-    """A bool on the device: nobody waits for it here."""
+    """Return a bool on the device, without waiting for it."""
     groups: dict[tuple, list[Tensor]] = {}
     for tensor in tensors:
         if not tensor.is_floating_point() or not tensor.numel():
@@ -286,3 +276,20 @@ def _drop_gradients(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         for parameter in group['params']:
             parameter.grad = None
+
+
+def _image_names(batch: Any) -> list[str]:
+    """Return the paths of a batch's images, or their ids if they have no paths.
+
+    Args:
+        batch (Any): Data samples, nested in dicts and lists.
+    """
+    info = getattr(batch, 'metainfo', None)
+    if isinstance(info, Mapping):
+        name = info.get('img_path', info.get('img_id'))
+        return [] if name is None else [str(name)]
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if isinstance(batch, list | tuple):
+        return [name for part in batch for name in _image_names(part)]
+    return []

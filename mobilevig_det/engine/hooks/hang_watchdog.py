@@ -1,4 +1,4 @@
-"""A process that waits for a dead or hung one ends, and the job with it."""
+"""Abort the job when a rank has died or stalls."""
 
 import os
 import sys
@@ -12,28 +12,28 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..exit_codes import HUNG
+from ..launch import HUNG
 
-_AFTER_CHECKPOINTS = 95  # priority between CheckpointHook's and the lowest
+_AFTER_CHECKPOINTS = 95  # priority: after CheckpointHook, before the lowest
 
 
 @HOOKS.register_module()
 class HangWatchdogHook(Hook):
-    """Ends this process where a training iteration takes far too long.
+    """End this process when a training iteration takes far too long.
 
-    In runs of several processes, collectives wait for a hung process for half an
-    hour (torch's timeout). This ends the one that waits with a message and exit code
-    4, and torchrun then ends the others. The first iteration may take any time, as
-    may validation and the first batch of an epoch.
+    With several ranks, collectives wait for a stalled rank for half an hour (torch's
+    timeout). This ends the rank that waits with a message and exit code 4, and
+    torchrun then ends the others. There is no limit for the first iteration, for
+    validation, and for the first batch of an epoch.
 
-    How long DurableCheckpointHook may take for a checkpoint is known from those
-    before: ten times the longest, or ``seconds`` where that is more.
+    The limit for a checkpoint of DurableCheckpointHook is ten times the longest one so
+    far, or ``seconds`` if that is more.
 
     Args:
-        seconds (float): The longest that an iteration may take, with the loading
-            of its data. Defaults to 60.
-        saving_seconds (float): The longest that hooks may take after an iteration,
-            and that a checkpoint may take at all, as the first. Defaults to 600.
+        seconds (float): Limit for an iteration with the loading of its data, in
+            seconds. Defaults to 60.
+        saving_seconds (float): Limit for the hooks after an iteration, and for the
+            first checkpoint, in seconds. Defaults to 600.
     """
 
     priority = 'VERY_HIGH'  # before a checkpoint is written
@@ -47,7 +47,7 @@ class HangWatchdogHook(Hook):
         self._ended: threading.Event | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Start to watch."""
+        """Start the watching thread, if there are several ranks."""
         if get_world_size() == 1 or self._ended:
             return
         runner.register_hook(_AfterCheckpoints(self), _AFTER_CHECKPOINTS)
@@ -56,37 +56,37 @@ class HangWatchdogHook(Hook):
         threading.Thread(target=self._watch, args=args, daemon=True).start()
 
     def after_train(self, runner: Runner) -> None:
-        """Stop watching."""
+        """Stop the watching thread."""
         self._limit = None
         if self._ended:
             self._ended.set()
             self._ended = None
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Where none runs yet (an epoch begins, a validation was), begin one."""
+        """Set the iteration's limit, if an epoch or a validation has removed it."""
         if self._iterations and self._limit is None:
             self.begin(self.seconds, 'not finished')
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """Give checkpoints their time."""
+        """Set the limit for checkpoints and other hooks."""
         self._iterations += 1
         self.begin(self.saving_seconds, 'done, but what follows it is not')
 
     def after_train_epoch(self, runner) -> None:
-        """Nothing is watched outside of iterations."""
+        """Remove the limit: the next batch may take any time."""
         self._limit = None
 
     def before_val(self, runner) -> None:
-        """The same."""
+        """Remove the limit: a validation may take any time."""
         self._limit = None
 
     def begin(self, seconds: float, what: str) -> None:
-        """Watch from now on, in place of what was watched."""
+        """Set a limit from now on, instead of the present one."""
         self._limit = time.monotonic() + seconds, seconds, what
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Watch a checkpoint, and then what was watched before."""
+        """Limit the time for a checkpoint; then continue with the present limit."""
         before, began = self._limit, time.monotonic()
         limit = self.saving_seconds
         if self._longest_save is not None:
@@ -116,8 +116,8 @@ class HangWatchdogHook(Hook):
                 print(
                     f'Process {runner.rank}: iteration {runner.iter + 1} is {what} '
                     f'after {seconds:g} s. Another process (or a loader worker) died '
-                    'or hangs; see its messages. This one ends, with exit code '
-                    f'{HUNG}; go on with --resume. If it does take so long: '
+                    'or hangs; see its messages. This process ends with exit code '
+                    f'{HUNG}. Resume with --resume. If it does need more time, set '
                     'HangWatchdogHook(seconds=..., saving_seconds=...).',
                     file=sys.stderr,
                     flush=True,
@@ -127,7 +127,7 @@ class HangWatchdogHook(Hook):
 
 @contextmanager
 def watched_save(runner: Runner) -> Iterator[None]:
-    """:meth:`HangWatchdogHook.saving` of the runner's, where it has one."""
+    """Enter :meth:`HangWatchdogHook.saving`, if the runner has that hook."""
     hooks = (hook for hook in runner.hooks if isinstance(hook, HangWatchdogHook))
     watchdog = next(hooks, None)
     if watchdog is None:
@@ -138,7 +138,7 @@ def watched_save(runner: Runner) -> Iterator[None]:
 
 
 class _AfterCheckpoints(Hook):
-    """The watchdog's part after the checkpoints: a hook has one priority."""
+    """The watchdog's part that runs after the checkpoint: a hook has one priority."""
 
     def __init__(self, watchdog: HangWatchdogHook) -> None:
         self.watchdog = watchdog

@@ -1,33 +1,36 @@
-"""Parts of any detector through torch.compile."""
+"""torch.compile for parts of a detector."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from ...errors import UserError
+from ..training_state import unwrapped_model
 
 
 @HOOKS.register_module()
 class CompileHook(Hook):
-    """Compiles parts of a model, each as one graph.
+    """Compile parts of a model, each as one graph.
 
-    What MMDetection does after the neck depends on values, and is left alone. Names
-    of weights stay.
+    What MMDetection does after the neck depends on values and isn't compiled. Names of
+    weights don't change.
 
     Args:
-        parts (Sequence[str]): Attributes of the model, with dots within them.
+        parts (Sequence[str]): Attributes of the model; nested ones with dots.
             Defaults to ('backbone', 'neck').
-        fullgraph (bool): Whether a part that is not one graph is an error. Defaults
-            to True.
-        options (Any): More arguments of ``torch.compile``, such as ``dynamic=True``
+        fullgraph (bool): Whether a part that isn't one graph is an error. Defaults to
+            True.
+        **options (Any): More arguments of ``torch.compile``, such as ``dynamic=True``
             for one graph for all sizes, or ``mode='reduce-overhead'`` for CUDA graphs,
             one for each size.
 
     Raises:
         UserError: When the run starts, if the model has no such part.
+
+    Example:
+        >>> custom_hooks = [dict(type='CompileHook', dynamic=True)]
     """
 
     def __init__(
@@ -40,7 +43,8 @@ class CompileHook(Hook):
         self.options = dict(options, fullgraph=fullgraph)
 
     def before_run(self, runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        """Compile the parts."""
+        model = unwrapped_model(runner)
         modules = dict(model.named_modules())
         for name in self.parts:
             if name not in modules:

@@ -1,0 +1,242 @@
+"""The checkpoint files of a run: which to resume from, which to keep."""
+
+import logging
+import os
+import re
+import time
+import zipfile
+from uuid import uuid4
+
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from ..checkpoints import read_checkpoint
+from ..errors import UserError
+from ..io import atomic_write_text, leftovers
+
+POINTER = 'last_checkpoint'  # as MMEngine names it
+_CURRENT_RUN = 'current_run'
+_RUN_KEY = 'run'  # in the message hub, and so in each checkpoint
+_MIN_KEPT = 2  # the newest may turn out damaged
+
+
+def read_training_checkpoint(path: str) -> dict:
+    """Read a checkpoint to resume from, and verify its checksums.
+
+    Returns:
+        dict: Its content.
+
+    Raises:
+        UserError: If it is truncated or damaged, or holds nothing but weights.
+    """
+    checkpoint = read_checkpoint(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch itself compares no checksums
+        if damaged:
+            raise UserError(
+                f'{path} is damaged: the checksum of {damaged} is wrong. Resume from '
+                'another checkpoint.'
+            )
+    missing = {'meta', 'state_dict', 'message_hub'} - set(checkpoint)
+    if missing:
+        raise UserError(
+            f'{path} is not a training checkpoint: it lacks '
+            f'{", ".join(sorted(missing))}.'
+        )
+    return checkpoint
+
+
+def resume_from_newest(runner: Runner, folder: str, template: str) -> None:
+    """Have MMEngine resume from :func:`find_newest`.
+
+    Without such a checkpoint a training checkpoint in ``load_from`` is resumed; any
+    other ``load_from`` holds the weights that a new run starts with.
+
+    Args:
+        runner (Runner): About to resume.
+        folder (str): The folder of the checkpoints.
+        template (str): File name of a checkpoint, with one ``{}``.
+    """
+    newest = _find_newest_for_all(folder, runner.work_dir, template)
+    if newest:
+        runner._load_from = newest
+        return
+    start = runner._load_from
+    runner._resume = _is_training_checkpoint(start)
+    runner.logger.info(
+        f'{folder} holds no checkpoint to resume from: '
+        + (f'{start} is used.' if start else 'a new run begins.')
+    )
+
+
+def _is_training_checkpoint(path: str | None) -> bool:
+    if not path or not os.path.isfile(path):
+        return False
+    try:
+        return 'optimizer' in read_training_checkpoint(path)
+    except UserError:
+        return False
+
+
+def _find_newest_for_all(folder: str, pointer_folder: str, template: str) -> str | None:
+    """Search on the first rank and tell the others; delete incomplete files."""
+    answer: list = [None, None]
+    if is_main_process():
+        try:
+            for path in leftovers(folder):
+                os.remove(path)
+                print_log(f'Removed the incomplete file {path}.', 'current')
+            answer[0] = find_newest(folder, pointer_folder, template)
+        except UserError as error:
+            answer[1] = str(error)
+    broadcast_object_list(answer)
+    newest, problem = answer
+    if problem:
+        raise UserError(problem)
+    return newest
+
+
+def find_newest(folder: str, pointer_folder: str, template: str) -> str | None:
+    """Find the newest checkpoint of a folder that can be read to its end.
+
+    The pointer ``last_checkpoint`` is a hint: it may be empty, truncated, or name the
+    folder's former place. A file that is both written later and of a later iteration
+    is preferred (the run was killed between the two). If a new run began in the
+    folder of an earlier one, only the new run's checkpoints count.
+
+    Args:
+        folder (str): The folder of the checkpoints.
+        pointer_folder (str): The folder of ``last_checkpoint``.
+        template (str): File name of a checkpoint, with one ``{}``.
+
+    Returns:
+        str | None: Its path, or None if the run has no checkpoints.
+
+    Raises:
+        UserError: If there are checkpoints, but none can be read.
+    """
+    run = _current_run(folder)
+    unreadable: list[str] = []
+    other_runs: list[str] = []
+    for path in _checkpoints(folder, pointer_folder, template):
+        try:
+            checkpoint = read_training_checkpoint(path)
+        except UserError as error:
+            unreadable.append(str(error))
+            continue
+        if (
+            run
+            and checkpoint['message_hub'].get('runtime_info', {}).get(_RUN_KEY) != run
+        ):
+            other_runs.append(path)
+            continue
+        for message in unreadable:
+            print_log(f'Skipped: {message}', 'current', level=logging.WARNING)
+        return path
+    if unreadable:
+        raise UserError(
+            'There is nothing to resume from: no checkpoint can be read. Train '
+            'without resuming, or name another file. ' + ' '.join(unreadable)
+        )
+    if other_runs:
+        print_log(
+            f'The run that began {run} ended before its first checkpoint, so it '
+            f'starts again. {other_runs[0]} belongs to another run; to resume that '
+            'one, name the file.',
+            'current',
+            level=logging.WARNING,
+        )
+    return None
+
+
+def has_checkpoints(folder: str, template: str) -> bool:
+    """Return whether a folder has checkpoints, complete or not."""
+    return bool(_checkpoints(folder, folder, template))
+
+
+def _checkpoints(folder: str, pointer_folder: str, template: str) -> list[str]:
+    """Paths of the checkpoints, in the order in which to try them."""
+    start, end = (re.escape(part) for part in template.split('{}'))
+    pattern = re.compile(rf'{start}(\d+)(?:_iter_(\d+))?{end}')
+    positions = {}
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        if match := pattern.fullmatch(name):
+            positions[name] = tuple(int(number or 0) for number in match.groups())
+
+    def age(name: str) -> tuple:
+        return os.stat(os.path.join(folder, name)).st_mtime_ns, positions[name]
+
+    names = sorted(positions, key=age, reverse=True)
+    named = os.path.basename(_read_line(os.path.join(pointer_folder, POINTER)))
+    if named in names:
+        written_later = names[: names.index(named)]
+        first = [n for n in written_later if positions[n] > positions[named]] + [named]
+        names = first + [name for name in names if name not in first]
+    return [os.path.join(folder, name) for name in names]
+
+
+def outdated_checkpoints(kept: list, max_keep: int) -> list:
+    """Apply the retention policy: choose the checkpoints to delete.
+
+    Args:
+        kept (list): A run's checkpoints, oldest first: name, and whether it was
+            scheduled (by ``interval``, not by time or a signal).
+        max_keep (int): Number of scheduled checkpoints to keep; below 1 all.
+
+    Returns:
+        list: The entries of ``kept`` that are neither among the newest ``max_keep``
+        scheduled ones, nor among the newest two after them, nor needed so that two
+        are left.
+    """
+    scheduled = [number for number, entry in enumerate(kept) if entry[1]]
+    last = scheduled[-1] if scheduled else -1
+    stay = set(scheduled[-max_keep:] if max_keep > 0 else scheduled)
+    stay.update(range(last + 1, len(kept))[-_MIN_KEPT:])
+    for number in reversed(range(len(kept))):
+        if len(stay) >= _MIN_KEPT:
+            break
+        stay.add(number)
+    return [entry for number, entry in enumerate(kept) if number not in stay]
+
+
+def begin_run(runner: Runner, folder: str, used: bool) -> None:
+    """Name a new run, and note the name if the folder has checkpoints of others.
+
+    Otherwise a run that is killed before its first checkpoint would be resumed from
+    theirs. To be called on the first rank when training begins.
+
+    Args:
+        runner (Runner): After a checkpoint was loaded, if it resumes.
+        folder (str): The folder of the checkpoints.
+        used (bool): Whether it has any.
+
+    Raises:
+        OSError: If the name can't be written.
+    """
+    hub, marker = runner.message_hub, os.path.join(folder, _CURRENT_RUN)
+    resumed = runner._resume or runner.iter > 0
+    if not resumed:
+        began = time.strftime('%Y-%m-%d %H:%M:%S')
+        hub.update_info(_RUN_KEY, f'{began} {uuid4().hex[:8]}')
+    run = hub.runtime_info.get(_RUN_KEY)  # None: a file of MMEngine's own hook
+    marked = _current_run(folder)
+    if run and run != marked and (marked or (used and not resumed)):
+        atomic_write_text(marker, run)
+    elif marked and not run:
+        os.remove(marker)
+
+
+def _current_run(folder: str) -> str:
+    """Name of the folder's newest run; empty if it was the first."""
+    return _read_line(os.path.join(folder, _CURRENT_RUN))
+
+
+def _read_line(path: str) -> str:
+    """Content of a file of one line; empty if it can't be read."""
+    try:
+        with open(path, errors='replace') as file:
+            return file.read().strip()
+    except OSError:
+        return ''
