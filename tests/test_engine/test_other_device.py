@@ -90,8 +90,8 @@ def test_whole_run(found):
     training, validation = found['there']['training'], found['there']['validation']
     assert ours(training) == {
         # Of seven images: MMDetection wants the targets as NumPy's.
-        f'structures/mask.py {HOST}': 7,
-        f'structures/mask.py {DEVICE}': 2 * 7,
+        f'datasets/compact_masks.py {HOST}': 7,
+        f'datasets/compact_masks.py {DEVICE}': 2 * 7,
         f'engine/hooks/finite_numbers.py {HOST}': 2,
         # What MMEngine makes first; the second iteration's stay where they are.
         f'engine/hooks/bounded_runtime_info.py {HOST}': 1,
@@ -105,6 +105,6 @@ def test_whole_run_without_torchvision(shapes_root, tmp_path):
     found = run(shapes_root, tmp_path)
     check_numbers(found)
     assert ours(found['there']['training']).keys() > {
-        f'ops/nms.py {HOST}',
-        f'ops/roi_samples.py {HOST}',
+        f'mmcv_ops/nms.py {HOST}',
+        f'mmcv_ops/roi_samples.py {HOST}',
     }
