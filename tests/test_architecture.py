@@ -11,7 +11,7 @@ from mobilevig_det.checkpoints.key_mapping import from_authors
 
 import pytest
 import torch
-from page import code_block
+from markdown_pages import code_block
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / 'docs' / 'architecture.md').read_text()

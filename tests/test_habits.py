@@ -7,7 +7,7 @@ import mobilevig_det
 
 import pytest
 import yaml
-from page import code_blocks
+from markdown_pages import code_blocks
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / '.github' / 'workflows' / 'ci.yml'

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from page import code_blocks
+from markdown_pages import code_blocks
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = json.loads((ROOT / 'demo' / 'tutorial.ipynb').read_text(encoding='utf-8'))

@@ -9,8 +9,8 @@ from mobilevig_det.config import find_config
 
 import pytest
 import siblings
+from markdown_pages import DOCS, code_blocks
 from mmdet.registry import MODELS
-from page import DOCS, code_blocks
 from reference import ARCHS
 from tool import load
 

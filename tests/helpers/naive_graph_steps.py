@@ -1,13 +1,31 @@
-"""The siblings' graph steps pixel by pixel, word for word from their definitions."""
+"""Graph steps by their definitions, pixel by pixel."""
 
 import math
 
 import torch
 
 
-def moved(p, n, side):
-    """Where S(x, n) reads position p."""
+def _shifted(p, n, side):
+    """Return the position that a shift by n reads for position p."""
     return (p - n) % side if abs(n) <= side else p
+
+
+def naive_max_relative(x, stride):
+    """MobileViG's graph step of x (B, C, H, W)."""
+    height, width = x.shape[-2:]
+    out = torch.zeros_like(x)
+    for h in range(height):
+        for w in range(width):
+            here = x[:, :, h, w]
+            for i in range(stride, height, stride):
+                out[:, :, h, w] = torch.maximum(
+                    out[:, :, h, w], here - x[:, :, (h - i) % height, w]
+                )
+            for i in range(stride, width, stride):
+                out[:, :, h, w] = torch.maximum(
+                    out[:, :, h, w], here - x[:, :, h, (w - i) % width]
+                )
+    return out
 
 
 def cross_max(x, stride):
@@ -18,15 +36,18 @@ def cross_max(x, stride):
             here = x[:, :, h, w]
             for n in (stride, -stride):
                 for neighbour in (
-                    x[:, :, moved(h, n, height), w],
-                    x[:, :, h, moved(w, n, width)],
+                    x[:, :, _shifted(h, n, height), w],
+                    x[:, :, h, _shifted(w, n, width)],
                 ):
                     out[:, :, h, w] = torch.maximum(out[:, :, h, w], neighbour - here)
     return out
 
 
 def thresholded_max(x, stride):
-    """Also each pixel's smallest distance from the threshold, of the threshold."""
+    """GreedyViG's graph step.
+
+    Also returns each pixel's smallest distance from the threshold, relative to it.
+    """
     height, width = x.shape[-2:]
     out = torch.zeros_like(x)
     margin = torch.full((len(x), height, width), math.inf)
@@ -38,7 +59,7 @@ def thresholded_max(x, stride):
             for w in range(width)
         ]
         mean = sum(far) / len(far)
-        # 0 / 0 of a single pixel is NaN.
+        # For a single pixel this is 0 / 0, which is NaN.
         variance = sum((d - mean) ** 2 for d in far) / torch.tensor(len(far) - 1.0)
         limit = mean - variance.sqrt()
         for h in range(height):
@@ -74,14 +95,14 @@ def gated_max(x, temperature, stride):
                     difference = (-distance / scale).exp() * difference
                 out[:, :, h, w] = torch.maximum(out[:, :, h, w], difference.to(x.dtype))
 
-            take(x[:, :, moved(h, stride, height), w])
-            take(x[:, :, h, moved(w, stride, width)])
+            take(x[:, :, _shifted(h, stride, height), w])
+            take(x[:, :, h, _shifted(w, stride, width)])
             i = 2
             while i <= height:
-                take(x[:, :, moved(h, i, height), w], gate=True)
+                take(x[:, :, _shifted(h, i, height), w], gate=True)
                 i *= 2
             i = 2
             while i <= width:
-                take(x[:, :, h, moved(w, i, width)], gate=True)
+                take(x[:, :, h, _shifted(w, i, width)], gate=True)
                 i *= 2
     return out

@@ -1,4 +1,4 @@
-"""Operators written out from their definitions, one value at a time."""
+"""mmcv's operators by their definitions, one value at a time."""
 
 import math
 
@@ -6,8 +6,10 @@ import numpy as np
 
 
 def roi_align(x, rois, size, scale, sampling_ratio, mode, aligned):
-    """RoIAlign of x (B, C, H, W) in float64; also the weight of every pixel in
-    every output, (N, C, bins, bins, H, W)."""
+    """Compute RoIAlign of x (B, C, H, W) in float64.
+
+    Also returns the weight of every pixel in every output: (N, C, bins, bins, H, W).
+    """
     height, width = x.shape[2:]
     out = np.zeros((len(rois), x.shape[1], *size))
     weights = np.zeros((*out.shape, height, width))
@@ -26,7 +28,7 @@ def roi_align(x, rois, size, scale, sampling_ratio, mode, aligned):
             for i, j in np.ndindex(grid_h, grid_w):
                 y = y1 + p * bin_h + (i + 0.5) * bin_h / grid_h
                 z = x1 + q * bin_w + (j + 0.5) * bin_w / grid_w
-                samples.append(_bilinear(y, z, height, width))
+                samples.append(_pixel_weights(y, z, height, width))
             for c in range(x.shape[1]):
                 image = x[int(roi[0]), c]
                 if mode == 'avg':
@@ -41,8 +43,8 @@ def roi_align(x, rois, size, scale, sampling_ratio, mode, aligned):
     return out, weights
 
 
-def _bilinear(y, x, height, width):
-    """The weight of each pixel in a sample at (y, x)."""
+def _pixel_weights(y, x, height, width):
+    """Return the weight of each pixel in a sample at (y, x)."""
     share = np.zeros((height, width))
     if not (-1 <= y <= height and -1 <= x <= width):
         return share
@@ -53,7 +55,7 @@ def _bilinear(y, x, height, width):
 
 
 def nms(boxes, order, iou_threshold, offset):
-    """Indices of the boxes that stay, of those in order."""
+    """Return the indices of the boxes that are kept, in ``order``."""
     kept = []
     for i in order:
         if not any(_iou(boxes[i], boxes[j], offset) > iou_threshold for j in kept):
@@ -66,4 +68,19 @@ def _iou(a, b, offset):
     h = max(0, min(a[3], b[3]) - max(a[1], b[1]) + offset)
     areas = [(c[2] - c[0] + offset) * (c[3] - c[1] + offset) for c in (a, b)]
     union = sum(areas) - w * h
-    return w * h / union if union else math.nan  # never over a threshold
+    return w * h / union if union else math.nan  # NaN exceeds no threshold
+
+
+def bilinear(rows, y, x):
+    """Interpolate a map (a list of rows) at (y, x) by the definition.
+
+    The sum over all pixels, each weighted by max(0, 1 - distance) along both axes; 0
+    where y or x is not finite.
+    """
+    if not (math.isfinite(y) and math.isfinite(x)):
+        return 0.0
+    total = 0.0
+    for i, row in enumerate(rows):
+        for j, value in enumerate(row):
+            total += max(0, 1 - abs(y - i)) * max(0, 1 - abs(x - j)) * value
+    return total

@@ -1,4 +1,4 @@
-"""Independent references that the tests compare with."""
+"""Golden data of MobileViG: weights, inputs, and features of the authors' code."""
 
 import json
 import zlib
@@ -12,27 +12,31 @@ ARCHS = ('ti', 's', 'm', 'b')
 
 
 def golden_value(key, shape):
-    """The weight of that name which the golden features were made with."""
+    """Return the weight of that name with which the golden features were computed."""
     u = np.random.default_rng(zlib.crc32(key.encode())).random(shape)
-    if len(shape) == 4:
-        value = (u - 0.5) * 2 * np.sqrt(3 / np.prod(shape[1:]))
-    elif key.endswith('running_mean'):
-        value = (u - 0.5) * 0.2
-    elif key.endswith('running_var'):
-        value = 0.5 + u
-    elif key.endswith('layer_scale_2'):
-        value = 0.3 + 0.4 * u
-    elif key.endswith('num_batches_tracked'):
+    last = key.rpartition('.')[2]
+    if last == 'num_batches_tracked':
         return torch.tensor(0)
-    elif key.endswith('bias'):
+    if last == 'running_mean':
         value = (u - 0.5) * 0.2
-    else:  # weight of a BatchNorm
+    elif last == 'running_var':
+        value = 0.5 + u
+    elif last in ('layer_scale_1', 'layer_scale_2'):
+        value = 0.3 + 0.4 * u
+    elif last == 'temperature':
+        value = (0.5 + u) * 30 * 5 ** int(key.split('.')[1])
+        value = -value if u < 0.5 else value
+    elif len(shape) == 4:
+        value = (u - 0.5) * 2 * np.sqrt(3 / np.prod(shape[1:]))
+    elif last == 'bias':
+        value = (u - 0.5) * 0.2
+    else:  # weight of a norm
         value = 0.8 + 0.4 * u
     return torch.from_numpy(np.asarray(value, dtype=np.float32))
 
 
 def golden_state_dict(arch):
-    """The weights of the golden features, under the authors' key names."""
+    """Return the weights of the golden features under the authors' names."""
     shapes = json.loads((DATA / f'official_state_dict_{arch}.json').read_text())
     return {key: golden_value(key, shape) for key, shape in shapes.items()}
 
@@ -44,21 +48,3 @@ def golden_input(height, width):
 
 def golden_features():
     return np.load(DATA / 'golden_features.npz')
-
-
-def naive_max_relative(x, stride):
-    """The graph step, word for word from its definition (float, B C H W)."""
-    height, width = x.shape[-2:]
-    out = torch.zeros_like(x)
-    for h in range(height):
-        for w in range(width):
-            here = x[:, :, h, w]
-            for i in range(stride, height, stride):
-                out[:, :, h, w] = torch.maximum(
-                    out[:, :, h, w], here - x[:, :, (h - i) % height, w]
-                )
-            for i in range(stride, width, stride):
-                out[:, :, h, w] = torch.maximum(
-                    out[:, :, h, w], here - x[:, :, h, (w - i) % width]
-                )
-    return out

@@ -1,14 +1,13 @@
-"""What the authors' code of MobileViG's siblings computes, and its weights' names."""
+"""Golden data of MobileViG's siblings: features and names of the authors' weights."""
 
 import functools
 import gzip
 import json
-import zlib
 
 import numpy as np
 import pytest
 import torch
-from reference import DATA
+from reference import DATA, golden_value
 
 SIZES = dict(
     mobilevigv2=('ti', 's', 'm', 'b'),
@@ -24,13 +23,13 @@ CLASSES = dict(
 )
 ALL = [(family, size) for family, sizes in SIZES.items() for size in sizes]
 SMALLEST = [(family, sizes[0]) for family, sizes in SIZES.items()]
-# For what takes long: one always, the others with the slow tests.
+# For slow tests: the first family by default, the others with the slow tests.
 ONE_AND_OTHERS = [
     pytest.param(*which, marks=[pytest.mark.slow] if i else [])
     for i, which in enumerate(SMALLEST)
 ]
 
-# One size of each family always, the others with the slow tests.
+# One size of each family by default, the others with the slow tests.
 ONE_EACH_AND_OTHERS = [
     pytest.param(*which, marks=[] if which in SMALLEST else [pytest.mark.slow])
     for which in ALL
@@ -60,32 +59,8 @@ def _names():
 
 
 def authors_shapes(family, size):
-    """Shapes of the classifier's weights under the authors' names, in order."""
+    """Return the shapes of the classifier's weights by the authors' names, in order."""
     return _names()[f'{family}_{size}']
-
-
-def golden_value(key, shape):
-    """The weight of that name which the golden features were made with."""
-    u = np.random.default_rng(zlib.crc32(key.encode())).random(shape)
-    last = key.rpartition('.')[2]
-    if last == 'num_batches_tracked':
-        return torch.tensor(0)
-    if last == 'running_mean':
-        value = (u - 0.5) * 0.2
-    elif last == 'running_var':
-        value = 0.5 + u
-    elif last in ('layer_scale_1', 'layer_scale_2'):
-        value = 0.3 + 0.4 * u
-    elif last == 'temperature':
-        value = (0.5 + u) * 30 * 5 ** int(key.split('.')[1])
-        value = -value if u < 0.5 else value
-    elif len(shape) == 4:
-        value = (u - 0.5) * 2 * np.sqrt(3 / np.prod(shape[1:]))
-    elif last == 'bias':
-        value = (u - 0.5) * 0.2
-    else:  # weight of a norm
-        value = 0.8 + 0.4 * u
-    return torch.from_numpy(np.asarray(value, dtype=np.float32))
 
 
 def golden_state_dict(family, size):

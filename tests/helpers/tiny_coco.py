@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pycocotools.mask as mask_utils
+import torch
 from bad_images import encode, picture
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 
-# In the order of the file, with gaps between the ids as in COCO itself.
+# In the order of the file, with gaps between the ids as in COCO.
 CATEGORIES = [(3, 'circle'), (7, 'square'), (90, 'triangle')]
 CLASSES = tuple(name for _, name in CATEGORIES)
 WIDTH, HEIGHT = 160, 120
@@ -45,7 +48,7 @@ def annotation(id, image_id, category_id, box, segmentation=None, crowd=0):
 
 
 def content():
-    """A clean annotation file: four images, the last without objects."""
+    """Content of a correct annotation file: four images, the last without objects."""
     images = [
         dict(id=10 * i, file_name=f'{i}.jpg', width=WIDTH, height=HEIGHT)
         for i in range(1, 5)
@@ -65,7 +68,7 @@ def content():
 
 
 def write(root, split='train', data=None):
-    """Write a split: JSON (an object, or text as it is) and its images."""
+    """Write a split: annotations (an object, or text that is written as is), images."""
     data = content() if data is None else data
     folder = root / split
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +79,7 @@ def write(root, split='train', data=None):
 
 
 def config(root, classes=CLASSES):
-    """The loaders and evaluators of a config on that data."""
+    """Make a config with loaders and an evaluator of the data."""
     pipeline = [
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -120,3 +123,39 @@ def config(root, classes=CLASSES):
             ),
         )
     )
+
+
+def _perfect_predictions(dataset):
+    """Yield predictions that equal the ground truth."""
+    for sample in (dataset[i]['data_samples'] for i in range(len(dataset))):
+        height, width = sample.ori_shape
+        yield dict(
+            img_id=sample.img_id,
+            ori_shape=sample.ori_shape,
+            pred_instances=dict(
+                bboxes=torch.tensor([[8.0, 10, 48, 40]]),
+                scores=torch.tensor([0.9]),
+                labels=torch.tensor([0]),
+                masks=[
+                    mask_utils.encode(
+                        np.asfortranarray(np.eye(height, width, dtype=np.uint8))
+                    )
+                ],
+            ),
+        )
+
+
+def load_and_evaluate(cfg, split):
+    """Load a split, and evaluate predictions on it, as MMDetection does in a run."""
+    dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+    assert len(dataset) > 0
+    items = [dataset[i] for i in range(len(dataset))]
+    assert all(item is not None for item in items)
+    if split == 'val':
+        metric = CocoMetric(
+            **{key: value for key, value in cfg.val_evaluator.items() if key != 'type'}
+        )
+        metric.dataset_meta = dataset.metainfo
+        for prediction in _perfect_predictions(dataset):
+            metric.process({}, [prediction])
+        metric.evaluate(len(dataset))

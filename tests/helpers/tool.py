@@ -1,10 +1,10 @@
-"""Run a tool of tools/ in this process: no second import of torch."""
+"""Run the tools in this process, which has imported torch already."""
 
 import importlib.util
 from pathlib import Path
 
 TOOLS = Path(__file__).parents[2] / 'tools'
-# Options with which a config of the shapes is quick.
+# Options that make a config of the shapes data set fast.
 SMALL = [
     '--cfg-options',
     'train_dataloader.dataset.pipeline.2.scale=(64,64)',
@@ -21,7 +21,7 @@ SMALL = [
 
 
 def load(name):
-    """The module of a subcommand, or tools/NAME.py."""
+    """Return the module of a subcommand, or of tools/NAME.py."""
     if importlib.util.find_spec(f'mobilevig_det.cli.{name}'):
         return importlib.import_module(f'mobilevig_det.cli.{name}')
     spec = importlib.util.spec_from_file_location(f'tools_{name}', TOOLS / f'{name}.py')
@@ -31,7 +31,7 @@ def load(name):
 
 
 def run(name, *argv):
-    """Exit code (or message) of ``tools/NAME.py ARGV…``; 0 if it returns."""
+    """Run ``tools/NAME.py ARGV``; return its exit code or message, 0 if it returns."""
     try:
         load(name).main([str(arg) for arg in argv])
     except SystemExit as end:
@@ -40,7 +40,7 @@ def run(name, *argv):
 
 
 def refusal(name, *args):
-    """The message with which a tool refuses its arguments."""
+    """Return the message with which a tool refuses its arguments."""
     message = run(name, *args)
     assert isinstance(message, str), message
     return message

@@ -11,7 +11,7 @@ from benchmarks.interleaved import peak_memory
 
 import pytest
 import torch
-from page import code_blocks
+from markdown_pages import code_blocks
 from tool import TOOLS, load, run
 
 SMALLEST = [

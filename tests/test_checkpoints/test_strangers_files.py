@@ -23,9 +23,9 @@ import torch
 from checkpoints import run_tool
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from malicious_checkpoints import CONTAINERS, bombs, legacy, running_pickles, zipped
 from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader, load_checkpoint
-from strangers_files import CONTAINERS, bombs, legacy, running_pickles, zipped
 
 ROOT = Path(__file__).parents[2]
 ARCH = dict(channels=(4, 4, 8, 8), blocks=(1, 1, 1, 1))

@@ -12,10 +12,10 @@ from mobilevig_det.config import load_config
 
 import pytest
 import torch
+from markdown_pages import DOCS, code_blocks
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
-from page import DOCS, code_blocks
 from tool import TOOLS, load
 
 PAGE = 'scaling.md'

@@ -14,10 +14,10 @@ from mobilevig_det.config import load_config
 import pytest
 import torch
 from checkpoints import coco_checkpoint
+from markdown_pages import code_blocks
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
-from page import code_blocks
 from tool import TOOLS, run
 
 PAGE = 'train_on_your_data.md'

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import imagenet_checkpoint
+from markdown_pages import DOCS, code_block
 from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -29,7 +30,6 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from mmengine.utils import is_installed
-from page import DOCS, code_block
 from reference import golden_state_dict
 from siblings import CLASSES, SMALLEST
 from siblings import golden_state_dict as sibling_weights

@@ -14,7 +14,7 @@ from bad_annotations import CASES, TEXTS, ann
 from mmdet.registry import DATASETS
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from really_use import really_use
+from tiny_coco import load_and_evaluate
 
 
 def check(root, split, **kwargs):
@@ -27,7 +27,7 @@ def test_a_clean_set_has_no_findings(root):
         assert check_data(cfg, decode=decode, progress=False).findings == []
     check_before_training(cfg)
     for split in 'train', 'val':
-        really_use(cfg, split)
+        load_and_evaluate(cfg, split)
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
@@ -60,9 +60,9 @@ def test_bad_annotations(name, split, root):
 
     if does == 'fails':
         with pytest.raises(Exception):  # noqa: B017
-            really_use(cfg, split)
+            load_and_evaluate(cfg, split)
     elif does == 'survives':
-        really_use(cfg, split)
+        load_and_evaluate(cfg, split)
 
 
 def test_annotation_id_0(root):
@@ -123,10 +123,10 @@ def test_evaluator_of_another_set(root):
     with pytest.raises(UserError, match='lacks images.*1, such as image 20'):
         check_before_training(cfg)
     with pytest.raises(Exception):  # noqa: B017
-        really_use(cfg, 'val')
+        load_and_evaluate(cfg, 'val')
     tiny_coco.write(root, 'other')
     check_before_training(cfg)
-    really_use(cfg, 'val')
+    load_and_evaluate(cfg, 'val')
 
 
 def test_other_formats_are_left_alone(root, capsys):

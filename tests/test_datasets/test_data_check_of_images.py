@@ -7,7 +7,7 @@ import cv2
 import pytest
 import tiny_coco
 from bad_images import bad_files, encode, exif, good_files, picture
-from really_use import really_use
+from tiny_coco import load_and_evaluate
 
 
 @pytest.mark.parametrize('name', bad_files())
@@ -27,7 +27,7 @@ def test_bad_images(name, root):
     with pytest.raises(UserError, match='image 20.*2.jpg'):
         check_before_training(tiny_coco.config(root))
     with pytest.raises(Exception):  # noqa: B017
-        really_use(tiny_coco.config(root), 'train')
+        load_and_evaluate(tiny_coco.config(root), 'train')
 
 
 @pytest.mark.parametrize('name', good_files())
@@ -35,7 +35,7 @@ def test_images_of_other_kinds_train(name, root):
     (root / 'train' / '2.jpg').write_bytes(good_files()[name])
     assert check_data(tiny_coco.config(root), ['train'], progress=False).findings == []
     check_before_training(tiny_coco.config(root))
-    really_use(tiny_coco.config(root), 'train')
+    load_and_evaluate(tiny_coco.config(root), 'train')
 
 
 def test_missing_and_mismatched_images(root):
@@ -70,7 +70,7 @@ def test_narrow_and_wide_images(root):
     findings = check_data(cfg, ['train'], progress=False).findings
     assert [(f.record, f.stops) for f in findings] == [('image 10', False)]
     assert 'a side under 32 pixels' in findings[0].kind
-    really_use(cfg, 'train')
+    load_and_evaluate(cfg, 'train')
 
     resize.scale = (96, 64)
     findings = check_data(cfg, ['train'], progress=False).findings
@@ -80,4 +80,4 @@ def test_narrow_and_wide_images(root):
     ]
     assert 'to 96 x 0 pixels' in findings[1].detail
     with pytest.raises(cv2.error):
-        really_use(cfg, 'train')
+        load_and_evaluate(cfg, 'train')

@@ -1,7 +1,7 @@
 """Commands that are ended with the test."""
 
 import pytest
-from jobs import Job
+from training_jobs import Job
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ def found(shapes_root, tmp_path_factory):
 
 def run(shapes_root, folder, *more):
     paths = [str(TESTS.parents[1]), str(TESTS), *sys.path]
-    where = ' '.join(['elsewhere', *more])
-    program = TESTS / 'other_device_run.py'
+    where = ' '.join(['fakegpu', *more])
+    program = TESTS / 'fake_device_run.py'
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', program, folder, 'cpu', where],
         env=dict(PYTHONPATH=':'.join(paths), SHAPES_ROOT=str(shapes_root)),

@@ -17,9 +17,9 @@ from mobilevig_det.engine.launch import leave_process_group
 
 import pytest
 import torch
-from jobs import position
 from mmdet.evaluation import CocoMetric
 from mmengine.dataset import DefaultSampler
+from training_jobs import position
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, 'sigtimedwait'), reason='signals as Linux has them'

@@ -7,8 +7,8 @@ from mobilevig_det.checkpoints import read_checkpoint
 from mobilevig_det.engine import ignore_signals_in_workers
 
 import pytest
-from jobs import position
 from mmengine.config import Config
+from training_jobs import position
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, 'sigtimedwait'), reason='signals as Linux has them'

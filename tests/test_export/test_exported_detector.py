@@ -7,7 +7,7 @@ import pytest
 import tool
 from bad_images import picture
 from pycocotools import mask as mask_utils
-from ray_here import work_here
+from ray_in_process import run_workers_here
 
 CONFIG = 'mobilevig_ti_fpn_shapes'
 
@@ -37,7 +37,7 @@ def test_rows_of_infer_ray(ray, exported_tiny, tmp_path, monkeypatch):
     import pyarrow.parquet as pq
 
     if not ray:
-        work_here(monkeypatch)
+        run_workers_here(monkeypatch)
     model, images, out = exported_tiny / 'model.onnx', tmp_path / 'in', tmp_path / 'out'
     images.mkdir()
     for i, size in enumerate([(160, 120), (93, 201), (31, 33), (640, 427), (1, 1)]):

@@ -11,10 +11,10 @@ import pycocotools.mask as mask_utils
 import pytest
 import tiny_detector
 import tool
+from markdown_pages import code_block
 from mmengine.config import Config
-from page import code_block
 from pycocotools.cocoeval import COCOeval
-from ray_here import work_here
+from ray_in_process import run_workers_here
 
 pytest.importorskip('pyarrow', reason='pip install pyarrow')
 
@@ -145,7 +145,7 @@ def test_of_infer(model_dir, expected, tmp_path):
 def test_of_infer_ray(ray, model_dir, expected, tmp_path, monkeypatch):
     pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
     if not ray:
-        work_here(monkeypatch)
+        run_workers_here(monkeypatch)
     assert infer('infer_ray', model_dir, tmp_path, '--block-size', 4) == 0
     assert len(os.listdir(tmp_path / 'rows')) == 2
     found = ap_of(tmp_path / 'rows', truth_of(model_dir))

@@ -20,7 +20,7 @@ import pytest
 import tiny_detector
 import tool
 from bad_images import bad_files, encode, picture
-from ray_here import work_here
+from ray_in_process import run_workers_here
 
 pa = pytest.importorskip('pyarrow', reason='pip install "mobilevig_det[ray]"')
 ray = pytest.importorskip('ray', reason='pip install "mobilevig_det[ray]"')
@@ -147,7 +147,7 @@ def blocks_of(where, size=None):
 
 @pytest.fixture
 def without_ray(monkeypatch):
-    return work_here(monkeypatch)
+    return run_workers_here(monkeypatch)
 
 
 @pytest.mark.slow

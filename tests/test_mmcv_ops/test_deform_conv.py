@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv_reference import largest_difference, load_cases
-from naive_bilinear import bilinear
+from naive_ops import bilinear
 
 REFERENCE = {
     f'{operator}/{name}': case

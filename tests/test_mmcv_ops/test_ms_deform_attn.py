@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv_reference import largest_difference
-from naive_bilinear import bilinear
+from naive_ops import bilinear
 
 # By its path, for the package may have the function under this name.
 module = importlib.import_module('mobilevig_det.mmcv_ops.ms_deform_attn')

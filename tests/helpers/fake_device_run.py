@@ -1,7 +1,7 @@
-"""The shapes' training and validation on the CPU and on a device that isn't there.
+"""Train and validate on the shapes data set, on the CPU and on a fake device.
 
-``python other_device_run.py WORK_DIR DEVICE...`` prints a JSON line of what each run
-gave. Devices are 'cpu', 'elsewhere' and 'elsewhere with torchvision', in this order.
+``python fake_device_run.py WORK_DIR DEVICE...`` prints the results as a line of JSON.
+Devices are 'cpu', 'fakegpu' and 'fakegpu with torchvision', in this order.
 """
 
 import json
@@ -10,32 +10,32 @@ import sys
 from mobilevig_det.config import load_config
 from mobilevig_det.mmcv_ops import nms, on_cuda, roi_align
 
+import fake_device
 import mmengine.runner.runner as runner_module
-import other_device
 import torch
+from fake_device import FakeDevice, FakeDeviceTensor
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from other_device import Elsewhere, OtherDevice
 
-# Which take seconds.
+# These take seconds.
 runner_module.collect_env = dict
 runner_module.get_git_hash = str
 Config.pretty_text = ''
 
 
 class Torchvision:
-    """What torch.ops.torchvision has on CUDA, where nobody waits for it."""
+    """Operators of torch.ops.torchvision, which don't wait on CUDA."""
 
     def nms(self, boxes, scores, threshold):
-        return Elsewhere(nms.nms(boxes.value, scores.value, threshold, 0))
+        return FakeDeviceTensor(nms.nms(boxes.value, scores.value, threshold, 0))
 
     def roi_align(self, x, rois, scale, height, width, ratio, aligned):
         out = x.value.new_zeros(len(rois), x.shape[1], height, width)
         roi_align.roi_align_forward(
             x.value, rois.value, out, out, out, height, width, scale, ratio, 1, aligned
         )
-        return Elsewhere(out)
+        return FakeDeviceTensor(out)
 
     def _roi_align_backward(
         self, grad, rois, scale, height, width, b, c, h, w, ratio, aligned
@@ -45,15 +45,15 @@ class Torchvision:
             grad.value, rois.value, out, out, out, height, width, scale, ratio, 1,
             aligned,
         )  # fmt: skip
-        return Elsewhere(out)
+        return FakeDeviceTensor(out)
 
 
 PROGRAMS = (
     'x + 1', 'x + torch.tensor(1.0)', 'x.new_zeros(3)', 'x.view(2, 2).t().add_(1)',
     'x.exp().sum().backward()',
-    # Of two devices:
+    # Operations on two devices:
     'x * torch.ones(4)', 'torch.cat([x, torch.ones(1)])', 'torch.stack([x, x.cpu()])',
-    # Waiting:
+    # Operations that wait:
     'x.sum().item()', 'bool(x.any())', 'x.nonzero()', 'x[x > 1]', 'x[[0, 1]]',
     'x.cpu()', 'x.tolist()', 'torch.ones(4).to(x)', 'x.unique()',
     'torch.tensor([1], device=x.device)',
@@ -61,12 +61,12 @@ PROGRAMS = (
 
 
 def try_device():
-    """Of each program whether it fails for two devices, and what it waits for."""
+    """Return for each program whether it mixes devices, and what it waits for."""
     found = {}
-    mode = OtherDevice()
+    mode = FakeDevice()
     with mode:
         for program in PROGRAMS:
-            x = torch.arange(4.0, device='elsewhere').requires_grad_('back' in program)
+            x = torch.arange(4.0, device='fakegpu').requires_grad_('back' in program)
             mode.waits.clear()
             try:
                 eval(program)
@@ -74,14 +74,14 @@ def try_device():
             except RuntimeError as error:
                 failed = 'tensors of two devices' in str(error)
             found[program] = failed, [key.split(':')[0] for key in mode.waits]
-        assert x.device.type == 'elsewhere'
+        assert x.device.type == 'fakegpu'
     return found
 
 
 class Watch(Hook):
-    """Losses, and who waited: in training, and in validation."""
+    """Record the losses, and the waits in training and in validation."""
 
-    priority = 'NORMAL'  # before the log reads
+    priority = 'NORMAL'  # before the logger reads the losses
 
     def __init__(self, waits):
         self.waits = waits
@@ -112,13 +112,13 @@ def run(device, folder):
         loader.update(num_workers=0, persistent_workers=False)
     cfg.train_dataloader.batch_size = 4
     cfg.train_dataloader.dataset.pipeline[2].scale = (64, 64)
-    cfg.optim_wrapper.pop('clip_grad', None)  # the recipe has none; it waits
+    cfg.optim_wrapper.pop('clip_grad', None)  # the recipe has no clipping, which waits
     cfg.train_cfg.max_epochs = 1
     cfg.default_hooks.checkpoint.save_best = None
     cfg.log_level = 'ERROR'
     cfg.randomness = dict(seed=0)
     runner_module.get_device = lambda: device
-    mode = OtherDevice()
+    mode = FakeDevice()
     with mode:
         runner = Runner.from_cfg(cfg)
         watch = Watch(mode.waits)
@@ -131,11 +131,13 @@ def run(device, folder):
 if __name__ == '__main__':
     folder, *devices = sys.argv[1:]
     torch.set_num_threads(1)
-    other_device.register()
+    fake_device.register()
     found = dict(device=try_device())
     for device in devices:
         if 'torchvision' in device:
-            on_cuda.has_torchvision = lambda tensor: isinstance(tensor, Elsewhere)
+            on_cuda.has_torchvision = lambda tensor: isinstance(
+                tensor, FakeDeviceTensor
+            )
             on_cuda.torchvision_ops = Torchvision
         found[device] = run(device.split()[0], f'{folder}/{device}')
     print('\n' + json.dumps(found))

@@ -1,8 +1,8 @@
-"""A device that isn't there: 'elsewhere', whose tensors hold theirs on the CPU.
+"""A fake device, 'fakegpu', whose tensors hold their values on the CPU.
 
-Without a GPU it finds what a GPU would: tensors of two devices in one operation, and
-where the processor waits for the device. For the whole process: tests run it in one of
-their own (other_device_run.py).
+It finds without a GPU what fails or is slow on one: operations on tensors of two
+devices, and places where the CPU waits for the device. It changes the whole process, so
+tests run it in a separate one (fake_device_run.py).
 """
 
 import linecache
@@ -19,9 +19,9 @@ from torch.utils.backend_registration import (
 )
 
 aten = torch.ops.aten
-NAME = 'elsewhere'
-ROOMS = 'mobilevig_det', 'mmdet', 'mmcv', 'mmengine'
-# The size of the result is in the values: the processor waits for it.
+NAME = 'fakegpu'
+PACKAGES = 'mobilevig_det', 'mmdet', 'mmcv', 'mmengine'
+# The size of the result depends on the values, so the CPU waits for it.
 COUNTING = {
     aten.nonzero.default,
     aten.masked_select.default,
@@ -31,7 +31,7 @@ COUNTING = {
     aten.repeat_interleave.Tensor,
     aten.bincount.default,
 }
-# Indices may be on the CPU, and are copied.
+# Their indices may be on the CPU and are copied.
 INDEXING = {
     aten.index.Tensor,
     aten.index_put.default,
@@ -45,8 +45,8 @@ class _Module(_DummyBackendModule):
         return [torch.float16, torch.bfloat16]
 
 
-class Elsewhere(torch.Tensor):
-    """A tensor of that device; ``value`` is on the CPU."""
+class FakeDeviceTensor(torch.Tensor):
+    """A tensor on the fake device; ``value`` is on the CPU."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -75,69 +75,74 @@ class Elsewhere(torch.Tensor):
         return _run(function, args, kwargs or {})
 
 
-class OtherDevice(TorchDispatchMode):
-    """While it is on, the device can be used. ``waits`` counts how often each line of
-    Python made the processor wait for it, and by what."""
+class FakeDevice(TorchDispatchMode):
+    """Mode in which the fake device can be used.
 
-    active: 'OtherDevice'
+    ``waits`` counts how often each line of Python made the CPU wait for the device, and
+    by which operation.
+    """
+
+    active: 'FakeDevice'
 
     def __init__(self):
         super().__init__()
         self.waits = Counter()
-        OtherDevice.active = self
+        FakeDevice.active = self
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         return _run(function, args, kwargs or {})
 
     def wait(self, kind):
-        """Of the innermost line that is ours or OpenMMLab's."""
+        """Count a wait for the innermost line of our code or OpenMMLab's."""
         frame = sys._getframe()
         while frame is not None:
             path, number = frame.f_code.co_filename, frame.f_lineno
             parts = path.split('/')
-            room = next((part for part in ROOMS if part in parts), None)
-            if room:
+            package = next((part for part in PACKAGES if part in parts), None)
+            if package:
                 line = linecache.getline(path, number).strip()
-                path = '/'.join(parts[parts.index(room) :])
+                path = '/'.join(parts[parts.index(package) :])
                 self.waits[f'{path} {kind}: {line}'] += 1
                 return
             frame = frame.f_back
         self.waits[f'PyTorch {kind}'] += 1
 
 
-def _is_there(device):
+def _is_fake(device):
     return device is not None and torch.device(device).type == NAME
 
 
 def _value(tensor):
-    return tensor.value if isinstance(tensor, Elsewhere) else tensor
+    return tensor.value if isinstance(tensor, FakeDeviceTensor) else tensor
 
 
 def _run(function, args, kwargs):
-    with OtherDevice.active:
-        if function.namespace == 'mobilevig_det':  # to see what is within
+    with FakeDevice.active:
+        if function.namespace == 'mobilevig_det':  # to see the operations inside
             op = torch._library.custom_ops.OPDEFS[function._schema.name]
             return op._init_fn(*args, **kwargs)
-        out = function.decompose(*args, **kwargs)  # what is whole below autograd
+        out = function.decompose(*args, **kwargs)  # composite operations below autograd
         if out is not NotImplemented:
             return out
-    wait = OtherDevice.active.wait
+    wait = FakeDevice.active.wait
     if function is aten._copy_from.default:
         function, args = aten.copy_.default, (args[1], args[0])
     leaves, spec = tree_flatten((args, kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    there = [t for t in tensors if isinstance(t, Elsewhere)]
+    there = [t for t in tensors if isinstance(t, FakeDeviceTensor)]
     device = kwargs.get('device')
     if function is aten.copy_.default and len(there) == 1:
-        wait('to the device' if isinstance(args[0], Elsewhere) else 'to the host')
+        wait(
+            'to the device' if isinstance(args[0], FakeDeviceTensor) else 'to the host'
+        )
         _value(args[0]).copy_(_value(args[1]))
         return args[0]
     if function is aten._to_copy.default and device is not None:
-        if _is_there(device) != bool(there):
+        if _is_fake(device) != bool(there):
             wait('to the host' if there else 'to the device')
         value = function(_value(args[0]), **{**kwargs, 'device': 'cpu'})
-        return Elsewhere(value) if _is_there(device) else value
-    if not there and not _is_there(device):
+        return FakeDeviceTensor(value) if _is_fake(device) else value
+    if not there and not _is_fake(device):
         return function(*args, **kwargs)
     _check_devices(function, args, tensors, wait)
     if function is aten._local_scalar_dense.default:
@@ -148,22 +153,22 @@ def _run(function, args, kwargs):
     if device is not None:
         inner_kwargs['device'] = 'cpu'
     out = tree_map(
-        lambda leaf: Elsewhere(leaf) if isinstance(leaf, torch.Tensor) else leaf,
+        lambda leaf: FakeDeviceTensor(leaf) if isinstance(leaf, torch.Tensor) else leaf,
         function(*inner_args, **inner_kwargs),
     )
     return return_and_correct_aliasing(function, args, kwargs, out)
 
 
 def _check_devices(function, args, tensors, wait):
-    """As CUDA does: a tensor of the CPU may be a scalar or an index."""
-    foreign = [t for t in tensors if not isinstance(t, Elsewhere)]
+    """Check as CUDA does: a tensor on the CPU may only be a scalar or an index."""
+    foreign = [t for t in tensors if not isinstance(t, FakeDeviceTensor)]
     scalars_may = torch.Tag.pointwise in function.tags
     if function in INDEXING:
         indices = [index for index in args[1] if index is not None]
         if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
             wait('nonzero')
         for index in indices:
-            if not isinstance(index, Elsewhere):
+            if not isinstance(index, FakeDeviceTensor):
                 wait('to the device')
         foreign = [t for t in foreign if not any(t is index for index in indices)]
         scalars_may = True
@@ -187,9 +192,9 @@ _LIBRARY = torch.library.Library('aten', 'IMPL')
 
 
 def register():
-    """Have this process know the device."""
+    """Register the device in this process."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
-    # What PyTorch calls below the modes, to make an index of a list.
+    # PyTorch calls these below the modes, to make an index from a list.
     for overload in (
         aten.empty_strided.default,
         aten.empty.memory_format,
@@ -201,6 +206,6 @@ def register():
             lambda *args, f=overload, **kwargs: _run(f, args, kwargs),
             'PrivateUse1',
         )
-    # MMEngine names the types of tensors that it takes as an index.
+    # MMEngine checks the types of the tensors that it accepts as an index.
     instance_data.IndexType = instance_data.IndexType | torch.Tensor
     instance_data.BoolTypeTensor = _BoolTensor | torch.cuda.BoolTensor

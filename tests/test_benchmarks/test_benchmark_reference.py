@@ -7,7 +7,7 @@ from mobilevig_det import MobileViG
 import numpy as np
 import pytest
 import torch
-from reference import naive_max_relative
+from naive_graph_steps import naive_max_relative
 from siblings import ALL, CLASSES, golden
 from tool import load
 

@@ -1,4 +1,4 @@
-"""The code blocks of a page of docs/."""
+"""Code blocks of Markdown pages."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,14 @@ DOCS = Path(__file__).parents[2] / 'docs'
 
 
 def code_blocks(page, language):
-    """Texts of the page's code blocks in that language, in order."""
+    """Return the page's code blocks in that language, in order."""
     return re.findall(
         rf'^```{language}\n(.*?)^```', (DOCS / page).read_text(), re.M | re.S
     )
 
 
 def code_block(page, language, start):
-    """The one that begins so."""
+    """Return the only code block that begins with ``start``."""
     (block,) = (
         block for block in code_blocks(page, language) if block.startswith(start)
     )

@@ -1,4 +1,4 @@
-"""Files that strangers could send: pickles that run, and archives around them."""
+"""Malicious checkpoint files: pickles that run code, and decompression bombs."""
 
 import io
 import pickle
@@ -16,15 +16,15 @@ def text(value):
     return b'X' + struct.pack('<I', len(data)) + data
 
 
-class Touches:
-    """Its state makes a file."""
+class CreatesFile:
+    """Creates a file when its state is set."""
 
     def __setstate__(self, path):
         open(path, 'w').close()
 
 
 def running_pickles(trace):
-    """Pickles, by the opcode that runs something, which make the file."""
+    """Pickles that create a file when they are loaded, by the opcode that does it."""
     command = text(f'touch {trace}')
     system, popen = b'cos\nsystem\n', b'csubprocess\nPopen\n'
     shell = b'(' + text('touch') + text(trace) + b'l'
@@ -34,9 +34,10 @@ def running_pickles(trace):
         + b'\x85R.',
         'INST': b'(' + command + b'ios\nsystem\n.',
         'OBJ': b'(' + popen + shell + b'o.',
-        'NEWOBJ': b'\x80\x02' + b'cstrangers_files\nTouches\n)\x81'
+        'NEWOBJ': b'\x80\x02' + b'cmalicious_checkpoints\nCreatesFile\n)\x81'
         + text(trace) + b'b.',
-        'BUILD': b'\x80\x02(istrangers_files\nTouches\n' + text(trace) + b'b.',
+        'BUILD': b'\x80\x02(imalicious_checkpoints\nCreatesFile\n'
+        + text(trace) + b'b.',
         'in a dict': b'\x80\x02}' + text('state_dict') + system + command + b'\x85Rs.',
         'eval': b'\x80\x02cbuiltins\neval\n'
         + text(f'open({str(trace)!r}, "w")')
@@ -51,7 +52,7 @@ def bare(data, path):
 
 
 def zipped(data, path, compression=zipfile.ZIP_STORED, **entries):
-    """torch's format since 1.6, around this pickle."""
+    """Write a pickle in torch's format since 1.6."""
     with zipfile.ZipFile(path, 'w', compression) as archive:
         archive.writestr('archive/data.pkl', data)
         archive.writestr('archive/byteorder', 'little')
@@ -61,14 +62,14 @@ def zipped(data, path, compression=zipfile.ZIP_STORED, **entries):
 
 
 def legacy(data, path):
-    """torch's format before 1.6."""
+    """Write a pickle in torch's format before 1.6."""
     about = dict(protocol_version=PROTOCOL, little_endian=True, type_sizes={})
     heads = [pickle.dumps(part, 2) for part in (MAGIC, PROTOCOL, about)]
     path.write_bytes(b''.join([*heads, data, pickle.dumps([], 2)]))
 
 
 def tarred(data, path):
-    """torch's format before 0.1.10: its storages are a pickle of their own."""
+    """Write a pickle in torch's format before 0.1.10, with separate storages."""
     with tarfile.open(path, 'w') as archive:
         for name in ('sys_info', 'pickle', 'tensors', 'storages'):
             info = tarfile.TarInfo(name)
@@ -84,7 +85,7 @@ def _number(value):
 
 
 def bombs(folder):
-    """Small files that ask for very much memory, by what they do."""
+    """Write small files that need very much memory, by what they do."""
     many = 10**11
     files = {
         name: folder / f'{i}.pth'
@@ -119,7 +120,7 @@ def bombs(folder):
 
 
 def _overlapping(path):
-    """A table of contents whose entries are all the same bytes."""
+    """Write a table of contents whose entries are all the same bytes."""
     zipped(pickle.dumps({}, 2), path, **{'data/0': bytes(1 << 20)})
     with zipfile.ZipFile(path, 'a') as archive:
         (entry,) = [e for e in archive.infolist() if e.filename.endswith('data/0')]

@@ -1,10 +1,10 @@
-"""tools/infer_ray.py with its worker in this process, where Ray would start others."""
+"""Run tools/infer_ray.py with its workers in this process instead of Ray's."""
 
 import pytest
 
 
-def work_here(monkeypatch):
-    """Gives the blocks of each run."""
+def run_workers_here(monkeypatch):
+    """Replace Ray; returns a list that gets the blocks of each run."""
     pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
     import mobilevig_det.inference.ray_run
     from mobilevig_det.inference.detection_worker import DetectionWorker
