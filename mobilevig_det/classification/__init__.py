@@ -4,7 +4,7 @@
 registers all of it.
 """
 
-from ..datasets import image_folder, image_transforms  # noqa: F401  registers
+from ..datasets import image_folder  # noqa: F401  registers
 from .accuracy import TopKAccuracy
 from .classifier import DistilledHead, ImageClassifier, load_classifier
 from .distillation import DistillingClassifier

@@ -1,4 +1,4 @@
-"""Look whether a config's data is there, before anything is built."""
+"""Find the data sets in a config, and check that their files exist."""
 
 import os.path as osp
 from collections.abc import Iterator
@@ -9,7 +9,16 @@ from ..errors import UserError
 
 
 def leaf_datasets(dataset: dict) -> Iterator[dict]:
-    """The datasets inside wrappers such as RepeatDataset or ConcatDataset."""
+    """Yield the data sets in wrappers such as RepeatDataset and ConcatDataset.
+
+    Args:
+        dataset (dict): Config of a data set, such as ``cfg.train_dataloader.dataset``.
+
+    Example:
+        >>> wrapped = dict(type='RepeatDataset', dataset=dict(type='CocoDataset'))
+        >>> list(leaf_datasets(wrapped))
+        [{'type': 'CocoDataset'}]
+    """
     if 'dataset' in dataset:
         yield from leaf_datasets(dataset['dataset'])
     elif 'datasets' in dataset:
@@ -19,40 +28,39 @@ def leaf_datasets(dataset: dict) -> Iterator[dict]:
         yield dataset
 
 
-def _joined(root: str, path: str) -> str:
-    return path if osp.isabs(path) else osp.join(root, path)
-
-
 def check_data_paths(cfg: Config, splits: list[str]) -> None:
-    """Raise a UserError that names the first missing folder or file.
+    """Check that the data of a config exists, before anything is built.
+
+    Addresses of other storage than the file system, such as ``s3://bucket``, are
+    skipped.
 
     Args:
-        cfg (Config): A whole config.
-        splits (list[str]): Whose data to look for: 'train', 'val', 'test'.
+        cfg (Config): A complete config.
+        splits (list[str]): Whose data is needed: 'train', 'val', 'test'.
 
-    Paths of other storage than the file system (``s3://…``) are left alone.
+    Raises:
+        UserError: If a folder or file is missing. It names the first one.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
-        if not loader:
-            continue
-        for dataset in leaf_datasets(loader['dataset']):
+        for dataset in leaf_datasets(loader['dataset']) if loader else ():
             root = dataset.get('data_root') or ''
             if '://' in root:
                 continue
-            paths = [dataset.get('ann_file') or '']
-            paths += (dataset.get('data_prefix') or {}).values()
-            for path in [root, *(_joined(root, path) for path in paths)]:
+            prefixes = (dataset.get('data_prefix') or {}).values()
+            paths = [dataset.get('ann_file') or '', *prefixes]
+            for path in [root, *(osp.join(root, path) for path in paths)]:
                 if path and '://' not in path and not osp.exists(path):
-                    images = str(dataset.get('type')).endswith('ImageFolder')
-                    raise UserError(_missing(path, root, split, images))
+                    is_folder = path == root or path.endswith('/')
+                    raise UserError(_missing(path, is_folder, split, dataset))
 
 
-def _missing(path: str, root: str, split: str, images: bool) -> str:
-    what = 'folder' if images or path == root or path.endswith('/') else 'file'
+def _missing(path: str, is_folder: bool, split: str, dataset: dict) -> str:
+    has_classes = str(dataset.get('type')).endswith('ImageFolder')
+    what = 'folder' if is_folder or has_classes else 'file'
     return (
         f'The {split} data is not there: no {what} {path!r} (looked at '
-        f'{osp.abspath(path)}).\n' + (CLASSIFICATION if images else DETECTION)
+        f'{osp.abspath(path)}).\n' + (CLASSIFICATION if has_classes else DETECTION)
     )
 
 

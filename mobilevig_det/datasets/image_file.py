@@ -1,9 +1,8 @@
-"""Reading image files that may be broken.
+"""Decode image files, or say what is wrong with them.
 
-Pictures are decoded as MMDetection's ``LoadImageFromFile`` does it (mmcv,
-OpenCV, 8-bit BGR): grayscale, palette, CMYK and 16-bit files are converted,
-alpha is dropped, the first frame of an animation is taken, and the EXIF
-orientation is applied.
+Images are decoded as MMDetection's ``LoadImageFromFile`` does it (mmcv, OpenCV, 8-bit
+BGR): grayscale, palette, CMYK and 16-bit files are converted, alpha is dropped, the
+first frame of an animation is taken, and the EXIF orientation is applied.
 """
 
 import codecs
@@ -16,17 +15,17 @@ import numpy as np
 from PIL import Image
 
 EXIF_ORIENTATION = 0x0112
-# How a whole file ends. Any other ending, and any other format, is decoded
-# before it is believed.
+# Last bytes of a complete file. Files with other endings, and of other formats, are
+# decoded to find out whether they are complete.
 ENDINGS = dict(JPEG=b'\xff\xd9', PNG=b'IEND\xaeB`\x82', GIF=b';')
 
 
 class ImageFileError(ValueError):
-    """An image file that cannot be used; the message says why."""
+    """An image file that can't be used; the message says why."""
 
 
 def hush_opencv() -> None:
-    """Keep OpenCV from printing what the tools say themselves."""
+    """Silence the messages of OpenCV about damaged files; ours say more."""
     if hasattr(cv2, 'setLogLevel'):  # OpenCV 4
         cv2.setLogLevel(0)
     else:
@@ -34,43 +33,47 @@ def hush_opencv() -> None:
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # quiet
 
 
-def read_bytes(path: str) -> bytes:
-    """The content of a file.
+def read_image(path: str) -> np.ndarray:
+    """Decode an image file.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        np.ndarray: uint8 of shape (H, W, 3), BGR, upright.
 
     Raises:
-        ImageFileError: If there is none.
+        ImageFileError: If the file is missing, empty, cut off, or not an image.
     """
     try:
         with open(path, 'rb') as file:
-            return file.read()
+            data = file.read()
     except FileNotFoundError:
         raise ImageFileError('there is no such file') from None
     except OSError as error:
         raise ImageFileError(f'cannot be read: {error.strerror}') from None
     except ValueError:
         raise ImageFileError('its name has a NUL byte in it') from None
+    return decode_image(data)
 
 
-def read_image(path: str) -> np.ndarray:
-    """Decode an image file, or say why not.
+def decode_image(data: bytes) -> np.ndarray:
+    """Decode the content of an image file.
+
+    Args:
+        data (bytes): The content.
 
     Returns:
         np.ndarray: uint8 of shape (H, W, 3), BGR, upright.
 
     Raises:
-        ImageFileError: If the file is missing, empty, cut off, or not an
-            image.
+        ImageFileError: If it is empty, cut off, or not an image.
     """
-    return decode_image(read_bytes(path))
-
-
-def decode_image(data: bytes) -> np.ndarray:
-    """Decode the content of an image file, or say why not: as :func:`read_image`."""
     if not data:
         raise ImageFileError('the file is empty (0 bytes)')
-    # Before OpenCV, some versions of which fill up what is missing with gray,
-    # others of which print lines of their own.
-    reason = _incomplete(data)
+    # Checked before OpenCV decodes: some versions fill missing parts with gray, others
+    # print messages.
+    reason = _find_damage(data)
     if reason is None:
         try:
             image = mmcv.imfrombytes(data)
@@ -82,32 +85,33 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def image_size(path: str) -> tuple[int, int]:
-    """Width and height of the picture that :func:`read_image` would return.
+    """Return width and height of the image that :func:`read_image` returns.
 
-    Reads no more than the beginning and the end of a file that looks sound.
+    Only the beginning and the end of a file are read, unless it looks damaged.
+
+    Args:
+        path (str): The file.
 
     Raises:
-        ImageFileError: As :func:`read_image`.
+        ImageFileError: See :func:`read_image`.
     """
     try:
         with open(path, 'rb') as file, Image.open(file) as image:
-            upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1
+            is_upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1
             ending = ENDINGS.get(image.format or '')
-            if upright and ending:
-                file.seek(
-                    -min(len(ending), os.fstat(file.fileno()).st_size), os.SEEK_END
-                )
+            if is_upright and ending:
+                length = os.fstat(file.fileno()).st_size
+                file.seek(-min(len(ending), length), os.SEEK_END)
                 if file.read() == ending:
                     return image.size
     except Exception:
-        # Whatever it is, decoding tells it better.
-        pass
+        pass  # decoding tells what is wrong
     height, width = read_image(path).shape[:2]
     return width, height
 
 
-def _incomplete(data: bytes) -> str | None:
-    """Why these bytes are not a whole image; None if they may be one."""
+def _find_damage(data: bytes) -> str | None:
+    """Return why the content of a file isn't a complete image, or None if it may be."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             ending = ENDINGS.get(image.format or '')
@@ -117,19 +121,21 @@ def _incomplete(data: bytes) -> str | None:
                 return 'the file is cut off'
             image.load()
     except Image.UnidentifiedImageError:
-        # Not for certain: OpenCV knows formats that Pillow doesn't.
+        # Anything else may be of a format that OpenCV knows and Pillow doesn't.
         if _is_text(data):
             return 'it is text, not an image'
     except Image.DecompressionBombError:
-        pass  # only big
+        pass  # not damaged, only large
     except Exception as error:
         return f'the file is cut off or damaged ({error})'
     return None
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether the first bytes are readable (but not those of a Netpbm image,
-    which begins with a letter and a digit)."""
+    """Whether the first bytes are printable text.
+
+    Netpbm images, which begin with the letter P and a digit, are not.
+    """
     head = data[:512]
     if head[:1] == b'P' and head[1:2].isdigit():
         return False

@@ -1,10 +1,18 @@
-"""Images in a folder for each class, as ImageNet's are kept."""
+"""Classification data: a folder of images per class, and the transforms to test on it.
+
+The transforms replace those of MMPretrain, so that testing doesn't need it.
+"""
 
 import os
 from collections.abc import Sequence
 
-from mmdet.registry import DATASETS
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.dataset import BaseDataset
+from mmengine.structures import BaseDataElement
 
 from ..errors import UserError
 
@@ -12,10 +20,10 @@ EXTENSIONS = ('.jpeg', '.jpg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff')
 
 
 def list_classes(folder: str) -> list[str]:
-    """Names of the folders in a folder, in order: the classes.
+    """List the folders in a folder, in alphabetical order: the classes.
 
     Raises:
-        UserError: If there is no such folder, or none in it.
+        UserError: If there is no such folder, or no folder in it.
     """
     if not os.path.isdir(folder):
         raise UserError(
@@ -33,10 +41,17 @@ def list_classes(folder: str) -> list[str]:
 
 
 def list_images(folder: str, classes: Sequence[str]) -> list[dict]:
-    """Every image with its class: ``img_path`` and ``gt_label``.
+    """List the images of each class.
+
+    Args:
+        folder (str): Folder that holds those of the classes.
+        classes (Sequence[str]): Names of the classes.
+
+    Returns:
+        list[dict]: ``img_path`` and ``gt_label`` of each image.
 
     Raises:
-        UserError: If a class has none.
+        UserError: If a class has no images.
     """
     found: list[dict] = []
     for label, name in enumerate(classes):
@@ -59,19 +74,20 @@ def list_images(folder: str, classes: Sequence[str]) -> list[dict]:
 
 @DATASETS.register_module()
 class ImageFolder(BaseDataset):
-    """A folder of images for each class; the classes are in order of names.
+    """Images in a folder per class, as ImageNet has them.
+
+    Labels follow the alphabetical order of the classes.
 
     Args:
         data_root (str): Folder that holds the one of ``data_prefix``.
-        data_prefix (dict): ``dict(img='train/')``.
-        num_classes (int, optional): How many classes there must be. Defaults to
-            None: as many as there are.
-        pipeline (Sequence): Transforms.
-        others: As in MMEngine's BaseDataset.
+        data_prefix (dict, optional): ``dict(img='train/')``, for example. Defaults to
+            None: ``data_root`` itself.
+        num_classes (int, optional): Required number of classes. Defaults to None: any.
+        **kwargs: Other arguments of MMEngine's BaseDataset.
 
     Raises:
-        UserError: If there is no such folder, no image in it, or another number
-            of classes.
+        UserError: If there is no such folder, a class without images, or another
+            number of classes.
     """
 
     def __init__(
@@ -79,20 +95,11 @@ class ImageFolder(BaseDataset):
         data_root: str = '',
         data_prefix: dict | None = None,
         num_classes: int | None = None,
-        pipeline: Sequence = (),
-        lazy_init: bool = False,
         **kwargs,
     ) -> None:
         self.num_classes = num_classes
-        super().__init__(
-            data_root=data_root,
-            data_prefix=data_prefix or dict(img=''),
-            pipeline=list(pipeline),
-            lazy_init=True,
-            **kwargs,
-        )
-        if not lazy_init:
-            self.full_init()
+        data_prefix = data_prefix or dict(img='')
+        super().__init__(data_root=data_root, data_prefix=data_prefix, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Find the classes and the images."""
@@ -107,3 +114,73 @@ class ImageFolder(BaseDataset):
             )
         self._metainfo['classes'] = tuple(classes)
         return list_images(folder, classes)
+
+
+@TRANSFORMS.register_module()
+class ResizeShortEdge(BaseTransform):
+    """Resize the short edge to a length, keeping the aspect ratio.
+
+    Equal to torchvision's ``Resize`` of PIL images: Pillow's filter, and the long edge
+    rounded down.
+
+    Args:
+        length (int): In pixels.
+        interpolation (str): One of Pillow's filters, such as 'bilinear'. Defaults to
+            'bicubic'.
+    """
+
+    def __init__(self, length: int, interpolation: str = 'bicubic') -> None:
+        self.length = length
+        self.interpolation = interpolation
+
+    def transform(self, results: dict) -> dict:
+        """Resize ``img``, uint8 of shape (H, W, 3)."""
+        height, width = results['img'].shape[:2]
+        short, long = min(height, width), max(height, width)
+        longer = int(self.length * long / short)
+        size = (longer, self.length) if width > height else (self.length, longer)
+        if (width, height) != size:
+            results['img'] = mmcv.imresize(
+                results['img'], size, interpolation=self.interpolation, backend='pillow'
+            )
+        results['img_shape'] = results['img'].shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class CropCenter(BaseTransform):
+    """Crop a square from the centre.
+
+    Equal to torchvision's ``CenterCrop`` for images that are large enough.
+
+    Args:
+        size (int): Height and width of the crop, in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def transform(self, results: dict) -> dict:
+        """Crop ``img``, of shape (H, W, 3)."""
+        height, width = results['img'].shape[:2]
+        top = max(0, round((height - self.size) / 2))
+        left = max(0, round((width - self.size) / 2))
+        results['img'] = results['img'][top : top + self.size, left : left + self.size]
+        results['img_shape'] = results['img'].shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackImage(BaseTransform):
+    """Pack an image and its label for a classifier."""
+
+    def transform(self, results: dict) -> dict:
+        """Return ``inputs``, uint8 of shape (3, H, W), and ``data_samples``.
+
+        A data sample has ``img_path`` and, if it is known, ``gt_label``.
+        """
+        image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
+        sample = BaseDataElement(metainfo=dict(img_path=results.get('img_path')))
+        if 'gt_label' in results:
+            sample.gt_label = torch.tensor(results['gt_label'])
+        return dict(inputs=torch.from_numpy(image), data_samples=sample)
