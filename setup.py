@@ -12,7 +12,11 @@ INIT = (ROOT / 'mobilevig_det' / '__init__.py').read_text()
 
 
 class BuildWithStandIn(build_py):
-    """Adds mmcv/_ext.py, which a compiled mmcv beside it goes before."""
+    """Add ``mmcv/_ext.py`` and ``mobilevig_det/.mim``.
+
+    Python prefers a compiled ``_ext`` to ours. MMEngine and MIM look for configs and
+    tools in ``.mim``, which in a clone holds links to the folders at the root.
+    """
 
     def run(self):
         super().run()
@@ -20,10 +24,19 @@ class BuildWithStandIn(build_py):
         if self.editable_mode:
             # The links to our sources are all that pip takes from build_lib.
             top = self.get_finalized_command('install').install_lib
+        else:
+            self.copy_mim_folder(Path(top, 'mobilevig_det', '.mim'))
         target = Path(top, 'mmcv', '_ext.py')
         target.parent.mkdir(parents=True, exist_ok=True)
         stand_in = ROOT / 'mobilevig_det' / 'mmcv_ops' / 'mmcv_stand_in.py'
         shutil.copyfile(stand_in, target)
+
+    def copy_mim_folder(self, mim):
+        shutil.rmtree(mim, ignore_errors=True)
+        for name in ('configs', 'tools'):
+            ignored = shutil.ignore_patterns('__pycache__', '.*')
+            shutil.copytree(ROOT / name, mim / name, ignore=ignored)
+        shutil.copyfile(ROOT / 'model-index.yml', mim / 'model-index.yml')
 
 
 setup(
@@ -35,14 +48,10 @@ setup(
     license='Apache-2.0',
     cmdclass={'build_py': BuildWithStandIn},
     packages=find_packages(include=['mobilevig_det', 'mobilevig_det.*']),
-    # .mim links to configs and tools: MMEngine and MIM look for them there.
+    py_modules=['mobilevig_det_cli'],
+    entry_points={'console_scripts': ['mobilevig_det = mobilevig_det_cli:main']},
     package_data={
-        'mobilevig_det': [
-            'py.typed',
-            '.mim/model-index.yml',
-            '.mim/configs/**/*.*',
-            '.mim/tools/*.*',
-        ],
+        'mobilevig_det': ['py.typed'],
         'mobilevig_det.evaluation': ['data/*'],
         'mobilevig_det.export': ['web/*'],
     },

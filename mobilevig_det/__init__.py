@@ -1,35 +1,17 @@
-"""MobileViG for MMDetection."""
+"""MobileViG for MMDetection.
+
+Importing this package registers its classes in MMDetection's registries.
+"""
 
 import sys
-from contextlib import suppress
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .versions import StackError, check_stack
+from .deprecation import MovedModules
 
-try:
-    check_stack()  # before anything below is imported and fails in its own way
-except StackError:
-    if sys.orig_argv[-3:] != ['-m', __name__, 'env']:
-        raise
-    # The tool that reports it: Python would not come as far as __main__.py.
-    import_module(f'{__name__}.cli').main()
-    sys.exit()
-
-from . import registry  # noqa: E402  mobilevig_det:: in configs
-from .mmcv_ops.provide import provide_mmcv_ext  # noqa: E402
-
-provide_mmcv_ext()  # before anything below imports mmcv.ops
-
-from .backbones import AdaptViG, GreedyViG, MobileViG, MobileViGv2, RapidNet  # noqa: E402
-from .checkpoints import allow_checkpoint_types  # noqa: E402
-
-allow_checkpoint_types()
-
-if sys.modules.get('timm'):
-    from .errors import UserError
-
-    with suppress(UserError):  # An old timm: who imports the module is told.
-        from . import timm_models  # noqa: F401  registers
+if TYPE_CHECKING:
+    from . import registry
+    from .backbones import AdaptViG, GreedyViG, MobileViG, MobileViGv2, RapidNet
 
 __version__ = '0.2.0'
 
@@ -42,3 +24,43 @@ __all__ = [
     '__version__',
     'registry',
 ]
+
+# Public classes, which are imported on first use, and their rooms.
+_ROOMS = {
+    'AdaptViG': 'backbones',
+    'GreedyViG': 'backbones',
+    'MobileViG': 'backbones',
+    'MobileViGv2': 'backbones',
+    'RapidNet': 'backbones',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    import_module('.registration', __name__)
+    value = getattr(import_module(f'.{_ROOMS[name]}', __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _imported_by_command() -> bool:
+    """Return whether a command imports the package only to parse its arguments.
+
+    With ``python -m mobilevig_det``, Python imports the package before it runs
+    ``__main__.py``; ``sys.argv[0]`` is ``'-m'`` until then.
+    """
+    entry_point = sys.modules.get('mobilevig_det_cli')
+    if entry_point is not None and entry_point.importing_command:
+        return True
+    module = sys.orig_argv[-len(sys.argv)] if sys.argv[:1] == ['-m'] else ''
+    return module in ('mobilevig_det', '-mmobilevig_det')
+
+
+sys.meta_path.append(MovedModules())
+if not _imported_by_command():
+    import_module('.registration', __name__)

@@ -1,4 +1,4 @@
-"""``python -m mobilevig_det SUBCOMMAND ...``."""
+"""``python -m mobilevig_det`` is the same program as ``mobilevig_det``."""
 
 from .cli import main
 

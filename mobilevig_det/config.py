@@ -5,22 +5,21 @@ import inspect
 import os
 import os.path as osp
 import textwrap
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from .errors import UserError
-
-# In a clone; an installed package carries the same folder under .mim.
-_PACKAGE = Path(__file__).parent
-CONFIG_ROOTS = (_PACKAGE.parent / 'configs', _PACKAGE / '.mim' / 'configs')
+from .paths import shipped_folder
 
 
 def find_config(name: str) -> str:
-    """Path of a config given as a path (from the current folder) or by the
-    name of one of ours, with or without folders and suffix.
+    """Return the path of a config.
+
+    Args:
+        name (str): A path, from the current folder; or the name of one of ours, with or
+            without its folder and suffix.
 
     Raises:
         UserError: If there is no such config.
@@ -29,16 +28,12 @@ def find_config(name: str) -> str:
         return name
     relative = name[len('configs/') :] if name.startswith('configs/') else name
     relative = relative if relative.endswith('.py') else relative + '.py'
-    for root in CONFIG_ROOTS:
-        for candidate in (root / relative, *root.glob(f'*/{relative}')):
-            if candidate.is_file():
-                return str(candidate)
+    root = shipped_folder('configs')
+    for candidate in (root / relative, *root.glob(f'*/{relative}')):
+        if candidate.is_file():
+            return str(candidate)
     known = sorted(
-        {
-            path.relative_to(root).as_posix()
-            for root in CONFIG_ROOTS
-            for path in root.glob('[!_]*/*.py')
-        }
+        path.relative_to(root).as_posix() for path in root.glob('[!_]*/*.py')
     )
     raise UserError(
         f'There is no config {name!r}, neither from '
@@ -47,7 +42,11 @@ def find_config(name: str) -> str:
 
 
 def load_config(name: str, cfg_options: dict | None = None) -> Config:
-    """Read a config (see :func:`find_config`) and change what was asked.
+    """Read a config and override settings.
+
+    Args:
+        name (str): See :func:`find_config`.
+        cfg_options (dict, optional): New values by dotted names of settings.
 
     Raises:
         UserError: If there is no such config, it can't be read, or the options do not
@@ -71,8 +70,10 @@ def load_config(name: str, cfg_options: dict | None = None) -> Config:
 
 
 def _check_names(cfg_options: dict, cfg: Config) -> None:
-    """Raise a UserError for what looks like one of the config's own settings: MMEngine
-    would take it for a new one, and change nothing."""
+    """Raise a UserError for an option that looks like a misspelled setting.
+
+    MMEngine would add it as a new setting, without effect.
+    """
     # MMDetection's test-time augmentation reads the last.
     known = {*cfg, *inspect.signature(Runner).parameters, 'tta_pipeline'}
     for key in cfg_options:
@@ -93,10 +94,10 @@ def find_checkpoint(path: str) -> None:
 
 
 def check_device(device: str) -> str:
-    """The device, if torch can use it.
+    """Return the device if torch can use it.
 
     Raises:
-        UserError: If it can't.
+        UserError: If torch can't use it.
     """
     try:
         torch.zeros(1, device=device)

@@ -1,12 +1,102 @@
-"""Old type names that keep working for one version."""
+"""Old names that keep working for one version, with a DeprecationWarning."""
 
 import functools
+import pkgutil
+import sys
 import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from mmengine.registry import Registry
+if TYPE_CHECKING:
+    from mmengine.registry import Registry
+
+_APIS = {
+    'add_cfg_options': 'mobilevig_det.cli.arguments',
+    'add_runner_arguments': 'mobilevig_det.cli.arguments',
+    'build_runner': 'mobilevig_det.cli.runner',
+    'check_device': 'mobilevig_det.config',
+    'find_checkpoint': 'mobilevig_det.config',
+    'find_config': 'mobilevig_det.config',
+    'load_config': 'mobilevig_det.config',
+    'prepare_config': 'mobilevig_det.cli.runner',
+}
+_OPERATORS = (
+    'deform_conv',
+    'focal_loss',
+    'masked_conv',
+    'mmcv_ext',
+    'nms',
+    'roi_align',
+    'soft_nms',
+)
+# Old modules and names in modules, and where they are now.
+MOVED = {
+    **{f'mobilevig_det.apis.{k}': f'{v}.{k}' for k, v in _APIS.items()},
+    **{f'mobilevig_det.apis.cli.{k}': f'{v}.{k}' for k, v in _APIS.items()},
+    **{f'mobilevig_det.ops.{k}': f'mobilevig_det.mmcv_ops.{k}' for k in _OPERATORS},
+    'mobilevig_det.ops.use_on_cpus': 'mobilevig_det.mmcv_ops.use_on_cpus',
+    'mobilevig_det.structures.CompactBitmapMasks': (
+        'mobilevig_det.datasets.compact_masks.CompactBitmapMasks'
+    ),
+    'mobilevig_det.structures.mask': 'mobilevig_det.datasets.compact_masks',
+}
 
 
-def deprecated_type(old_name: str, new_type: type, registry: Registry) -> type:
+def moved_names(module: str) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a module that some names of ``MOVED`` left.
+
+    Args:
+        module (str): The full name of the module.
+    """
+
+    def get_moved_name(name: str) -> Any:
+        old_name = f'{module}.{name}'
+        if old_name not in MOVED:
+            raise AttributeError(f'module {module!r} has no attribute {name!r}')
+        _warn(old_name, MOVED[old_name])
+        return pkgutil.resolve_name(MOVED[old_name])
+
+    return get_moved_name
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Import the modules of ``MOVED`` under their old names.
+
+    Append an instance to ``sys.meta_path``: it is asked for modules that don't exist.
+    """
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        if any(f'{old}.'.startswith(f'{fullname}.') for old in MOVED):
+            return ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        if name in MOVED:
+            _warn(name, MOVED[name])
+            sys.modules[name] = import_module(MOVED[name])
+        else:
+            module.__getattr__ = moved_names(name)  # type: ignore[method-assign]
+
+
+def _warn(old_name: str, new_name: str) -> None:
+    warnings.warn(
+        f'{old_name} is deprecated and will be removed in 0.4; use {new_name}.',
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
+def deprecated_type(old_name: str, new_type: type, registry: 'Registry') -> type:
     """Register an old type name of a class that has a new one.
 
     Args:

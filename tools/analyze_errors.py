@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det analyze-errors``."""
+"""The same as ``mobilevig_det analyze-errors``."""
 
-from mobilevig_det.cli.analyze_errors import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('analyze-errors')

@@ -22,7 +22,7 @@ from benchmarks import (
     save,
     write_json,
 )
-from mobilevig_det.cli.common import command
+from mobilevig_det.cli.command import command
 from mobilevig_det.errors import UserError
 
 import torch
@@ -130,9 +130,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError('--device cuda: PyTorch finds no GPU.')
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
     out_dir = Path(args.out_dir)
     if args.from_file:
         try:

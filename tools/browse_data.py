@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det browse-data``."""
+"""The same as ``mobilevig_det browse-data``."""
 
-from mobilevig_det.cli.browse_data import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('browse-data')

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det check-data``."""
+"""The same as ``mobilevig_det check-data``."""
 
-from mobilevig_det.cli.check_data import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('check-data')

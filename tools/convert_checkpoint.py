@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det convert-checkpoint``."""
+"""The same as ``mobilevig_det convert-checkpoint``."""
 
-from mobilevig_det.cli.convert_checkpoint import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('convert-checkpoint')

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det demo-pretraining``."""
+"""The same as ``mobilevig_det demo-pretraining``."""
 
-from mobilevig_det.cli.demo_pretraining import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('demo-pretraining')

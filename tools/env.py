@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det env``."""
+"""The same as ``mobilevig_det env``."""
 
-from mobilevig_det.cli.env import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('env')

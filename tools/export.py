@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det export``."""
+"""The same as ``mobilevig_det export``."""
 
-from mobilevig_det.cli.export import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('export')

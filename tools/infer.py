@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det infer``."""
+"""The same as ``mobilevig_det infer``."""
 
-from mobilevig_det.cli.infer import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('infer')

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det infer-ray``."""
+"""The same as ``mobilevig_det infer-ray``."""
 
-from mobilevig_det.cli.infer_ray import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('infer-ray')

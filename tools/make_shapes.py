@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det make-shapes``."""
+"""The same as ``mobilevig_det make-shapes``."""
 
-from mobilevig_det.cli.make_shapes import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('make-shapes')

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det plot-run``."""
+"""The same as ``mobilevig_det plot-run``."""
 
-from mobilevig_det.cli.plot_run import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('plot-run')

@@ -9,7 +9,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mobilevig_det.checkpoints.weights import PUBLISHED, REPOSITORY
-from mobilevig_det.cli.common import add_cfg_options, command
+from mobilevig_det.cli.arguments import add_cfg_options
+from mobilevig_det.cli.command import command
 from mobilevig_det.errors import UserError
 from reproduction import FIGURES, Figure, Options, exit_code, reproduce
 
@@ -88,12 +89,10 @@ def given_files(pairs: list[str]) -> dict[str, str]:
     return files
 
 
-@command
-def main(argv: list[str] | None = None, figures: Sequence[Figure] = FIGURES) -> None:
-    args = parse_args(argv)
-    MMLogger.get_instance(
-        'reproduce', log_level='WARNING'
-    )  # keep the progress bar intact
+@command(parse_args)
+def main(args: argparse.Namespace, figures: Sequence[Figure] = FIGURES) -> None:
+    # Warnings only, to keep the progress bar intact.
+    MMLogger.get_instance('reproduce', log_level='WARNING')
     options = Options(
         images=args.images,
         checkpoints=given_files(args.checkpoint),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det test``."""
+"""The same as ``mobilevig_det test``."""
 
-from mobilevig_det.cli.test import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('test')

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""The same as ``python -m mobilevig_det train``."""
+"""The same as ``mobilevig_det train``."""
 
-from mobilevig_det.cli.train import main
+from mobilevig_det_cli import main
 
 if __name__ == '__main__':
-    main()
+    main('train')

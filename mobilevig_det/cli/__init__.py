@@ -1,23 +1,83 @@
-"""The command-line interface: ``mobilevig_det SUBCOMMAND ...``."""
+"""The command line: ``mobilevig_det COMMAND ...`` or ``python -m mobilevig_det ...``.
 
-import importlib
+A command is a module of this package. Modules of commands import nothing slow before
+they have parsed their arguments.
+"""
+
+import difflib
+import runpy
 import sys
-from pathlib import Path
+from importlib import import_module
 
-COMMANDS = sorted(
-    path.stem
-    for path in Path(__file__).parent.glob('[a-z]*.py')
-    if path.stem not in ('common', 'config_slips', 'dead_processes')
-)
+from .. import __version__
+from ..paths import shipped_folder
+
+COMMANDS = {
+    'train': 'Train a detector or a classifier.',
+    'test': 'Evaluate a checkpoint or an exported model on the test set.',
+    'infer': 'Detect objects in images and videos, or classify images.',
+    'infer-ray': 'Detect objects in millions of images with Ray Data.',
+    'export': 'Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or the web.',
+    'check-data': 'Check the annotations and images of the data sets of a config.',
+    'browse-data': 'Draw the augmented images that the model is trained on.',
+    'analyze-errors': 'Show which kinds of errors cost how much AP.',
+    'plot-run': 'Draw loss, learning rate and AP of training runs.',
+    'convert-checkpoint': "Rename weights between the authors' names and ours.",
+    'make-shapes': 'Generate a small data set of shapes, without a download.',
+    'demo': 'Generate data, train, evaluate and draw, in minutes.',
+    'demo-pretraining': 'Compare training from scratch with pretraining.',
+    'env': 'Print versions, devices and operators, for a bug report.',
+}
+# Files of tools/ that are programs of their own.
+SCRIPTS = {
+    'run-onnx': 'Run an exported detector without PyTorch.',
+    'benchmark': 'Measure speed and memory (needs a clone of the repository).',
+    'reproduce': 'Measure the published figures (needs a clone of the repository).',
+}
 
 
-def main() -> None:
-    """Run the subcommand that the first argument names."""
-    name = (sys.argv[1] if len(sys.argv) > 1 else '').replace('-', '_')
-    if name not in COMMANDS:
-        sys.exit(
-            'usage: python -m mobilevig_det TOOL …, where TOOL is one '
-            f'of {", ".join(COMMANDS)}; TOOL --help tells more'
-        )
-    sys.argv[:2] = [f'{name}.py']
-    importlib.import_module(f'{__name__}.{name}').main()
+def main(command: str | None = None) -> None:
+    """Run one command.
+
+    Args:
+        command (str, optional): Its name. By default the first argument of the program
+            names it, with hyphens or underscores.
+    """
+    if command is None:
+        command = _take_command()
+    if command in SCRIPTS:
+        script = shipped_folder('tools') / f'{command.replace("-", "_")}.py'
+        runpy.run_path(str(script), run_name='__main__')
+    else:
+        import_module(f'.{command.replace("-", "_")}', __name__).main()
+
+
+def _take_command() -> str:
+    """Remove the command from the arguments of the program, and return it."""
+    every = {**COMMANDS, **SCRIPTS}
+    given = sys.argv[1] if len(sys.argv) > 1 else ''
+    command = given.replace('_', '-')
+    if command in every:
+        sys.argv[:2] = [f'mobilevig_det {command}']
+        return command
+    if given in ('-h', '--help'):
+        print('usage: mobilevig_det COMMAND ...\n\nMobileViG for MMDetection\n')
+        print('\n'.join(f'  {name:<20}{text}' for name, text in every.items()))
+        print('\nmobilevig_det COMMAND --help lists the options of a command.')
+        sys.exit()
+    if given == '--version':
+        print(f'mobilevig_det {__version__}')
+        sys.exit()
+    similar = difflib.get_close_matches(command, every, 1)
+    if not given:
+        problem = 'name a command'
+    elif similar:
+        problem = f'there is no command {given!r}. Is it {similar[0]!r}?'
+    else:
+        problem = f'there is no command {given!r}'
+    print(
+        f'usage: mobilevig_det COMMAND ...\nmobilevig_det: error: {problem}\n'
+        f'Commands: {", ".join(every)}. mobilevig_det --help describes them.',
+        file=sys.stderr,
+    )
+    sys.exit(2)

@@ -1,34 +1,17 @@
-"""Draw what the training pipeline feeds the model: images after
-augmentation, with their boxes and masks."""
+"""Draw the images that the model is trained on: augmented, with boxes and masks."""
 
 import argparse
 import os
 import os.path as osp
 import random
 
-import mobilevig_det  # noqa: F401  first, to name what doesn't fit
-from mobilevig_det.cli.common import add_cfg_options, command
-from mobilevig_det.config import load_config
-from mobilevig_det.datasets.data_check import pointing_to_check_data
-from mobilevig_det.datasets.data_paths import check_data_paths
-
-import mmcv
-import numpy as np
-import torch
-from mmdet.models.utils import mask2ndarray
-from mmdet.registry import DATASETS, VISUALIZERS
-from mmdet.structures.bbox import BaseBoxes
-from mmengine.registry import init_default_scope
-from tqdm import tqdm
+from .arguments import add_cfg_options, add_config, make_parser
+from .command import command
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Draw what the training pipeline feeds the model'
-    )
-    parser.add_argument(
-        'config', help='config file: a path, or the name of one of ours'
-    )
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser('Draw what the training pipeline feeds the model')
+    add_config(parser)
     parser.add_argument(
         '--out-dir',
         default='work_dirs/browse',
@@ -50,9 +33,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    import mmcv
+    import numpy as np
+    import torch
+    from mmdet.models.utils import mask2ndarray
+    from mmdet.registry import DATASETS, VISUALIZERS
+    from mmdet.structures.bbox import BaseBoxes
+    from mmengine.registry import init_default_scope
+    from tqdm import tqdm
+
+    from ..config import load_config
+    from ..datasets.data_check import pointing_to_check_data
+    from ..datasets.data_paths import check_data_paths
+
     cfg = load_config(args.config, args.cfg_options)
     check_data_paths(cfg, [args.split])
     init_default_scope(cfg.get('default_scope') or 'mmdet')
@@ -69,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         os.makedirs(args.out_dir, exist_ok=True)
         for index in tqdm(indices.tolist(), unit='image'):
             item = dataset[index]
-            # As the model gets it, but for normalisation and padding.
+            # As the model gets it, except for normalisation and padding.
             image = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1]
             sample = item['data_samples'].cpu()
             instances = sample.gt_instances

@@ -1,27 +1,21 @@
-"""Check the data sets of a config: annotations and images, all in one go."""
+"""Check the annotations and images of all data sets of a config."""
 
 import argparse
 import sys
 
-import mobilevig_det  # noqa: F401  first, to name what doesn't fit
-from mobilevig_det.cli.common import add_cfg_options, command
-from mobilevig_det.config import load_config
-from mobilevig_det.datasets.data_check import check_data, splits_of
-from mobilevig_det.datasets.data_paths import check_data_paths
-from mobilevig_det.datasets.image_file import hush_opencv
-from mobilevig_det.errors import UserError
+from ..errors import UserError
+from .arguments import add_cfg_options, add_config, make_parser
+from .command import command
 
-SHOWN = 10  # of each kind, unless all are asked for
+SHOWN = 10  # findings of each kind without --all
 
 
-def parse_args(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Check the COCO-format data sets of a config. The exit '
-        'code is 0 if nothing was found, 1 otherwise.'
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(
+        'Check the COCO-format data sets of a config. The exit code is 0 if nothing '
+        'was found, 1 otherwise.'
     )
-    parser.add_argument(
-        'config', help='config file: a path, or the name of one of ours'
-    )
+    add_config(parser)
     parser.add_argument(
         '--splits',
         nargs='+',
@@ -45,9 +39,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@command
-def main(argv=None) -> None:
-    args = parse_args(argv)
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from ..config import load_config
+    from ..datasets.data_check import check_data, splits_of
+    from ..datasets.data_paths import check_data_paths
+    from ..datasets.image_file import hush_opencv
+
     cfg = load_config(args.config, args.cfg_options)
     check_data_paths(cfg, args.splits)
     hush_opencv()

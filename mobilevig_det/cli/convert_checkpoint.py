@@ -1,24 +1,24 @@
 """Rename a checkpoint's weights between the authors' names and ours.
 
-Nothing here needs it: the authors' files load as they are. It is for other
-people's code, which knows one of the layouts only.
+This package loads the authors' files as they are. The command is for other code, which
+knows only one of the layouts.
 """
 
 import argparse
-import os
 from pathlib import Path
+from typing import TypeVar
 
-from mobilevig_det.checkpoints.key_mapping import LAYOUTS, convert, find_backbones
-from mobilevig_det.checkpoints.reading import read_checkpoint
-from mobilevig_det.cli.common import command
-from mobilevig_det.errors import UserError
+from ..errors import UserError
+from .arguments import make_parser
+from .command import command
 
-import torch
+LAYOUTS = ('authors', 'mobilevig_det')
+Weights = TypeVar('Weights', bound=dict)
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Write a checkpoint, ImageNet or COCO, with the names of '
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(
+        'Write a checkpoint, ImageNet or COCO, with the names of '
         "its backbone's weights in another layout. Everything else (order, "
         'values, classifier, heads, optimizer, …) stays as it is.'
     )
@@ -33,22 +33,35 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--overwrite', action='store_true', help='write also if the output file exists'
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def renamed(weights: dict, layout: str) -> dict:
-    """The same type of dict, with what torch keeps beside its keys."""
+def rename_weights(weights: Weights, layout: str) -> Weights:
+    """Return a dict of the same type, with the metadata that torch keeps in it."""
+    from ..checkpoints.key_mapping import convert
+
     result = type(weights)(convert(weights, layout))
     if hasattr(weights, '_metadata'):
-        result._metadata = weights._metadata
+        result._metadata = weights._metadata  # type: ignore[attr-defined]
     return result
 
 
 def convert_checkpoint(checkpoint: dict, layout: str, name: str) -> dict:
-    """Convert every set of weights: raw, averaged, or the bare dict."""
+    """Convert every set of weights: raw, averaged, or the bare dict.
+
+    Args:
+        checkpoint (dict): What was read from the file.
+        layout (str): The layout to convert to, of ``LAYOUTS``.
+        name (str): Of the file, for error messages.
+
+    Raises:
+        UserError: If there are no weights of a MobileViG in the other layout.
+    """
+    from ..checkpoints.key_mapping import find_backbones
+
     (other,) = set(LAYOUTS) - {layout}
     if find_backbones(checkpoint, other):
-        return renamed(checkpoint, layout)
+        return rename_weights(checkpoint, layout)
     found = [
         key
         for key, value in checkpoint.items()
@@ -56,7 +69,7 @@ def convert_checkpoint(checkpoint: dict, layout: str, name: str) -> dict:
     ]
     if found:
         return {
-            key: renamed(value, layout) if key in found else value
+            key: rename_weights(value, layout) if key in found else value
             for key, value in checkpoint.items()
         }
     if any(
@@ -68,21 +81,23 @@ def convert_checkpoint(checkpoint: dict, layout: str, name: str) -> dict:
     raise UserError(f'{name} holds no weights of a MobileViG.')
 
 
-@command
-def main() -> None:
-    args = parse_args()
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    import torch
+
+    from ..checkpoints.reading import read_checkpoint
+    from ..io import atomic_write
+
     output = Path(args.output)
     if output.exists() and not args.overwrite:
         raise UserError(f'{output} exists: give another name, or --overwrite.')
     checkpoint = convert_checkpoint(
         read_checkpoint(args.input, 'cpu'), args.to, args.input
     )
-    part = output.with_name(f'{output.name}.{os.getpid()}.part')
     try:
-        torch.save(checkpoint, part)
-        os.replace(part, output)
+        with atomic_write(output) as part:
+            torch.save(checkpoint, part)
     except (OSError, RuntimeError) as error:  # torch raises either
         raise UserError(f'{output} cannot be written: {error}') from error
-    finally:
-        part.unlink(missing_ok=True)
     print(f'Wrote {output}, layout {args.to!r}.')

@@ -1,24 +1,25 @@
-"""Pretrain on generated classes, then train the demo's detector from there and
-from nothing, and draw both AP curves. Run again, it goes on where it was."""
+"""Pretrain on generated classes, then train the demo's detector with these weights and
+from scratch, and draw both AP curves. Run it again to resume after an interruption."""
 
 import argparse
 import os
 import subprocess
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mobilevig_det  # noqa: F401  first, to name what doesn't fit
-from mobilevig_det.cli.common import command
-from mobilevig_det.datasets.shape_classes import make_shape_classes
-from mobilevig_det.datasets.shapes import make_shapes
-from mobilevig_det.errors import UserError
-from mobilevig_det.evaluation.run_log import Run, read_run
+from ..errors import UserError
+from .arguments import make_parser
+from .command import command
+from .demo import PROGRAM
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..evaluation.run_log import Run
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
     parser.add_argument('--work-dir', default='work_dirs/demo_pretraining')
     parser.add_argument('--data-dir', default='data', help='for the generated images')
     parser.add_argument('--class-images', type=int, default=3000, help='to pretrain on')
@@ -30,16 +31,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def train(config: str, work_dir: Path, epochs: int, *options: str) -> Path:
-    """Run tools/train.py unless it has been, and return its last checkpoint."""
+    """Train unless the last checkpoint is there, and return its path."""
     checkpoint = work_dir / f'epoch_{epochs}.pth'
     if checkpoint.is_file():
         print(f'{checkpoint} is there already.')
         return checkpoint
     resume = ['--resume'] if list(work_dir.glob('epoch_*.pth')) else []
     command_line = [
-        sys.executable,
-        '-m',
-        'mobilevig_det',
+        *PROGRAM,
         'train',
         config,
         '--work-dir',
@@ -55,25 +54,28 @@ def train(config: str, work_dir: Path, epochs: int, *options: str) -> Path:
     code = subprocess.run(command_line, env={'GOMP_SPINCOUNT': '1000', **os.environ})
     if code.returncode:
         raise UserError(
-            f'tools/train.py failed (exit code {code.returncode}), see above.'
+            f'mobilevig_det train failed (exit code {code.returncode}), see above.'
         )
     return checkpoint
 
 
-def iterations(run: Run) -> float:
-    """Iterations an epoch."""
+def iterations(run: 'Run') -> float:
+    """Return the number of iterations of an epoch."""
     return run.train[-1]['step'] / run.train[-1]['at']
 
 
-def reached(run: Run, name: str, value: float) -> str:
-    """After how many iterations an AP was reached."""
+def reached(run: 'Run', name: str, value: float) -> str:
+    """Say after how many iterations a run reached an AP."""
     for row in run.val:
         if row.get(name, -1) >= value:
             return f'{row["at"] * iterations(run):.0f} iterations'
     return 'never'
 
 
-def draw(runs: dict[str, Run]) -> Figure:
+def draw(runs: dict[str, 'Run']) -> 'Figure':
+    """Draw box AP and mask AP over the iterations."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.6), layout='constrained')
     for axes, name, title in zip(
         figure.subplots(1, 2), ('bbox_mAP', 'segm_mAP'), ('box AP', 'mask AP')
@@ -92,9 +94,13 @@ def draw(runs: dict[str, Run]) -> Figure:
     return figure
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from ..datasets.shape_classes import make_shape_classes
+    from ..datasets.shapes import make_shapes
+    from ..evaluation.run_log import read_run
+
     root, data = Path(args.work_dir), Path(args.data_dir)
     classes = make_shape_classes(data / 'shape_classes', num_train=args.class_images)
     shapes = make_shapes(data / 'shapes', num_train=args.images)
@@ -103,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     start = f'mobilevig://{classifier.resolve()}'
     runs = {}
     for label, options in (
-        ('from nothing', []),
+        ('from scratch', []),
         (
             'pretrained',
             [
@@ -116,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         train('mobilevig_ti_fpn_shapes', work_dir, args.detector_epochs, *options)
         runs[label] = read_run(work_dir)
     for name in ('bbox_mAP', 'segm_mAP'):
-        goal = runs['from nothing'].val[-1][name]
+        goal = runs['from scratch'].val[-1][name]
         for label, run in runs.items():
             print(
                 f'{name}: {label} ends at {100 * run.val[-1][name]:.1f}, and has '

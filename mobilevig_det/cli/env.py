@@ -1,4 +1,4 @@
-"""Say what is installed, on what it runs: for a bug report."""
+"""Print what is installed and on which devices it runs, for a bug report."""
 
 import argparse
 import platform
@@ -7,35 +7,71 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import TypeVar
 
-try:
-    import mobilevig_det  # noqa: F401  first, to name what doesn't fit
-    from mobilevig_det.versions import check_stack
+from .. import __version__
+from .arguments import make_parser
 
-    check_stack()  # again: `python -m mobilevig_det` brings us here even so
-    PROBLEM = None
-except Exception as error:  # whatever it is, it is what the report is for
-    PROBLEM = f'{type(error).__name__}: {error}'
-
-PACKAGES = ('mobilevig_det', 'torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
-# Of MMEngine's list: 30 lines of compiler flags, and no fact at all.
+PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
+# Of MMEngine's list: 30 lines of compiler flags, and a setting that is never there.
 LEFT_OUT = ('PyTorch compiling details', 'numpy_random_seed')
 T = TypeVar('T')
 
 
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(
+        'Print the versions, the devices and the operators in use, for a bug report.'
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command.
+
+    It is not decorated with ``command``, as it reports what the import raises.
+    """
+    parse_args(argv)
+    for name, value in report().items():
+        print(f'{name}: {value}')
+
+
+def report() -> dict[str, str]:
+    """Return the lines by name. Those that can't be found out say why."""
+    lines = {
+        'problem': problem() or 'none: these versions fit together',
+        'platform': platform.platform(),
+        'Python': sys.version.replace('\n', ''),
+        'mobilevig_det': __version__,
+    }
+    lines |= {name: distributions(name) for name in PACKAGES}
+    lines |= {'device': _ask(device), 'operators': _ask(operators)}
+    collected = _ask(collect_env)
+    if isinstance(collected, str):
+        collected = {'collect_env': collected}
+    return lines | collected
+
+
+def problem() -> str | None:
+    """Return why the package can't be used, or None."""
+    try:
+        from .. import registration  # noqa: F401
+    except Exception as error:  # any error is what the report is for
+        return f'{type(error).__name__}: {error}'
+    return None
+
+
 def distributions(module: str) -> str:
-    """Name and version of each distribution that installed the module:
-    OpenMMLab's mmcv, mmcv-lite, OneDL's, or two of them over one another."""
+    """Return names and versions of the distributions that installed a module.
+
+    Several provide ``mmcv``: OpenMMLab's mmcv and mmcv-lite, OneDL's, or two of them.
+    """
     names = metadata.packages_distributions().get(module, ())
-    if module == 'mmcv':  # into which ours puts mmcv/_ext.py
-        names = [
-            name for name in names if name not in ('mobilevig_det', 'mobilevig-det')
-        ]
-    found = [f'{name} {metadata.version(name)}' for name in dict.fromkeys(names)]
+    # Our distribution is not one of mmcv's: it only adds mmcv/_ext.py.
+    others = [n for n in names if n not in ('mobilevig_det', 'mobilevig-det')]
+    found = [f'{name} {metadata.version(name)}' for name in dict.fromkeys(others)]
     return ' and '.join(found) or 'not installed'
 
 
 def device() -> str:
-    """What MMEngine runs on, by name."""
+    """Return the kind and name of the device that MMEngine uses."""
     import torch
     from mmengine.device import get_device
 
@@ -47,46 +83,22 @@ def device() -> str:
 
 
 def operators() -> str:
-    """Whose operators ``mmcv.ops`` calls."""
-    from mobilevig_det.mmcv_ops.mmcv_ext import in_use
+    """Return whose operators ``mmcv.ops`` calls."""
+    from ..mmcv_ops.mmcv_ext import in_use
 
     return in_use()
 
 
-def collected() -> dict[str, str]:
-    """MMEngine's own list."""
+def collect_env() -> dict[str, str]:
+    """Return MMEngine's own list."""
     from mmengine.utils.dl_utils import collect_env
 
     return {key: v for key, v in collect_env().items() if key not in LEFT_OUT}
 
 
-def asked(question: Callable[[], T]) -> T | str:
-    """The answer, or why there is none."""
+def _ask(question: Callable[[], T]) -> T | str:
+    """Return the answer, or why there is none."""
     try:
         return question()
     except Exception as error:
         return f'unknown ({type(error).__name__}: {error})'
-
-
-def report() -> dict[str, str]:
-    """Every line, by its name; whatever is broken, the others are there."""
-    lines = {'problem': PROBLEM or 'none: these versions fit together'}
-    lines['platform'] = platform.platform()
-    lines['Python'] = sys.version.replace('\n', '')
-    lines |= {name: distributions(name) for name in PACKAGES}
-    # Of an editable installation, metadata has the version of its first day.
-    package = sys.modules.get('mobilevig_det')
-    lines['mobilevig_det'] = getattr(package, '__version__', lines['mobilevig_det'])
-    lines |= {'device': asked(device), 'operators': asked(operators)}
-    more = asked(collected)
-    return lines | (more if isinstance(more, dict) else {'collect_env': more})
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description='Print the versions, the devices and the operators in use, '
-        'for a bug report.'
-    )
-    parser.parse_args(argv)
-    for name, value in report().items():
-        print(f'{name}: {value}')

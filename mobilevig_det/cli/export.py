@@ -1,37 +1,24 @@
-"""Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or a page for the browser,
-and compare the file with PyTorch before it counts as written."""
+"""Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or a page for the browser.
+
+The file is saved only if it gives the same results as PyTorch.
+"""
 
 import argparse
 import shutil
 from pathlib import Path
 
-from mobilevig_det.cli.common import add_cfg_options, command  # first, names misfits
-from mobilevig_det.config import find_checkpoint, load_config  # first, names misfits
-from mobilevig_det.errors import UserError
-from mobilevig_det.export import (
-    FORMATS,
-    check_folder,
-    check_part,
-    check_size,
-    find_ort_web,
-    make_metadata,
-    new_file,
-    prove,
-    write,
-)
-from mobilevig_det.export.int8 import check_int8, write_int8
-from mobilevig_det.inference.inferencer import Inferencer
-from mobilevig_det.mmcv_ops import use_on_cpus
+from ..errors import UserError
+from .arguments import add_cfg_options, add_config, make_parser
+from .command import command
+
+FORMATS = ('onnx', 'openvino', 'executorch', 'coreml', 'web')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Export a detector, and prove that the file detects what '
-        'the model does'
+    parser = make_parser(
+        'Export a detector, and prove that the file detects what the model does'
     )
-    parser.add_argument(
-        'config', help='config file: a path, or the name of one of ours'
-    )
+    add_config(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--format', choices=FORMATS, required=True)
     parser.add_argument(
@@ -67,12 +54,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    file_format = FORMATS[args.format]
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from .. import export
+    from ..config import find_checkpoint, load_config
+    from ..export.int8 import check_int8, write_int8
+    from ..inference.inferencer import Inferencer
+    from ..mmcv_ops import use_on_cpus
+
+    file_format = export.FORMATS[args.format]
     part = args.part or file_format.parts[0]
-    check_part(args.format, part)
+    export.check_part(args.format, part)
     size = tuple(args.size) if args.size else None
     if size and part == 'detector':
         raise UserError(
@@ -88,8 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(args.out or f'work_dirs/export/{name}{file_format.suffix}')
     ort_web = None
     if args.format == 'web':
-        check_folder(out)
-        ort_web = find_ort_web(args.ort_web)
+        export.check_folder(out)
+        ort_web = export.find_ort_web(args.ort_web)
     elif out.suffix != file_format.suffix:
         raise UserError(
             f'--out must end in {file_format.suffix} for --format {args.format}, '
@@ -101,14 +94,16 @@ def main(argv: list[str] | None = None) -> None:
     use_on_cpus()
     model = inferencer.model
     if size:
-        check_size(model, size)
-    metadata = make_metadata(cfg, model, inferencer.classes, part, size)
-    with new_file(out) as path:
+        export.check_size(model, size)
+    metadata = export.make_metadata(cfg, model, inferencer.classes, part, size)
+    with export.new_file(out) as path:
         float32 = path.parent / 'float32' / path.name if args.int8 else path
         float32.parent.mkdir(exist_ok=True)
-        written = write(args.format, part, model, float32, size, metadata, ort_web)
+        written = export.write(
+            args.format, part, model, float32, size, metadata, ort_web
+        )
         if args.format != 'coreml':  # which only runs on a Mac
-            prove(part, model, written, size, cfg)
+            export.prove(part, model, written, size, cfg)
         if args.int8:
             write_int8(float32, path, metadata, model, cfg)
             shutil.rmtree(float32.parent)  # proven, but not what was asked for

@@ -6,21 +6,14 @@ import os
 import os.path as osp
 import sys
 
-import mobilevig_det  # noqa: F401  first, to name what doesn't fit
-from mobilevig_det.classification.config_checks import is_classifier
-from mobilevig_det.cli.common import add_inference_arguments, command, positive
-from mobilevig_det.config import load_config
-from mobilevig_det.errors import UserError
-from mobilevig_det.export.exported_detector import SUFFIXES, use_exported
-from mobilevig_det.inference.coco_results import read_test_set
-from mobilevig_det.inference.detector import find_model, load_detector, prepare
-from mobilevig_det.inference.input_files import Skipped
-from mobilevig_det.inference.row_settings import settings_of
+from ..errors import UserError
+from .arguments import add_inference_arguments, make_parser, positive
+from .command import command
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Detect objects in millions of images, on one machine or many, '
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(
+        'Detect objects in millions of images, on one machine or many, '
         'with Ray Data; rows go into Parquet files. Go on with --resume.'
     )
     parser.add_argument(
@@ -91,14 +84,21 @@ def absolute(path: str) -> str:
     return path if '://' in path else osp.abspath(path)
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
     need_ray()
-    from mobilevig_det.inference.detection_files import RowFiles
-    from mobilevig_det.inference.detection_worker import Job
-    from mobilevig_det.inference.image_blocks import find_images, left_blocks
-    from mobilevig_det.inference.ray_run import run
+    from ..classification.config_checks import is_classifier
+    from ..config import load_config
+    from ..export.exported_detector import SUFFIXES, use_exported
+    from ..inference.coco_results import read_test_set
+    from ..inference.detection_files import RowFiles
+    from ..inference.detection_worker import Job
+    from ..inference.detector import find_model, load_detector, prepare
+    from ..inference.image_blocks import find_images, left_blocks
+    from ..inference.input_files import Skipped
+    from ..inference.ray_run import run
+    from ..inference.row_settings import settings_of
 
     config, checkpoint = find_model(args.config, args.checkpoint)
     cfg = load_config(config, args.cfg_options)

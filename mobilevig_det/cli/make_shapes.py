@@ -2,10 +2,9 @@
 
 import argparse
 
-from mobilevig_det.cli.common import command
-from mobilevig_det.datasets.shape_classes import make_shape_classes
-from mobilevig_det.datasets.shapes import make_shapes
-from mobilevig_det.errors import UserError
+from ..errors import UserError
+from .arguments import make_parser
+from .command import command
 
 DEFAULTS = dict(
     detection=dict(out_dir='data/shapes', num_train=600, num_val=100, size=128),
@@ -15,9 +14,8 @@ DEFAULTS = dict(
 )
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
     parser.add_argument(
         '--task',
         choices=list(DEFAULTS),
@@ -45,7 +43,15 @@ def main(argv: list[str] | None = None) -> None:
         help='of detection, up to 5: circle, square, triangle (default: these 3), '
         'ring, cross',
     )
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from ..datasets.shape_classes import make_shape_classes
+    from ..datasets.shapes import make_shapes
+
     settings = {
         key: value if getattr(args, key) is None else getattr(args, key)
         for key, value in DEFAULTS[args.task].items()

@@ -1,24 +1,22 @@
-"""Draw loss, rate and AP of training runs, and the authors' curve behind."""
+"""Draw loss, learning rate and AP of training runs, and the published curves."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mobilevig_det.cli.common import command
-from mobilevig_det.errors import UserError
-from mobilevig_det.evaluation.run_log import (
-    METRICS,
-    Run,
-    comparable_arch,
-    published_run,
-    read_run,
-)
+from ..errors import UserError
+from .arguments import make_parser
+from .command import command
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..evaluation.run_log import Run
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Draw loss, rate and AP of one or several training runs, '
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(
+        'Draw loss, rate and AP of one or several training runs, '
         'also unfinished ones, and print the AP table.'
     )
     parser.add_argument(
@@ -32,11 +30,13 @@ def parse_args() -> argparse.Namespace:
         'config, none if it is not on COCO)',
     )
     parser.add_argument('--out', help='picture to write (default: WORK_DIR/curves.png)')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def cells(row: dict | None) -> str:
-    """The six APs of an evaluation, in percent."""
+    """Format the six APs of an evaluation, in percent."""
+    from ..evaluation.run_log import METRICS
+
     values = [-1 if row is None else row.get(name, -1) for name in METRICS]
     return ' '.join('     -' if v < 0 else f'{100 * v:6.1f}' for v in values)
 
@@ -49,9 +49,11 @@ def at_or_before(rows: list[dict], at: float) -> dict | None:
     )
 
 
-def table(runs: list[Run], published: list[Run]) -> str:
-    """Every evaluation of the runs, and beside it the published one after as
-    many epochs; then the published result."""
+def table(runs: list['Run'], published: list['Run']) -> str:
+    """Format the evaluations of runs next to published ones of the same epoch.
+
+    The last lines are the best published results.
+    """
     head = '   box   AP50   AP75   mask   AP50   AP75'
     lines = []
     for run in runs:
@@ -59,7 +61,7 @@ def table(runs: list[Run], published: list[Run]) -> str:
         unit = 'epoch' if run.by_epoch else 'iteration'
         text = f'{run.name}: {unit} {last["at"]:.2f}, loss {last["loss"]:.4f}'
         for other in published:
-            # The nearest, as the published curve is of one row in 500.
+            # The nearest row: the published curve has one row in 500 iterations.
             near = min(other.train, key=lambda r: abs(r['at'] - last['at']))
             text += f' ({other.name} there: {near["loss"]:.4f})'
         lines.append(text)
@@ -87,7 +89,10 @@ def _pair(row: dict) -> str:
     return ' '.join(f'{100 * row[name]:.1f}' for name in ('bbox_mAP', 'segm_mAP'))
 
 
-def draw(runs: list[Run], published: list[Run]) -> Figure:
+def draw(runs: list['Run'], published: list['Run']) -> 'Figure':
+    """Draw loss, learning rate and AP side by side."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(13, 3.8), layout='constrained')
     loss, rate, ap = figure.subplots(1, 3)
     greys = ('0.6', '0.8')
@@ -117,16 +122,18 @@ def draw(runs: list[Run], published: list[Run]) -> Figure:
     ):
         axes.set(title=title, xlabel=unit)
         axes.grid(alpha=0.3)
-        # Loss and rate as far as the runs have come, AP to the end.
+        # Loss and learning rate as far as the runs have come, AP to the end.
         axes.set_xlim(0, 1.02 * (12 if axes is ap and published else end))
     ap.set_ylim(bottom=0)
     loss.legend(fontsize='small')
     return figure
 
 
-@command
-def main() -> None:
-    args = parse_args()
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from ..evaluation.run_log import comparable_arch, published_run, read_run
+
     runs = [read_run(path) for path in args.work_dirs]
     if len({run.by_epoch for run in runs}) > 1:
         raise UserError(

@@ -1,39 +1,21 @@
-"""Test a detector: MMDetection's tools/test.py, flag for flag. Or a classifier."""
+"""Test a detector or a classifier; takes all flags of MMDetection's test.py."""
 
 import argparse
 from copy import deepcopy
+from typing import TYPE_CHECKING
 
-from mobilevig_det.backbones import fuse_backbones  # first, names misfits
-from mobilevig_det.checkpoints import explain_mismatch
-from mobilevig_det.classification import load_classifier
-from mobilevig_det.classification.config_checks import check_classifier, is_classifier
-from mobilevig_det.cli.common import (
-    add_runner_arguments,
-    build_runner,
-    command,
-    prepare_config,
-)
-from mobilevig_det.config import find_checkpoint
-from mobilevig_det.datasets import leaf_datasets
-from mobilevig_det.errors import UserError
-from mobilevig_det.export.exported_detector import SUFFIXES, use_exported
+from ..errors import UserError
+from .arguments import add_config, add_runner_arguments, make_parser
+from .command import command
 
-from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults
-from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.config import Config, ConfigDict
-from mmengine.evaluator import DumpResults
-from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import nn
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Test (and eval) a detector or classifier'
-    )
-    parser.add_argument(
-        'config', help='config file: a path, or the name of one of ours'
-    )
+    parser = make_parser('Test (and eval) a detector or classifier')
+    add_config(parser)
     parser.add_argument(
         'checkpoint', help='checkpoint file, or an exported detector (.onnx, .xml)'
     )
@@ -71,9 +53,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def use_tta(cfg: Config) -> None:
-    """Switch on MMDetection's test time augmentation, which is for boxes
-    only: unless the config says otherwise, the image and its mirror image."""
+def use_tta(cfg: 'Config') -> None:
+    """Switch on MMDetection's test-time augmentation, which is for boxes only.
+
+    Unless the config says otherwise, the augmentation is a horizontal flip.
+    """
+    from mmengine.config import ConfigDict
+    from mmengine.logging import print_log
+
+    from ..datasets import leaf_datasets
+
     cfg.setdefault(
         'tta_model',
         dict(
@@ -104,7 +93,7 @@ def use_tta(cfg: Config) -> None:
 
 
 def refuse_for_exported(args: argparse.Namespace) -> None:
-    """What can only be done to a model of PyTorch."""
+    """Raise a UserError for flags that an exported model does not support."""
     refused = {'--fuse': args.fuse, '--tta': args.tta}
     refused['--launcher'] = args.launcher != 'none'
     for flag, given in refused.items():
@@ -115,8 +104,15 @@ def refuse_for_exported(args: argparse.Namespace) -> None:
             )
 
 
-def test_classifier(cfg: Config, args: argparse.Namespace) -> None:
-    """Top-1 and top-5 of a classifier's raw weights, or of the averaged ones."""
+def test_classifier(cfg: 'Config', args: argparse.Namespace) -> None:
+    """Log the top-1 and top-5 accuracy of a classifier's raw or averaged weights."""
+    from mmengine.evaluator import DumpResults
+    from mmengine.logging import print_log
+    from mmengine.model import is_model_wrapper
+
+    from ..classification import load_classifier
+    from .runner import build_runner
+
     for name in ('show', 'show_dir', 'tta'):
         if getattr(args, name):
             raise UserError(f'--{name.replace("_", "-")} is for detectors.')
@@ -139,14 +135,28 @@ def test_classifier(cfg: Config, args: argparse.Namespace) -> None:
     )
 
 
-def fuse(model) -> None:
+def fuse(model: 'nn.Module') -> None:
+    """Fold the norms of a model's backbone into its convolutions."""
+    from ..backbones import fuse_backbones
+
     if not fuse_backbones(model.eval()):
         raise UserError('--fuse is for models with a MobileViG backbone.')
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from mmdet.engine.hooks.utils import trigger_visualization_hook
+    from mmdet.evaluation import DumpDetResults
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
+    from mmengine.model import is_model_wrapper
+
+    from ..checkpoints import explain_mismatch
+    from ..classification.config_checks import check_classifier, is_classifier
+    from ..config import find_checkpoint
+    from ..export.exported_detector import SUFFIXES, use_exported
+    from .runner import build_runner, prepare_config
+
     setup_cache_size_limit_of_dynamo()
     cfg = prepare_config(args, ['test'])
     exported = args.checkpoint.endswith(SUFFIXES)

@@ -1,37 +1,20 @@
-"""Train a detector: MMDetection's tools/train.py, flag for flag. Or a classifier."""
+"""Train a detector or a classifier; takes all flags of MMDetection's train.py."""
 
 import argparse
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-import mobilevig_det  # noqa: F401  first, to name what doesn't fit
-from mobilevig_det.classification.config_checks import check_classifier, is_classifier
-from mobilevig_det.cli.common import (
-    add_runner_arguments,
-    build_runner,
-    command,
-    prepare_config,
-)
-from mobilevig_det.config import find_checkpoint
-from mobilevig_det.datasets.data_check import (
-    check_before_training,
-    pointing_to_check_data,
-)
-from mobilevig_det.engine.launch import restarts
-from mobilevig_det.errors import UserError
-from mobilevig_det.mmcv_ops.mmcv_ext import is_compiled
+from ..errors import UserError
+from .arguments import add_config, add_runner_arguments, make_parser
+from .command import command
 
-import torch
-from mmdet.utils import setup_cache_size_limit_of_dynamo
-from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.utils import digit_version
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a detector or classifier')
-    parser.add_argument(
-        'config', help='config file: a path, or the name of one of ours'
-    )
+    parser = make_parser('Train a detector or classifier')
+    add_config(parser)
     add_runner_arguments(parser)
     parser.add_argument(
         '--amp',
@@ -66,9 +49,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def use_fused_adamw(cfg: Config) -> None:
-    """One kernel for the whole AdamW step where torch has it: on GPUs, and
-    on CPUs since torch 2.4."""
+def use_fused_adamw(cfg: 'Config') -> None:
+    """Use the fused AdamW where torch has it: on GPUs, and on CPUs since torch 2.4."""
+    import torch
+    from mmengine.device import get_device
+    from mmengine.utils import digit_version
+
     optimizer = cfg.get('optim_wrapper', {}).get('optimizer', {})
     available = get_device() == 'cuda' or digit_version(
         torch.__version__
@@ -81,12 +67,23 @@ def use_fused_adamw(cfg: Config) -> None:
         optimizer.fused = True
 
 
-def use_amp(cfg: Config, dtype: str) -> None:
+def use_amp(cfg: 'Config', dtype: str) -> None:
+    """Train with automatic mixed precision.
+
+    Raises:
+        UserError: If there is no GPU, or mmcv's compiled operators lack the dtype.
+    """
+    from mmengine.device import get_device
+
+    from ..mmcv_ops.mmcv_ext import is_compiled
+
+    if get_device() == 'cpu':
+        raise UserError('--amp needs a GPU, and torch sees none: leave it out.')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     if dtype == 'float16':
         cfg.optim_wrapper.loss_scale = 'dynamic'
         return
-    # It has float32's range: nothing is to be scaled.
+    # bfloat16 has the range of float32, so that the loss needs no scaling.
     cfg.optim_wrapper.update(dtype=dtype, loss_scale=1.0)
     if is_compiled():
         raise UserError(
@@ -96,7 +93,8 @@ def use_amp(cfg: Config, dtype: str) -> None:
         )
 
 
-def log_to_tensorboard(cfg: Config) -> None:
+def log_to_tensorboard(cfg: 'Config') -> None:
+    """Add TensorBoard to the logging backends, once."""
     if find_spec('tensorboard') is None:
         raise UserError(
             '--tensorboard: TensorBoard is not installed: pip install tensorboard'
@@ -106,9 +104,14 @@ def log_to_tensorboard(cfg: Config) -> None:
         backends.append(dict(type='TensorboardVisBackend'))
 
 
-def resume(cfg: Config, where: str) -> None:
-    """From the file that was named; or, for 'auto', from the work dir's newest,
-    and where there is none, as the config begins."""
+def resume(cfg: 'Config', where: str) -> None:
+    """Resume from a checkpoint file.
+
+    Args:
+        cfg (Config): Is changed.
+        where (str): The file, or ``auto`` for the newest in the work dir; if that has
+            none, training starts as the config says.
+    """
     cfg.resume = True
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
     durable = str(checkpoint.get('type')).endswith('DurableCheckpointHook')
@@ -120,16 +123,22 @@ def resume(cfg: Config, where: str) -> None:
         cfg.load_from = None  # MMEngine would resume from it
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+@command(parse_args)
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
+
+    from ..classification.config_checks import check_classifier, is_classifier
+    from ..config import find_checkpoint
+    from ..datasets.data_check import check_before_training, pointing_to_check_data
+    from ..engine.launch import restarts
+    from .runner import build_runner, prepare_config
+
     # Fewer recompilations when the config switches torch.compile on.
     setup_cache_size_limit_of_dynamo()
     cfg = prepare_config(args, ['train', 'val'])
 
     if args.amp:
-        if get_device() == 'cpu':
-            raise UserError('--amp needs a GPU, and torch sees none: leave it out.')
         use_amp(cfg, args.amp_dtype)
     use_fused_adamw(cfg)
     if args.tensorboard:
@@ -145,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         cfg.auto_scale_lr.enable = True
 
     if restarts():
-        # torchrun --max-restarts: it goes on from what the failed start saved.
+        # torchrun --max-restarts: resume from what the failed start saved.
         if args.resume not in (None, 'auto'):
             cfg.load_from = args.resume
         resume(cfg, 'auto')

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from ..config import check_device, find_checkpoint
 from ..errors import UserError
 from ..ops import prepare_process_for_cpu
+from ..paths import clone_root
 from .inferencer import Inferencer
 
 DEMO = Path('work_dirs', 'demo')
@@ -26,7 +27,8 @@ def find_model(config: str | None, checkpoint: str | None) -> tuple[str, str]:
     if checkpoint:
         find_checkpoint(checkpoint)
         return config or only_config(osp.dirname(checkpoint)), checkpoint
-    for folder in (DEMO, Path(__file__).resolve().parents[2] / DEMO):
+    root = clone_root()
+    for folder in (DEMO, root / DEMO) if root else (DEMO,):
         checkpoints = [
             *folder.glob('best_*.pth'),
             *sorted(folder.glob('epoch_*.pth'), key=os.path.getmtime, reverse=True),

@@ -1,7 +1,6 @@
 """Graph steps of the backbones, and fast paths on CPUs."""
 
-import warnings
-
+from ..deprecation import moved_names
 from .agc import gated_max
 from .cpu_process import keep_freed_memory, prepare_process_for_cpu
 from .dagc import thresholded_max
@@ -17,16 +16,4 @@ __all__ = [
     'thresholded_max',
 ]
 
-
-def __getattr__(name: str):
-    if name != 'use_on_cpus':
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from ..mmcv_ops import use_on_cpus
-
-    warnings.warn(
-        'mobilevig_det.ops.use_on_cpus is deprecated and will be removed in 0.4; use '
-        'mobilevig_det.mmcv_ops.use_on_cpus.',
-        DeprecationWarning,
-        stacklevel=2,
-    )
-    return use_on_cpus
+__getattr__ = moved_names(__name__)

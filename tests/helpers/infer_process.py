@@ -6,8 +6,9 @@ its picture KILLED_AT.
 
 import os
 import signal
-import sys
 import time
+
+from mobilevig_det.cli import infer_run
 
 import tool
 from plain_detector import PlainDetector
@@ -23,7 +24,7 @@ def stop(picture):
 
 if __name__ == '__main__':
     stop.left = int(os.environ.get('KILLED_AT', 0))
-    module = tool.load('infer')
+    module = infer_run
     module.load_detector = lambda *_: PlainDetector(stop)
     look_at = module.Classifier.look_at
     module.Classifier.look_at = lambda self, batch, model=None: [
@@ -32,4 +33,4 @@ if __name__ == '__main__':
         if stop(prepared.picture) is None
         for found in look_at(self, [prepared], model)
     ]
-    module.main(sys.argv[1:])
+    tool.load('infer').main()

@@ -1,7 +1,9 @@
 """Run the tools in this process, which has imported torch already."""
 
 import importlib.util
+import sys
 from pathlib import Path
+from unittest import mock
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 # Options that make a config of the shapes data set fast.
@@ -33,7 +35,8 @@ def load(name):
 def run(name, *argv):
     """Run ``tools/NAME.py ARGV``; return its exit code or message, 0 if it returns."""
     try:
-        load(name).main([str(arg) for arg in argv])
+        with mock.patch.object(sys, 'argv', [f'{name}.py', *map(str, argv)]):
+            load(name).main()
     except SystemExit as end:
         return end.code or 0
     return 0

@@ -1,13 +1,13 @@
 """Files that are hostile, cut off or no checkpoints; what is safe beside weights."""
 
-import argparse
 import pickle
 import zipfile
+from argparse import Namespace
 
 from mobilevig_det import MobileViG
 from mobilevig_det.checkpoints import weights
 from mobilevig_det.checkpoints.reading import read_checkpoint
-from mobilevig_det.cli.common import command
+from mobilevig_det.cli.command import command
 from mobilevig_det.errors import UserError
 
 import numpy as np
@@ -96,8 +96,8 @@ def test_tools_force_the_safe_mode(tmp_path, monkeypatch):
     monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
     trace = write_wrong_file('hostile', tmp_path / 'wrong.pth', None)
 
-    @command
-    def tool():
+    @command(lambda argv: Namespace())
+    def tool(args):
         torch.load(tmp_path / 'wrong.pth', weights_only=False)
 
     with pytest.raises(pickle.UnpicklingError):
@@ -136,7 +136,7 @@ def test_types_beside_the_weights(tmp_path):
         {
             'message_hub': {'loss': history},
             'best': [np.float64(0.5), np.float32(0.25), np.int64(3)],
-            'args': argparse.Namespace(lr=1),
+            'args': Namespace(lr=1),
         },
         path,
     )

@@ -1,9 +1,9 @@
 """What `make demo` does around training and testing."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
+from mobilevig_det import backbones
+from mobilevig_det.cli import demo, demo_pictures
 from mobilevig_det.datasets import shapes
 from mobilevig_det.errors import UserError
 
@@ -15,16 +15,7 @@ from mmengine.fileio import dump
 from pycocotools.coco import COCO
 
 
-@pytest.fixture(scope='module')
-def demo():
-    path = Path(__file__).parents[2] / 'tools' / 'demo.py'
-    spec = importlib.util.spec_from_file_location('demo', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_reads_the_aps_that_test_printed(demo):
+def test_reads_the_aps_that_test_printed():
     line = (
         'Epoch(test) [9/9]    coco/bbox_mAP: {}  coco/bbox_mAP_50: 0.8  '
         'coco/bbox_mAP_l: -1.0  coco/segm_mAP: 0.5210  '
@@ -36,7 +27,7 @@ def test_reads_the_aps_that_test_printed(demo):
     )
 
 
-def test_pictures_show_truth_beside_predictions(demo, tmp_path, monkeypatch):
+def test_pictures_show_truth_beside_predictions(tmp_path, monkeypatch):
     root = shapes.make_shapes(tmp_path / 'shapes', 1, 9, 128)
     monkeypatch.setenv('SHAPES_ROOT', str(root))
     # What a perfect model would find, but for the last object of an image
@@ -60,7 +51,9 @@ def test_pictures_show_truth_beside_predictions(demo, tmp_path, monkeypatch):
             )
         )
     dump(predictions, tmp_path / 'predictions.pkl')
-    demo.draw_pictures(tmp_path / 'predictions.pkl', tmp_path / 'pictures')
+    demo_pictures.draw_pictures(
+        demo.CONFIG, tmp_path / 'predictions.pkl', tmp_path / 'pictures'
+    )
     paths = sorted((tmp_path / 'pictures').glob('*.png'))
     assert len(paths) == 9
     for number, path in enumerate(paths, 1):
@@ -82,7 +75,7 @@ def test_pictures_show_truth_beside_predictions(demo, tmp_path, monkeypatch):
     curves = np.full((300, 1200, 3), 255, np.uint8)
     curves[:, :600] = 0
     imwrite(curves, str(tmp_path / 'curves.png'))
-    demo.put_together(
+    demo_pictures.join_pictures(
         tmp_path / 'pictures', tmp_path / 'curves.png', tmp_path / 'demo.jpg'
     )
     whole = imread(str(tmp_path / 'demo.jpg'))
@@ -90,30 +83,46 @@ def test_pictures_show_truth_beside_predictions(demo, tmp_path, monkeypatch):
     assert whole[500:, :470].max() < 30 and whole[500:, 490:].min() > 225
 
 
-def test_a_step_that_fails_is_told(demo, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, 'TOOLS', tmp_path)
+def test_reports_the_command_that_fails(tmp_path, monkeypatch, capsys):
     stamp = '01/02 03:04:05 - mmengine - INFO -'
-    (tmp_path / 'train.py').write_text(
+    program = tmp_path / 'program.py'
+    program.write_text(
         'import sys\n'
         f"print('{stamp} model = dict(...)')\n"
         f"print('{stamp} Epoch(train)  [1][10/20]  loss: 1.0')\n"
         "print('disk full', file=sys.stderr)\n"
         'sys.exit(len(sys.argv))\n'
     )
-    with pytest.raises(UserError, match='(?s)train.py failed .*code 3.*full'):
-        demo.run('train.py', 'config', '--resume')
+    monkeypatch.setattr(demo, 'PROGRAM', [sys.executable, str(program)])
+    with pytest.raises(UserError, match='(?s)train failed .*code 4.*full'):
+        demo.run('train', 'config', '--resume')
     # Progress is shown as it comes, and the rest is left to the logs.
     assert capsys.readouterr().out.splitlines()[1:] == [
         'Epoch(train)  [1][10/20]  loss: 1.0'
     ]
-    monkeypatch.setattr(sys, 'argv', ['demo.py'])
-    monkeypatch.setattr(demo, 'make_shapes', lambda root: root)
+    monkeypatch.setattr(shapes, 'make_shapes', lambda root: root)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match='train.py failed'):
-        demo.main()
+    with pytest.raises(SystemExit, match='train failed'):
+        demo.main([])
 
 
-def test_any_backbone(demo):
+def test_exits_with_130_when_interrupted(monkeypatch, tmp_path, capsys):
+    def interrupt(root):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shapes, 'make_shapes', interrupt)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        demo.main([])
+    assert end.value.code == 130
+    assert 'resumes' in capsys.readouterr().out
+
+
+def test_names_every_size_of_every_backbone():
+    """The parser names them itself, as it can't import them."""
+    assert demo.ARCHS == {
+        name: tuple(getattr(backbones, name).arch_settings) for name in demo.ARCHS
+    }
     assert not demo.backbone_options('mobilevig_ti')
     assert len(demo.BACKBONES) == 18
     assert demo.backbone_options('greedyvig_s') == [
@@ -128,12 +137,10 @@ def test_any_backbone(demo):
 @pytest.mark.parametrize(
     'name', ['mobilevigv2_ti', 'greedyvig_s', 'rapidnet_ti', 'adaptvig_s']
 )
-def test_siblings_learn(demo, name, tmp_path, monkeypatch):
+def test_siblings_learn(name, tmp_path, monkeypatch):
     """One epoch on the shapes, and some of them are found."""
     root = shapes.make_shapes(tmp_path / 'shapes', 320, 16, 128)
     monkeypatch.setenv('SHAPES_ROOT', str(root))
     options = [*demo.backbone_options(name), 'train_cfg.max_epochs=1', 'max_epochs=1']
-    log = demo.run(
-        'train.py', demo.CONFIG, '--work-dir', str(tmp_path / 'run'), *options
-    )
+    log = demo.run('train', demo.CONFIG, '--work-dir', str(tmp_path / 'run'), *options)
     assert demo.average_precisions(log)['segm_mAP'] > 0

@@ -34,7 +34,7 @@ def test_curves_are_over_iterations(tool):
     assert tool.reached(slow, 'bbox_mAP', 0.3) == '30 iterations'
     assert tool.reached(fast, 'bbox_mAP', 0.3) == '20 iterations'
     assert tool.reached(slow, 'bbox_mAP', 0.4) == 'never'
-    box, mask = tool.draw({'from nothing': slow, 'pretrained': fast}).axes
+    box, mask = tool.draw({'from scratch': slow, 'pretrained': fast}).axes
     for axes in (box, mask):
         first, second = axes.lines
         assert list(first.get_xdata()) == list(second.get_xdata()) == [10, 20, 30]
@@ -52,9 +52,16 @@ def test_detector_starts_from_the_checkpoint(tool, monkeypatch, tmp_path):
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(tool.subprocess, 'run', record)
-    monkeypatch.setattr(tool, 'make_shapes', lambda root, **kwargs: root)
-    monkeypatch.setattr(tool, 'make_shape_classes', lambda root, **kwargs: root)
-    monkeypatch.setattr(tool, 'read_run', lambda path: run([0.1, 0.2]))
+    monkeypatch.setattr(
+        'mobilevig_det.datasets.shapes.make_shapes', lambda root, **kwargs: root
+    )
+    monkeypatch.setattr(
+        'mobilevig_det.datasets.shape_classes.make_shape_classes',
+        lambda root, **kwargs: root,
+    )
+    monkeypatch.setattr(
+        'mobilevig_det.evaluation.run_log.read_run', lambda path: run([0.1, 0.2])
+    )
     for name in ('SHAPES_ROOT', 'SHAPE_CLASSES_ROOT'):
         monkeypatch.setenv(name, 'set before')
     tool.main(['--work-dir', str(tmp_path)])

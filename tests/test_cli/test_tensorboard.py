@@ -1,12 +1,10 @@
+from mobilevig_det.cli import runner, train
 from mobilevig_det.config import load_config
 from mobilevig_det.errors import UserError
 
 import pytest
-import tool
 from mmdet.registry import VISUALIZERS
 from mmengine.registry import init_default_scope
-
-train = tool.load('train')
 
 
 def test_scalars_reach_tensorboard_and_the_other_backends(tmp_path):
@@ -34,16 +32,15 @@ def test_scalars_reach_tensorboard_and_the_other_backends(tmp_path):
 def test_the_flag_is_passed_on(monkeypatch, shapes_root):
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     built = []
-    module = tool.load('train')
 
     class Runner:
         def train(self):
             pass
 
     monkeypatch.setattr(
-        module, 'build_runner', lambda cfg: built.append(cfg) or Runner()
+        runner, 'build_runner', lambda cfg: built.append(cfg) or Runner()
     )
-    module.main(['mobilevig_ti_fpn_shapes', '--tensorboard'])
+    train.main(['mobilevig_ti_fpn_shapes', '--tensorboard'])
     types = [b['type'] for b in built[0].visualizer.vis_backends]
     assert 'TensorboardVisBackend' in types
 

@@ -4,6 +4,9 @@ import json
 import pickle
 from unittest.mock import Mock
 
+from mobilevig_det.cli import runner
+from mobilevig_det.mmcv_ops import mmcv_ext
+
 import numpy as np
 import pytest
 import torch
@@ -266,8 +269,8 @@ def test_flags_that_cannot_work_here(trained, tmp_path):
 def test_amp_scales_the_loss(trained, tmp_path, monkeypatch):
     """On a GPU, as far as a machine without one can tell."""
     tool, built = load('train'), []
-    monkeypatch.setattr(tool, 'get_device', lambda: 'cuda')
-    monkeypatch.setattr(tool, 'build_runner', lambda cfg: built.append(cfg) or Mock())
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+    monkeypatch.setattr(runner, 'build_runner', lambda cfg: built.append(cfg) or Mock())
     tool.main([CONFIG, '--amp', '--work-dir', str(tmp_path), *SMALL])
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     weight = torch.nn.Parameter(torch.ones(1))
@@ -289,9 +292,9 @@ def test_amp_scales_the_loss(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize('compiled', [False, True])
 def test_amp_in_bfloat16(trained, tmp_path, monkeypatch, compiled):
     tool, built = load('train'), []
-    monkeypatch.setattr(tool, 'get_device', lambda: 'cuda')
-    monkeypatch.setattr(tool, 'is_compiled', lambda: compiled)
-    monkeypatch.setattr(tool, 'build_runner', lambda cfg: built.append(cfg) or Mock())
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+    monkeypatch.setattr(mmcv_ext, 'is_compiled', lambda: compiled)
+    monkeypatch.setattr(runner, 'build_runner', lambda cfg: built.append(cfg) or Mock())
     flags = ['--amp', '--amp-dtype', 'bfloat16', '--work-dir', str(tmp_path), *SMALL]
     if compiled:
         with pytest.raises(SystemExit, match='no bfloat16 kernels.*mmcv-lite'):

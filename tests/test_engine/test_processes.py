@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
-from mobilevig_det.cli.common import command
+from mobilevig_det.cli.command import command
 from mobilevig_det.engine.hooks import hang_watchdog
 from mobilevig_det.engine.launch import leave_process_group
 
@@ -264,8 +265,8 @@ class Dying(torch.utils.data.Dataset):
 
 
 def test_a_killed_worker_is_one_message():
-    @command
-    def main():
+    @command(lambda argv: Namespace())
+    def main(args):
         list(torch.utils.data.DataLoader(Dying(), num_workers=1))
 
     with pytest.raises(SystemExit, match='memory runs out.*--resume.*pid'):
@@ -273,8 +274,8 @@ def test_a_killed_worker_is_one_message():
 
 
 def test_an_exit_code_of_its_own_leaves_the_group(tmp_path):
-    @command
-    def main():
+    @command(lambda argv: Namespace())
+    def main(args):
         torch.distributed.init_process_group(
             'gloo', init_method=f'file://{tmp_path}/meet', rank=0, world_size=1
         )
@@ -305,8 +306,8 @@ def test_how_long_a_checkpoint_may_take(monkeypatch, saves, limit):
 
 
 def test_other_errors_stay():
-    @command
-    def main():
+    @command(lambda argv: Namespace())
+    def main(args):
         raise RuntimeError('Caught RuntimeError in DataLoader worker process 0.')
 
     with pytest.raises(RuntimeError, match='Caught'):

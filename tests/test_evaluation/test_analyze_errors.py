@@ -4,6 +4,7 @@ import csv
 import json
 import math
 
+from mobilevig_det.cli import error_report
 from mobilevig_det.evaluation.error_analysis import confusion
 
 import numpy as np
@@ -60,7 +61,7 @@ def other(category_id):
 
 
 @pytest.fixture
-def analyze(tmp_path, capsys):
+def analyze(tmp_path, capsys, monkeypatch):
     cfg = tiny_coco.config(tmp_path)
     cfg.test_dataloader = cfg.val_dataloader
     cfg.dump(tmp_path / 'config.py')
@@ -72,7 +73,8 @@ def analyze(tmp_path, capsys):
         path.write_text(json.dumps(detections))
         module = tool.load('analyze_errors')
         if not draw:
-            module.plot_losses = module.plot_confusion = lambda *args: None
+            for name in ('plot_losses', 'plot_confusion'):
+                monkeypatch.setattr(error_report, name, lambda *args: None)
         try:
             module.main(
                 [

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import mobilevig_det.inference.classifier_inference
+from mobilevig_det.cli import infer_run
 from mobilevig_det.datasets.shape_classes import CLASSES
 
 import numpy as np
@@ -71,7 +72,6 @@ def work(model_dir, tmp_path, monkeypatch):
 
 def infer(*argv, stop=lambda picture: None, inputs=('images',)):
     """The tool's exit code or message; ``stop`` is called with what is looked at."""
-    module = tool.load('infer')
 
     class Classifier(mobilevig_det.inference.classifier_inference.Classifier):
         def look_at(self, batch, model=None):
@@ -79,9 +79,9 @@ def infer(*argv, stop=lambda picture: None, inputs=('images',)):
                 stop(prepared.picture)
             return super().look_at(batch, model)
 
-    module.Classifier = Classifier
+    infer_run.Classifier = Classifier
     try:
-        module.main([*inputs, *MODEL, '--batch-size', '2', *argv])
+        tool.load('infer').main([*inputs, *MODEL, '--batch-size', '2', *argv])
     except SystemExit as end:
         return end.code
     return 0

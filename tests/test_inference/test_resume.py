@@ -8,6 +8,7 @@ import resource
 import sys
 from pathlib import Path
 
+from mobilevig_det.cli import infer_run
 from mobilevig_det.datasets.image_file import ImageFileError, read_image
 from mobilevig_det.inference.inferencer import Picture
 
@@ -75,13 +76,12 @@ def work(tmp_path, monkeypatch):
 
 def infer(*argv, detector=None, draw=False, inputs=('images',)):
     """The tool's exit code or message."""
-    module = tool.load('infer')
-    module.load_detector = lambda *_: detector or PlainDetector()
+    infer_run.load_detector = lambda *_: detector or PlainDetector()
     flags = [] if draw else ['--no-save-vis']
     words = [*inputs, '--checkpoint', 'model/epoch_1.pth', '--out-dir', 'out']
     words += ['--score-thr', '0.4', '--batch-size', '2', *flags, *argv]
     try:
-        module.main(list(map(str, words)))
+        tool.load('infer').main(list(map(str, words)))
     except SystemExit as end:
         return end.code
     return 0

@@ -1,0 +1,132 @@
+"""Run a command: parse its arguments, register our classes, explain its errors."""
+
+import functools
+import os
+import re
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+_REGISTRY = 'mmengine.registry.build_functions'
+_DEAD_PROCESSES = (
+    (
+        r'DataLoader worker \(pid\D* [\d, ]+\) (is killed by|exited unexpectedly)',
+        'A process that loads data was killed, as systems do when memory runs out: '
+        'a smaller train_dataloader.num_workers (or val_dataloader.num_workers) '
+        'needs less; in a container, look at its limits, also of /dev/shm.',
+    ),
+    (
+        r'Connection (closed|reset) by peer',
+        'Another process of this job died: its own messages, above or in its log, '
+        'say why.',
+    ),
+)
+
+
+def program_name() -> str:
+    """Return how this program was called: ``mobilevig_det train`` or ``train.py``."""
+    return Path(sys.argv[0]).name
+
+
+def command(
+    parse_args: Callable[[list[str] | None], Namespace],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate the function that does the work of a command.
+
+    The decorated function takes the list of arguments (by default those of the program)
+    instead of the parsed ones. It registers our classes after it has parsed them, loads
+    all checkpoints safely (MMEngine asks torch for the unsafe mode on OneDL's packages,
+    and before torch 2.6), and exits with one message after a mistake in the arguments
+    or the config and if another process died.
+
+    Args:
+        parse_args (Callable): Parses the list of arguments, and imports nothing slow.
+    """
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(run)
+        def main(argv: list[str] | None = None, **kwargs: Any) -> None:
+            args = parse_args(argv)
+            from .. import registration  # noqa: F401  first: it checks the versions
+            from .. import engine  # noqa: F401  isort:skip  hooks by their short names
+            from ..checkpoints import load_all_safely
+            from ..engine.launch import leave_process_group
+
+            os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+            load_all_safely()
+            try:
+                _read_cfg_options(args)
+                run(args, **kwargs)
+            except Exception as error:
+                message = explain(error)
+                if message is None:
+                    raise
+                sys.exit(f'{program_name()}: {message}')
+            except SystemExit:  # an exit code of its own, as after a signal
+                leave_process_group()
+                raise
+            leave_process_group()
+
+        return main
+
+    return decorate
+
+
+def _read_cfg_options(args: Namespace) -> None:
+    """Replace the strings of ``--cfg-options`` by a dict, as MMEngine reads them."""
+    pairs = getattr(args, 'cfg_options', None)
+    if pairs is None:
+        return
+    from mmengine.config import DictAction
+
+    args.cfg_options = None
+    try:
+        DictAction([], 'cfg_options')(None, args, pairs)
+    except AssertionError as error:
+        raise UserError(f'--cfg-options: {error}') from error
+
+
+def explain(error: Exception) -> str | None:
+    """Return a message for the user if the error has a known cause, else None."""
+    if isinstance(error, UserError):
+        return str(error)
+    return _explain_config_error(error) or _explain_dead_process(error)
+
+
+def _explain_config_error(error: Exception) -> str | None:
+    """Explain a setting that a class refuses, or a class that no registry has."""
+    inner = []  # functions that the registry called, down to the one that failed
+    where = ''
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        where = f'{frame.f_code.co_filename}:{line}'
+        if frame.f_globals.get('__name__') == _REGISTRY:
+            inner = [_REGISTRY]
+        elif inner:
+            inner.append(frame.f_code.co_name)
+    refused = isinstance(error, (AssertionError, TypeError, ValueError)) and str(error)
+    if refused and inner and {*inner[1:]} <= {'__init__'}:
+        return (
+            f'The config does not fit: {error}. Look at that setting, also in '
+            f'--cfg-options; it was refused at {where}.'
+        )
+    if isinstance(error, KeyError) and inner == [_REGISTRY]:
+        reason = str(error.args[0]).partition('. ')[0]
+        return (
+            f'The config does not fit: {reason}. Is it spelled right, also in '
+            '--cfg-options, and is its module among the custom_imports?'
+        )
+    return None
+
+
+def _explain_dead_process(error: Exception) -> str | None:
+    """Explain an error that torch raises because another process died."""
+    for pattern, meaning in _DEAD_PROCESSES:
+        if re.search(pattern, str(error)):
+            first_line = str(error).strip().splitlines()[0]
+            return f'{meaning} Go on with --resume. ({first_line})'
+    return None

@@ -1,0 +1,237 @@
+"""Tables and plots of an error analysis, and the files that it compares."""
+
+import contextlib
+import csv
+import io
+import json
+import math
+
+import numpy as np
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from pycocotools.coco import COCO
+from terminaltables import AsciiTable
+
+from ..datasets.data_paths import check_data_paths, leaf_datasets
+from ..errors import UserError
+from ..evaluation.error_analysis import LOSSES, SIZES, Loss, mean_loss
+
+COLOURS = ('#4878d0', '#ee854a', '#6acc64', '#956cb4', '#d5d5d5')
+
+
+def load_truth(cfg: Config) -> tuple:
+    """Load the annotations of the config's test set.
+
+    Returns:
+        tuple: The annotations (COCO), the names of the classes, their ids, and the path
+        of the annotation file.
+
+    Raises:
+        UserError: If there are several test sets, or the annotations have none of the
+            config's classes.
+    """
+    check_data_paths(cfg, ['test'])
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    dataset_cfg, *others = leaf_datasets(cfg.test_dataloader.dataset)
+    if others:
+        raise UserError(
+            'The config has several test sets: choose one with '
+            '--cfg-options test_dataloader.dataset=…'
+        )
+    dataset = DATASETS.build(dict(dataset_cfg, lazy_init=True))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(dataset.ann_file)
+    ids = {c['name']: c['id'] for c in truth.loadCats(truth.getCatIds())}
+    classes = [name for name in dataset.metainfo['classes'] if name in ids]
+    if not classes:
+        raise UserError(
+            f"None of the config's classes is in "
+            f'{dataset.ann_file}: tools/check_data.py '
+            f'{cfg.filename} says more.'
+        )
+    return truth, classes, [ids[name] for name in classes], dataset.ann_file
+
+
+def load_predictions(path: str) -> list[dict]:
+    """Load detections in COCO's results format or as ``infer`` writes them.
+
+    Raises:
+        UserError: If the file is a pickle, unreadable, in another format, or empty.
+    """
+    if path.endswith(('.pkl', '.pickle')):
+        raise UserError(
+            f'{path} is a pickle, which could run code when it is loaded. '
+            'Let tools/test.py write JSON: --cfg-options '
+            'test_evaluator.outfile_prefix=PREFIX'
+        )
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} cannot be read as JSON: {error}') from error
+    if isinstance(content, dict):
+        content = content.get('annotations')
+    keys = {'image_id', 'category_id', 'score'}
+    if not isinstance(content, list) or not all(
+        isinstance(item, dict) and keys <= set(item) for item in content
+    ):
+        raise UserError(
+            f'{path} does not hold detections in COCO format: a list of '
+            'objects with image_id, category_id, score and bbox or '
+            'segmentation.'
+        )
+    if not content:
+        raise UserError(f'{path} holds no detections.')
+    return content
+
+
+def compare(
+    truth: COCO, predictions: list[dict], kind: str | None, names: dict[str, str]
+) -> tuple:
+    """Index the predictions, and decide whether boxes or masks are compared.
+
+    Args:
+        truth (COCO): The annotations.
+        predictions (list[dict]): In COCO's results format.
+        kind (str | None): ``bbox``, ``segm``, or None for masks if there are any.
+        names (dict): Files of ``truth`` and ``predictions``, for error messages.
+
+    Returns:
+        tuple: ``bbox`` or ``segm``, and the predictions (COCO).
+
+    Raises:
+        UserError: If masks are missing or images are unknown.
+    """
+    masks = all('segmentation' in item for item in predictions)
+    if kind == 'segm' and not masks:
+        raise UserError(f'{names["predictions"]} has no masks: use --type bbox.')
+    kind = kind or ('segm' if masks else 'bbox')
+    unknown = {item['image_id'] for item in predictions} - set(truth.imgs)
+    if unknown:
+        raise UserError(
+            f'{names["predictions"]} has detections in {len(unknown)} images '
+            f'that {names["truth"]} does not have (image_id '
+            f'{", ".join(map(str, sorted(unknown, key=str)[:5]))}): it was '
+            'made of another data set.'
+        )
+    if kind == 'segm':
+        # Otherwise pycocotools takes areas and shapes from the boxes.
+        predictions = [
+            {key: value for key, value in item.items() if key != 'bbox'}
+            for item in predictions
+        ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        return kind, truth.loadRes(predictions)
+
+
+def rows_of(by_class: dict[str, dict[str, Loss]]) -> dict[str, Loss]:
+    """Return the rows of the table: one a class, and the means by size of objects."""
+    rows = {name: sizes['all'] for name, sizes in by_class.items()}
+    for size in SIZES:
+        name = 'all' if size == 'all' else f'all, {size}'
+        rows[name] = mean_loss([sizes[size] for sizes in by_class.values()])
+    return rows
+
+
+def show_table(rows: dict[str, Loss]) -> None:
+    """Print the rows as a table."""
+    table = [
+        [
+            'class',
+            'objects',
+            'AP',
+            'AP75',
+            'AP50',
+            *(f'lost: {name}' for name in LOSSES),
+        ]
+    ]
+    for name, loss in rows.items():
+        table.append(
+            [name, loss.objects]
+            + ['-' if math.isnan(value) else f'{value:.3f}' for value in loss[1:]]
+        )
+    print(AsciiTable(table).table)
+
+
+def write_csv(rows: dict[str, Loss], path: str) -> None:
+    """Write the rows to a CSV file."""
+    with open(path, 'w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(['class', *Loss._fields])
+        writer.writerows([name, *loss] for name, loss in rows.items())
+
+
+def plot_losses(rows: dict[str, Loss], kind: str, path: str) -> None:
+    """Draw AP50 and what was lost of it as stacked bars, one a row."""
+    import matplotlib
+
+    matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+
+    rows = {name: loss for name, loss in rows.items() if loss.objects}
+    names = list(rows)[::-1]
+    figure, axes = plt.subplots(
+        figsize=(9, 1.4 + 0.32 * len(names)), layout='constrained'
+    )
+    left = np.zeros(len(names))
+    for part, colour in zip(('ap50', *LOSSES), COLOURS):
+        values = np.array([getattr(rows[name], part) for name in names])
+        axes.barh(
+            names,
+            values,
+            left=left,
+            color=colour,
+            label='AP50' if part == 'ap50' else part,
+        )
+        for y, (start, value) in enumerate(zip(left, values)):
+            if value > 0.045:
+                axes.text(
+                    start + value / 2,
+                    y,
+                    f'{value:.2f}',
+                    ha='center',
+                    va='center',
+                    fontsize=8,
+                )
+        left += values
+    axes.set(xlim=(0, 1), title=f'Where AP50 is lost ({kind})')
+    axes.margins(y=0.02)
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.legend(loc='outside lower center', ncols=5, frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plot_confusion(
+    counts: np.ndarray, classes: list[str], score_thr: float, path: str
+) -> None:
+    """Draw the confusion matrix (classes + 1, classes + 1), rows are ground truth."""
+    import matplotlib.pyplot as plt
+
+    sums = counts.sum(1, keepdims=True)
+    share = counts / np.maximum(sums, 1)
+    side = 3 + 0.36 * len(classes)
+    figure, axes = plt.subplots(figsize=(side + 0.8, side), layout='constrained')
+    image = axes.imshow(share, cmap='Blues', vmin=0, vmax=1)
+    ticks = range(len(classes) + 1)
+    axes.set_xticks(ticks, [*classes, 'missed'], rotation=90)
+    axes.set_yticks(ticks, [*classes, 'background'])
+    axes.set(
+        xlabel='predicted',
+        ylabel='true',
+        title=f'Counts at a score of {score_thr:g}, IoU 0.5',
+    )
+    for i, j in zip(*np.nonzero(counts)):
+        axes.text(
+            j,
+            i,
+            counts[i, j],
+            ha='center',
+            va='center',
+            fontsize=8 if len(classes) < 30 else 4,
+            color='white' if share[i, j] > 0.6 else 'black',
+        )
+    figure.colorbar(image, shrink=0.7, label='share of the row')
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
