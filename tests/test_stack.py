@@ -1,6 +1,5 @@
 """What doesn't fit together is named on import, with what mends it."""
 
-import ast
 import os
 import re
 import subprocess
@@ -170,32 +169,6 @@ def test_what_fits_passes(tmp_path, installed, operators):
     assert 'StackError' not in message
     assert "'mmdet.registry'" in message  # came as far as our own imports
     assert 'imported mmdet' in imported
-
-
-def imported_by(tool):
-    """The packages that a tool imports at its start, in order."""
-    modules = []
-    for node in ast.parse(tool.read_text()).body:
-        if isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            modules.append(node.module)
-    return [module.partition('.')[0] for module in modules]
-
-
-@pytest.mark.parametrize(
-    'tool', sorted(ROOT.glob('tools/*.py')), ids=lambda path: path.stem
-)
-def test_tools_ask_first(tool):
-    """A tool imports us before anything that could fail in its own way."""
-    if tool.stem == 'env':  # it reports what the import raised
-        return
-    if tool.stem == 'run_onnx':  # it has nothing to do with us
-        assert not {'mobilevig_det', *DISTRIBUTIONS}.intersection(imported_by(tool))
-        return
-    tops = imported_by(tool)
-    stack = [tops.index(top) for top in DISTRIBUTIONS if top in tops]
-    assert tops.index('mobilevig_det') < min(stack, default=len(tops))
 
 
 def tried():

@@ -136,7 +136,7 @@ def rows_of(by_class: dict[str, dict[str, Loss]]) -> dict[str, Loss]:
 
 def show_table(rows: dict[str, Loss]) -> None:
     """Print the rows as a table."""
-    table = [
+    table: list[list] = [
         [
             'class',
             'objects',

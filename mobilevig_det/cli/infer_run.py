@@ -21,7 +21,7 @@ from ..inference.coco_results import Summary, read_test_set
 from ..inference.detector import find_model, load_detector, prepare
 from ..inference.drawings import Drawings
 from ..inference.inference_run import InferenceRun
-from ..inference.inferencer import PictureModel
+from ..inference.inferencer import Inferencer
 from ..inference.input_files import Skipped
 from ..inference.input_stream import Inputs
 from ..inference.processes import Processes
@@ -47,7 +47,7 @@ def print_summary(summary: Summary, score_thr: float) -> None:
 
 def load_model(
     cfg: Config, checkpoint: str, score_thr: float, device: str | None
-) -> tuple[PictureModel, list[int], dict[str, int]]:
+) -> tuple[Inferencer | Classifier, list[int], dict[str, int]]:
     """The model, the ids of its classes, and those of the test set's images."""
     if is_classifier(cfg):
         classifier = Classifier(cfg, checkpoint, device)

@@ -1,6 +1,7 @@
 """Make the shapes data sets: COCO's format or image folders, no download."""
 
 import argparse
+from typing import Any
 
 from ..errors import UserError
 from .arguments import make_parser
@@ -52,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     from ..datasets.shape_classes import make_shape_classes
     from ..datasets.shapes import make_shapes
 
-    settings = {
+    settings: dict[str, Any] = {
         key: value if getattr(args, key) is None else getattr(args, key)
         for key, value in DEFAULTS[args.task].items()
     }

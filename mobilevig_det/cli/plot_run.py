@@ -75,11 +75,12 @@ def table(runs: list['Run'], published: list['Run']) -> str:
         for row in run.val:
             line = f'{row["at"]:10g} {cells(row)}'
             for other in published:
-                near = at_or_before(other.val, row['at'])
-                line += f'  | {"-" if near is None else _pair(near):>24}'
+                before = at_or_before(other.val, row['at'])
+                line += f'  | {"-" if before is None else _pair(before):>24}'
             lines.append(line)
     for other in published:
         best = other.best()
+        assert best is not None  # all published runs have evaluations
         lines.append(f'{other.name}, best (epoch {best["at"]:g} of 12):')
         lines.append(f'{"":>10} {cells(best)}')
     return '\n'.join(lines)
@@ -140,9 +141,8 @@ def main(args: argparse.Namespace) -> None:
             'Some of these runs count epochs, others iterations: plot them apart.'
         )
     if args.published == 'auto':
-        archs = sorted(
-            {comparable_arch(path) for path in args.work_dirs} - {None}, reverse=True
-        )
+        found = map(comparable_arch, args.work_dirs)
+        archs = sorted({arch for arch in found if arch is not None}, reverse=True)
     else:
         archs = [] if args.published == 'none' else [args.published]
     published = [published_run(arch) for arch in archs]

@@ -113,12 +113,12 @@ def resume(cfg: 'Config', where: str) -> None:
             none, training starts as the config says.
     """
     cfg.resume = True
-    checkpoint = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    checkpoint: dict = cfg.get('default_hooks', {}).get('checkpoint') or {}
     durable = str(checkpoint.get('type')).endswith('DurableCheckpointHook')
     if where != 'auto':
         cfg.load_from = where
         if durable:
-            checkpoint.resume_newest = False
+            checkpoint['resume_newest'] = False
     elif not durable:
         cfg.load_from = None  # MMEngine would resume from it
 

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import mobilevig_det
 from mobilevig_det.mmcv_ops.mmcv_ext import in_use
@@ -86,13 +85,3 @@ def test_other_tools_still_stop(tmp_path):
     done = bare(tmp_path, '-m', 'mobilevig_det', 'train', 'env')
     assert done.returncode == 1
     assert 'StackError: mmengine is not installed' in done.stderr
-
-
-def test_help_names_it():
-    done = subprocess.run(
-        [sys.executable, '-m', 'mobilevig_det'],
-        cwd=Path(mobilevig_det.__file__).parents[1],
-        text=True,
-        capture_output=True,
-    )
-    assert ' env,' in done.stderr

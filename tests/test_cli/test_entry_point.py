@@ -1,0 +1,181 @@
+"""The console script, ``python -m mobilevig_det`` and the files of tools/."""
+
+import argparse
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+from mobilevig_det.checkpoints import key_mapping
+from mobilevig_det.cli import COMMANDS, SCRIPTS, arguments, convert_checkpoint, export
+from mobilevig_det.cli.command import command
+from mobilevig_det.engine.launch import LAUNCHERS
+from mobilevig_det.export import FORMATS
+
+import pytest
+from mmengine.config import DictAction
+from tool import TOOLS
+
+SLOW = ('torch', 'mmdet', 'mmengine', 'mmcv', 'numpy')
+# Run a command as the console script does, and print which slow modules it imported.
+CONSOLE_SCRIPT = f"""
+import sys
+from mobilevig_det_cli import main
+try:
+    main()
+finally:
+    print('imported', [name for name in {SLOW} if name in sys.modules])
+"""
+AFTER_PARSING = """
+import sys
+import mobilevig_det_cli
+from unittest import mock
+
+sys.argv = ['mobilevig_det', 'env']
+with mock.patch('builtins.print'):
+    mobilevig_det_cli.main()
+import mobilevig_det
+from mobilevig_det import MobileViG
+from mmdet.registry import MODELS
+assert MODELS.get('MobileViG') is MobileViG is mobilevig_det.MobileViG
+assert MODELS.get('mobilevig_det.MobileViG') is MobileViG
+"""
+REGISTERED_BY_IMPORT = """
+import mobilevig_det
+from mmdet.registry import MODELS
+assert MODELS.get('MobileViG').__name__ == 'MobileViG'
+import mmcv.ops
+"""
+SPAWN = """
+import multiprocessing
+from mobilevig_det_cli import main
+
+def registered():
+    import mobilevig_det, sys
+    assert 'mobilevig_det.registration' in sys.modules
+
+if __name__ == '__main__':
+    process = multiprocessing.get_context('spawn').Process(target=registered)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+"""
+
+
+def python(*args):
+    return subprocess.run(
+        [sys.executable, *map(str, args)], text=True, capture_output=True
+    )
+
+
+@pytest.mark.parametrize('name', sorted(COMMANDS))
+def test_arguments_are_parsed_before_slow_imports(name):
+    done = python('-c', CONSOLE_SCRIPT, name, '--help')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f'usage: mobilevig_det {name} ')
+    assert done.stdout.endswith('imported []\n')
+    done = python('-c', CONSOLE_SCRIPT, name.replace('-', '_'), '--no-such-flag')
+    assert done.returncode == 2
+    assert f'mobilevig_det {name}: error: ' in done.stderr
+    assert done.stdout == 'imported []\n'
+
+
+@pytest.mark.parametrize(
+    'start', [['-m', 'mobilevig_det', 'train'], ['tools/train.py']]
+)
+def test_every_way_to_start_a_command_parses_first(start):
+    done = subprocess.run(
+        [sys.executable, '-X', 'importtime', *start, '--no-such-flag'],
+        cwd=TOOLS.parent,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 2
+    imported = {line.rpartition('|')[2].strip() for line in done.stderr.splitlines()}
+    assert 'argparse' in imported
+    assert not imported.intersection(SLOW)
+
+
+def test_tools_are_the_commands():
+    for name in COMMANDS:
+        stem = name.replace('-', '_')
+        assert find_spec(f'mobilevig_det.cli.{stem}')
+        text = (TOOLS / f'{stem}.py').read_text()
+        assert f"main('{name}')" in text
+        assert os.access(TOOLS / f'{stem}.py', os.X_OK)
+    tools = {path.stem.replace('_', '-') for path in TOOLS.glob('*.py')}
+    assert tools == {*COMMANDS, *SCRIPTS}
+
+
+def test_help_describes_every_command():
+    done = python('-m', 'mobilevig_det', '--help')
+    assert done.returncode == 0
+    for name, text in {**COMMANDS, **SCRIPTS}.items():
+        assert f'  {name} ' in done.stdout and text in done.stdout
+
+
+@pytest.mark.parametrize(
+    'argv, words',
+    [
+        ([], 'name a command'),
+        (['trian'], "no command 'trian'. Is it 'train'?"),
+        (['check_dat'], "Is it 'check-data'?"),
+        (['xyz'], "no command 'xyz'\nCommands: train, "),
+    ],
+)
+def test_unknown_command_is_a_usage_error(argv, words):
+    done = python('-m', 'mobilevig_det', *argv)
+    assert done.returncode == 2 and not done.stdout
+    assert words in done.stderr
+
+
+def test_scripts_are_commands():
+    done = python('-m', 'mobilevig_det', 'run_onnx', '--help')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('usage: run_onnx.py')
+
+
+@pytest.mark.parametrize(
+    'program',
+    [AFTER_PARSING, REGISTERED_BY_IMPORT],
+    ids=['after a command', 'by import'],
+)
+def test_classes_are_registered(program):
+    done = python('-W', 'ignore', '-c', program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_spawned_processes_register(tmp_path):
+    """Their main module is the script that imported the entry point."""
+    (tmp_path / 'main.py').write_text(SPAWN)
+    done = python('-W', 'ignore', tmp_path / 'main.py')
+    assert done.returncode == 0, done.stderr
+
+
+def test_choices_are_those_of_the_package():
+    """Parsers name them themselves, as they can't import the modules that have them."""
+    assert arguments.LAUNCHERS == ('none', *LAUNCHERS)
+    assert export.FORMATS == tuple(FORMATS)
+    assert convert_checkpoint.LAYOUTS == key_mapping.LAYOUTS
+
+
+def test_cfg_options_are_read_as_mmengine_reads_them():
+    words = ['--cfg-options', 'a=1', 'b.c=[(1, 2.5), x]', '--cfg-options', 'd=None=1']
+
+    def parse_args(argv):
+        parser = argparse.ArgumentParser()
+        arguments.add_cfg_options(parser)
+        return parser.parse_args(argv)
+
+    found = []
+    main = command(parse_args)(lambda args: found.append(args.cfg_options))
+    main(words)
+    main([])
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    assert found == [parser.parse_args(words).cfg_options, None]
+    with pytest.raises(SystemExit, match='--cfg-options: Imbalanced'):
+        main(['--cfg-options', 'a=[1', 'b=2,(3'])
+    with pytest.raises(SystemExit) as end:
+        main(['--cfg-options', 'a'])
+    assert end.value.code == 2
