@@ -310,7 +310,7 @@ def test_works_from_anywhere(anywhere, unpacked):
 
 def test_trains_tests_and_detects_from_anywhere(anywhere, shapes_root):
     folder, (_, refused, trained, tested, inferred) = anywhere
-    assert "end test.py: There is no checkpoint file 'no.pth'" in refused
+    assert "end mobilevig_det test: There is no checkpoint file 'no.pth'" in refused
     assert 'end' not in [t.split()[0] for t in (trained + tested).splitlines() if t]
     assert 'Average Precision' in tested
     assert (folder / 'work_dirs/mobilevig_ti_fpn_shapes/epoch_1.pth').is_file()
