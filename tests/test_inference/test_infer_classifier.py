@@ -80,11 +80,7 @@ def infer(*argv, stop=lambda picture: None, inputs=('images',)):
             return super().look_at(batch, model)
 
     infer_run.Classifier = Classifier
-    try:
-        tool.load('infer').main([*inputs, *MODEL, '--batch-size', '2', *argv])
-    except SystemExit as end:
-        return end.code
-    return 0
+    return tool.run('infer', *inputs, *MODEL, '--batch-size', '2', *argv)
 
 
 def naive(files):

@@ -80,11 +80,7 @@ def infer(*argv, detector=None, draw=False, inputs=('images',)):
     flags = [] if draw else ['--no-save-vis']
     words = [*inputs, '--checkpoint', 'model/epoch_1.pth', '--out-dir', 'out']
     words += ['--score-thr', '0.4', '--batch-size', '2', *flags, *argv]
-    try:
-        tool.load('infer').main(list(map(str, words)))
-    except SystemExit as end:
-        return end.code
-    return 0
+    return tool.run('infer', *words)
 
 
 SKIPPED = 'infer.py: 3 skipped, see above.'
