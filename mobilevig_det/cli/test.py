@@ -70,7 +70,7 @@ def use_tta(cfg: 'Config') -> None:
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         ),
     )
-    dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
+    dataset: ConfigDict = next(leaf_datasets(cfg.test_dataloader.dataset))
     if 'tta_pipeline' not in cfg:
         *loading, pack = deepcopy(dataset.pipeline)
         pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
