@@ -1,5 +1,4 @@
-"""Data: the generated shapes, files that may be broken, and checks of what
-people have (in data_check)."""
+"""Data sets: loading, checks (in data_check), and data sets that are generated."""
 
 from .data_paths import check_data_paths, leaf_datasets
 from .image_file import ImageFileError, hush_opencv, read_image

@@ -132,7 +132,7 @@ def random_shape(
     # A side of a square or a triangle is at the top, give or take 20 degrees. With any
     # angle, the classes would take longer to learn than a demo has.
     angle = rng.uniform(-0.35, 0.35) - math.pi / 2
-    return Shape(kind, float(x), float(y), float(r), float(angle))
+    return Shape(kind, x, y, r, angle)
 
 
 def sample_scene(
@@ -143,22 +143,16 @@ def sample_scene(
     Images 1, 21, 41 and so on have a crowd, and images 2, 22, 42 and so on are empty,
     so that each data set of three images or more has both.
     """
-    crowd: tuple[Shape, ...] = ()
+    crowd: list[Shape] = []
     if index % 20 == 2:
-        return Scene(crowd, ())
+        return Scene((), ())
     if index % 20 == 1:
         kind = KINDS[rng.integers(num_classes)]
         x, y = rng.uniform(0.25 * size, 0.75 * size, 2)
-        crowd = tuple(
-            Shape(
-                kind,
-                float(x + dx),
-                float(y + dy),
-                float(rng.uniform(0.025, 0.045) * size),
-                float(rng.uniform(0, 2 * math.pi)),
-            )
-            for dx, dy in rng.uniform(-0.2 * size, 0.2 * size, (12, 2))
-        )
+        for dx, dy in rng.uniform(-0.2 * size, 0.2 * size, (12, 2)):
+            radius = rng.uniform(0.025, 0.045) * size
+            angle = rng.uniform(0, 2 * math.pi)
+            crowd.append(Shape(kind, x + dx, y + dy, radius, angle))
     centres = _pixel_centres(size)
     objects: list[Shape] = []
     visible: list[np.ndarray] = []
@@ -176,7 +170,7 @@ def sample_scene(
         areas.append(int(mask.sum()))
         if len(objects) == wanted:
             break
-    return Scene(crowd, tuple(objects))
+    return Scene(tuple(crowd), tuple(objects))
 
 
 def visible_masks(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:

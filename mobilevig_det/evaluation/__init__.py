@@ -1,4 +1,4 @@
-"""What a run has reached, and where a detector loses its AP."""
+"""Evaluation: COCO metrics, error analysis, and logs of training runs."""
 
 from .error_analysis import confusion, losses, mean_loss
 from .fast_coco_metric import FastCocoMetric

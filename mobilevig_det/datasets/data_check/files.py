@@ -87,35 +87,33 @@ def check_images(
         progress (bool): Whether to show a progress bar.
     """
 
-    def read(image: dict) -> tuple[dict, str, str, tuple | None]:
+    def check(image: dict) -> tuple[str, str] | None:
         path = osp.join(split.img_dir, image['file_name'])
         try:
             size = read_image(path).shape[1::-1] if decode else image_size(path)
         except ImageFileError as error:
-            return image, path, str(error), None
-        return image, path, '', size
+            return "image that can't be used", f'{path}: {error}'
+        stated = image['width'], image['height']
+        if size == stated:
+            return None
+        detail = '{} x {} (upright) instead of {} x {}'.format(*size, *stated)
+        return 'image of another size than stated', f'{path}: {detail}'
 
     if workers is None:
         workers = max(8, 2 * (os.cpu_count() or 1))
     with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
         # It is meant for servers that decode uploads.
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        for image, path, reason, size in tqdm(
-            pool.map(read, images.values()),
+        findings = tqdm(
+            pool.map(check, images.values()),
             total=len(images),
             desc=f'{split.name} images',
             disable=not progress,
             leave=decode,
             delay=0 if decode else 3,
             unit='image',
-        ):
-            stated = image['width'], image['height']
-            if reason:
-                kind, detail = "image that can't be used", reason
-            elif size != stated:
-                kind = 'image of another size than stated'
-                detail = '{} x {} (upright) instead of {} x {}'.format(*size, *stated)
-            else:
-                continue
-            stops = image['id'] in used
-            report.add(kind, stops, f'image {image["id"]}', f'{path}: {detail}')
+        )
+        for id, finding in zip(images, findings):
+            if finding is not None:
+                kind, detail = finding
+                report.add(kind, id in used, f'image {id}', detail)
