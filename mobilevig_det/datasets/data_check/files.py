@@ -113,7 +113,7 @@ def check_images(
             delay=0 if decode else 3,
             unit='image',
         )
-        for id, finding in zip(images, findings):
+        for finding, id in zip(findings, images):  # in this order the bar is closed
             if finding is not None:
                 kind, detail = finding
                 report.add(kind, id in used, f'image {id}', detail)
