@@ -1,4 +1,4 @@
-"""demo/tutorial.ipynb does what it says, with small settings."""
+"""demo/tutorial.ipynb runs with small settings."""
 
 import contextlib
 import io
@@ -9,11 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from markdown_pages import code_blocks
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = json.loads((ROOT / 'demo' / 'tutorial.ipynb').read_text(encoding='utf-8'))
-# Scores of a model that has learned nothing are low.
+# An untrained model has low scores.
 SETTINGS = dict(NUM_TRAIN=8, NUM_VAL=4, EPOCHS=1, SCORE_THR=0.0, PICTURE='own.png')
 # Before the own picture: few objects, so that some of it is left, with boxes like
 # the anchors and masks that are not empty, though nothing has been learned.
@@ -78,10 +77,7 @@ def folder(tmp_path_factory):
 def test_installs_with_one_line():
     first = cells('code')[0]
     assert first == '%pip install "mobilevig_det[openmmlab]"'
-    # The line of docs/install.md, without a clone.
-    in_clone = code_blocks('install.md', 'shell')[0].split('  ')[0]
-    assert first == '%' + in_clone.replace('-e ".', '"mobilevig_det')
-    # Nothing else is for IPython alone.
+    # Everything else runs without IPython.
     assert not re.search(r'^\s*[%!]', '\n'.join(cells('code')[1:]), re.M)
 
 
@@ -95,10 +91,8 @@ def test_is_saved_without_outputs():
             assert cell['outputs'] == [] and cell['execution_count'] is None
 
 
-def test_says_what_the_pages_say():
+def test_links_lead_to_files():
     text = '\n'.join(cells('markdown'))
-    (block,) = code_blocks(ROOT / 'README.md', 'python')
-    assert f'```python\n{block}```' in text
     links = re.findall(r'\]\(([^)]+)\)', text)
     assert links and all((ROOT / 'demo' / link).is_file() for link in links)
 

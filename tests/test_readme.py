@@ -1,24 +1,27 @@
-"""What the README says, against the code."""
+"""README.md and docs/: commands parse, code runs, links lead to files."""
 
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 from mobilevig_det import MobileViG
 from mobilevig_det.config import find_config
 
 import pytest
-import siblings
 from markdown_pages import DOCS, code_blocks
 from mmdet.registry import MODELS
-from reference import ARCHS
 from tool import load
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / 'README.md').read_text()
+PAGES = [
+    *sorted(ROOT.glob('*.md')),
+    *sorted(ROOT.glob('configs/*/README.md')),
+    *sorted(DOCS.glob('*.md')),
+]
 
 
-def test_config_block_builds():
+def test_config_of_the_readme_builds():
     (block,) = code_blocks(ROOT / 'README.md', 'python')
     config = {}
     exec(block, config)
@@ -31,77 +34,28 @@ def test_config_block_builds():
     )
 
 
-SIZES = dict(mobilevig=ARCHS, **siblings.SIZES)
-
-
-@pytest.mark.parametrize('family', SIZES)
-def test_family_table(family):
-    """The rest of the figures: tests/test_reproduction/test_figures.py."""
-    cls = MODELS.get(dict(mobilevig='MobileViG', **siblings.CLASSES)[family])
-    page = (ROOT / 'docs' / 'benchmark.md').read_text()
-    speed = page.partition('**The family**')[2].partition('\n\n**')[0]
-    for size in SIZES[family]:
-        config = f'configs/mask_rcnn/{family}_{size}_fpn_1x.py'
-        (line,) = re.findall(rf'^\| \[([\w-]+)\]\({config}\) (.*)$', README, re.M)
-        name, cells = line[0], [cell.strip() for cell in line[1].split('|')]
-        assert name == f'{cls.__name__}-{size.title()}'
-        assert cells[1] == ', '.join(map(str, cls.out_channels(size)))
-        # Fused, in the table of all, where the authors' form is beside it.
-        (row,) = re.findall(rf'^\| {name} \|(.*)\|$', speed, re.M)
-        assert cells[-2] == row.split('|')[4].strip()
-
-
-def test_which_to_take():
-    """What the README says of the table follows from it."""
-    rows = re.findall(r'^\| \[([\w-]+)\]\(configs/mask.*$', README, re.M)
-    lines = re.findall(r'^\| \[[\w-]+\]\(configs/mask.*$', README, re.M)
-    cells = [[c.strip() for c in line.split('|')[1:-1]] for line in lines]
-    ms = {name: int(row[-1]) for name, row in zip(rows, cells)}
-    top1, ap = (
-        {n: float(row[i].split()[0]) for n, row in zip(rows, cells) if row[i] != '–'}
-        for i in (4, 5)
-    )
-    assert len(rows) == 18 and min(ms, key=ms.get) == 'RapidNet-Ti'
-    for size in ('Ti', 'S', 'M', 'B'):
-        ours, later = f'MobileViG-{size}', f'MobileViGv2-{size}'
-        assert round(top1[later] - top1[ours], 1) >= 0.8
-        # Nothing else that we know of reaches its top-1 in its time.
-        assert not any(
-            top1[n] >= top1[later] and ms[n] <= ms[later] for n in top1 if n != later
-        )
-    assert max(ap, key=ap.get) == 'AdaptViG-M'
-    assert round(ms['AdaptViG-M'] / ms['MobileViG-M'], 1) == 2.5
-    assert max(top1, key=top1.get) == 'GreedyViG-B'
-    assert round(ms['GreedyViG-B'] / ms['MobileViGv2-B'], 1) == 2.5
-
-
-def test_commands_parse_and_files_exist():
+def test_commands_of_the_readme_parse():
     commands = [
         line
         for block in code_blocks(ROOT / 'README.md', 'bash')
         for line in block.splitlines()
     ]
-    seen = set()
+    programs = set()
     for line in commands:
         words = shlex.split(line, comments=True)
         if words[0] == 'make':
-            target = words[1]
-            assert re.search(
-                rf'^{target}:', (ROOT / 'Makefile').read_text(), re.MULTILINE
-            )
-        elif words[0] == 'python':
+            makefile = (ROOT / 'Makefile').read_text()
+            assert re.search(rf'^{words[1]}:', makefile, re.MULTILINE)
+        elif words[0] == 'python' and words[1] != '-m':
             assert (ROOT / words[1]).is_file()
-            tool = load(Path(words[1]).stem)
-            args = tool.parse_args(words[2:])
-            if words[1] != 'tools/run_onnx.py':  # which has none
+            args = load(Path(words[1]).stem).parse_args(words[2:])
+            if hasattr(args, 'config'):
                 assert find_config(args.config)
         elif words[0] == 'bash':
             assert (ROOT / words[1]).is_file()
             assert find_config(words[2])
-        else:
-            assert words[0] in ('pip', 'export')
-        seen.add(words[0])
-    assert {'make', 'python', 'bash', 'pip'} <= seen
+        programs.add(words[0])
+    assert {'make', 'python', 'pip'} <= programs
 
 
 def test_base_for_mmdetections_own_tools():
@@ -111,22 +65,44 @@ def test_base_for_mmdetections_own_tools():
     assert eval(line) == find_config('mobilevig_m_fpn_1x')
 
 
-def test_links_lead_somewhere():
-    pages = [
-        *sorted(ROOT.glob('*.md')),
-        *sorted(ROOT.glob('configs/*/README.md')),
-        *sorted((ROOT / 'docs').glob('*.md')),
-    ]
-    links = 0
-    for page in pages:
-        for link in re.findall(r'\]\(([^)#:\s]+)(?:#[^)]*)?\)', page.read_text()):
-            assert (page.parent / link).exists(), (page.name, link)
-            links += 1
-    assert links > 20
+def links_of(page):
+    """Return the targets of a page's links to files, with their anchors."""
+    return re.findall(r'\]\(([^)#:\s]*)(?:#([^)]*))?\)', page.read_text())
+
+
+def anchors_of(page):
+    """Return the anchors that GitHub gives the headings of a page."""
+    text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r'^#+ (.*)$', text, re.M)
+    texts = [re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', heading) for heading in headings]
+    return {re.sub(r'[^\w\- ]', '', t).strip().lower().replace(' ', '-') for t in texts}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page):
+    for link, anchor in links_of(page):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        if anchor and target.suffix == '.md':
+            assert anchor in anchors_of(target), f'{link}#{anchor}'
 
 
 def test_contents_list_every_page():
-    contents = (ROOT / 'docs' / 'README.md').read_text()
-    links = re.findall(r'\]\(([\w-]+\.md)\)', contents)
-    pages = {path.name for path in (ROOT / 'docs').glob('*.md')} - {'README.md'}
-    assert sorted(links) == sorted(pages)
+    links = [link for link, _ in links_of(DOCS / 'README.md')]
+    pages = {path.name for path in DOCS.glob('*.md')} - {'README.md'}
+    assert pages <= set(links)
+
+
+def test_translation_has_the_same_code_and_links():
+    english, chinese = ROOT / 'README.md', ROOT / 'README_zh-CN.md'
+    for language in ('bash', 'python'):
+        pages = [code_blocks(page, language) for page in (english, chinese)]
+        # Comments are translated.
+        without_comments = [re.sub(r' +#.*', '', '\n'.join(page)) for page in pages]
+        assert without_comments[0] == without_comments[1]
+    other = {english.name, chinese.name}  # the pages link to each other
+    links, translated = (
+        Counter(link for link, _ in links_of(page) if link not in other)
+        for page in (english, chinese)
+    )
+    assert links == translated
