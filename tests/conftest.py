@@ -1,3 +1,5 @@
+"""Fixtures for all tests. Two of them change global state, for the reason given there."""
+
 import sys
 from types import SimpleNamespace
 
@@ -6,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope='session')
 def shapes_root(tmp_path_factory):
-    """A tiny generated data set: 8 + 4 images of 64 pixels."""
+    """A generated data set of 8 + 4 images of 64x64 pixels; tests must not change it."""
     from mobilevig_det.datasets.shapes import make_shapes
 
     return make_shapes(
@@ -16,8 +18,11 @@ def shapes_root(tmp_path_factory):
 
 @pytest.fixture(scope='module', autouse=True)
 def fresh_visualizer():
-    """MMEngine keeps one visualizer a process, which would log and draw into
-    the folder, and with the classes, of the file of tests before."""
+    """Forget MMEngine's visualizer, of which it keeps one per process.
+
+    Otherwise it would log and draw into the folder of an earlier test file, with the
+    classes of its data set.
+    """
     for module, name in (
         ('mmengine.visualization', 'Visualizer'),
         ('mmdet.visualization', 'DetLocalVisualizer'),
@@ -27,16 +32,19 @@ def fresh_visualizer():
 
 
 @pytest.fixture(scope='module', autouse=True)
-def data_sets_collect_no_garbage():
-    """MMEngine does for each one, which takes longer than a tiny training: 0.2 s for
-    all that tests have imported. Python does by itself, when there is some."""
+def no_explicit_garbage_collection():
+    """Don't let MMEngine's data sets call gc.collect() when they are built.
+
+    With all that the tests have imported it takes 0.2 s, longer than a tiny training.
+    Python's own garbage collection stays on.
+    """
     if module := sys.modules.get('mmengine.dataset.base_dataset'):
         module.gc = SimpleNamespace(collect=int)
 
 
 @pytest.fixture(scope='module')
 def timm():
-    """The library, with our models in its registry."""
+    """timm with our models in its registry."""
     from torchvision_stand_in import import_with_stand_in
 
     timm = import_with_stand_in('timm')

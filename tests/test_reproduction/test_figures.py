@@ -133,11 +133,7 @@ def test_metafiles_have_exactly_these_figures_and_checkpoints(zoo):
             found[entry['Name'], quantity] = value
         files = {f.weights for f in FIGURES if f.config == entry['Name']} - {None}
         published = [weights.PUBLISHED[name] for name in files]
-        addresses = [
-            file.repository + file.path
-            for file in published
-            if file.repository and file.path
-        ]
+        addresses = [file.url for file in published if file.url]
         assert ([entry['Weights']] if 'Weights' in entry else []) == addresses
     wanted = {
         (figure.config, figure.quantity): figure.published
