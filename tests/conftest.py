@@ -1,4 +1,4 @@
-"""Fixtures for all tests. Two of them change global state, for the reason given there."""
+"""Fixtures for all tests. Two of them change global state; their docstrings say why."""
 
 import sys
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope='session')
 def shapes_root(tmp_path_factory):
-    """A generated data set of 8 + 4 images of 64x64 pixels; tests must not change it."""
+    """A generated data set of 8 + 4 images of 64x64 pixels, shared by all tests."""
     from mobilevig_det.datasets.shapes import make_shapes
 
     return make_shapes(
