@@ -2,6 +2,11 @@
 # COCO_ROOT names, with or without a slash at its end. Masks stay within their boxes
 # from the file to the model (docs/speed.md).
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
+# Below _base_: above it, MMEngine would take this for a config of its new style.
+import os  # noqa: E402
+
+import torch  # noqa: E402
+
 data_root = '{{$COCO_ROOT:data/coco/}}'.rstrip('/') + '/'
 train_pipeline, test_pipeline = (
     [
@@ -12,11 +17,10 @@ train_pipeline, test_pipeline = (
     ]
     for pipeline in (_base_.train_pipeline, _base_.test_pipeline)  # noqa: F821
 )
-# As many as this process has cores for, its share if torchrun started several.
-# (An import statement would make it a config of another kind.)
-num_workers = (__import__('os').cpu_count() or 1) // int('{{$LOCAL_WORLD_SIZE:1}}')
+# This process's share of the cores, if torchrun started several processes.
+num_workers = (os.cpu_count() or 1) // int('{{$LOCAL_WORLD_SIZE:1}}')
 num_workers = min(max(num_workers, 1), 8)
-pin_memory = __import__('torch').cuda.is_available()  # else PyTorch warns
+pin_memory = torch.cuda.is_available()  # otherwise PyTorch warns
 train_dataloader = dict(
     num_workers=num_workers,
     pin_memory=pin_memory,

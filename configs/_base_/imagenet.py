@@ -1,11 +1,11 @@
-# ImageNet-1K in the folder that the environment variable IMAGENET_ROOT names:
-# train/ and val/, each with a folder a class.
+# ImageNet-1K in the folder that the environment variable IMAGENET_ROOT names: train/
+# and val/, each with one folder for each class.
 data_root = '{{$IMAGENET_ROOT:data/imagenet/}}'.rstrip('/') + '/'
 num_classes = 1000
-# Of B, G, R, as the images are loaded.
+# In the order B, G, R, as the images are loaded.
 bgr_mean, bgr_std = [103.53, 116.28, 123.675], [57.375, 57.12, 58.395]
 
-# As the authors decode and resize: Pillow's JPEG and bicubic, 224 / 0.9 = 248.
+# As the authors do: Pillow's JPEG decoder and bicubic resizing, 224 / 0.9 = 248.
 load = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 test_pipeline = [
     load,
@@ -14,9 +14,9 @@ test_pipeline = [
     dict(type='PackImage'),
 ]
 
-# timm's rand-m9-mstd0.5-inc1: two of these at magnitude 9 of 10, each of them
-# done half of the time. Named one by one, as MMDetection has transforms of the
-# same names.
+# timm's rand-m9-mstd0.5-inc1: two of these at magnitude 9 of 10, each applied with
+# probability 0.5. The scope is explicit because MMDetection has transforms of the same
+# names.
 rand_augment_policies = [
     dict(type='mmpretrain.AutoContrast'),
     dict(type='mmpretrain.Equalize'),
@@ -36,7 +36,7 @@ rand_augment_policies = [
     ),
     dict(type='mmpretrain.Translate', magnitude_range=(0, 0.45), direction='vertical'),
 ]
-# Random interpolation: bilinear or bicubic, by chance.
+# Random interpolation: bilinear or bicubic.
 train_pipeline = [
     load,
     dict(
@@ -74,7 +74,7 @@ train_pipeline = [
             for interpolation in ('bilinear', 'bicubic')
         ],
     ),
-    # Pixels from a normal distribution, as wide as the images' (timm's 'pixel').
+    # Pixels from a normal distribution with the images' mean and std (timm's 'pixel').
     dict(
         type='mmpretrain.RandomErasing',
         erase_prob=0.25,

@@ -1,16 +1,16 @@
-"""Ti on the ten generated classes of tools/make_shapes.py, from nothing, in five
+"""Ti on the ten generated classes of tools/make_shapes.py, from scratch, in five
 minutes on two CPU cores: the ImageNet recipe's miniature."""
 
-_base_ = '../_base_/classification_runtime.py'
+_base_ = ['../_base_/imagenet.py', '../_base_/classification_runtime.py']
 
-# Where `tools/make_shapes.py --task classification` put it. The environment
-# variable SHAPE_CLASSES_ROOT changes it.
+# The folder of `tools/make_shapes.py --task classification`. The environment variable
+# SHAPE_CLASSES_ROOT names another one.
 data_root = '{{$SHAPE_CLASSES_ROOT:data/shape_classes/}}'.rstrip('/') + '/'
 num_classes = 10
 max_epochs = 12
 
-# As in the detector of the demo, which can start from this one's checkpoint: a
-# layer scale of 1, because nothing is pretrained.
+# As in the demo's detector, which can start from this model's checkpoint. The layer
+# scale is 1 because nothing is pretrained.
 model = dict(
     type='ImageClassifier',
     data_preprocessor=dict(
@@ -34,35 +34,15 @@ train_pipeline = [
     dict(type='PackImage'),
 ]
 test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackImage')]
+loader = dict(batch_size=64, num_workers=1, pin_memory=False)
 train_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='pseudo_collate'),
-    dataset=dict(
-        type='ImageFolder',
-        data_root=data_root,
-        data_prefix=dict(img='train/'),
-        num_classes=num_classes,
-        pipeline=train_pipeline,
-    ),
+    **loader,
+    sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True),
+    dataset=dict(data_root=data_root, num_classes=num_classes, pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='pseudo_collate'),
-    dataset=dict(
-        type='ImageFolder',
-        data_root=data_root,
-        data_prefix=dict(img='val/'),
-        num_classes=num_classes,
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
+    **loader,
+    dataset=dict(data_root=data_root, num_classes=num_classes, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 optim_wrapper = dict(
@@ -81,7 +61,7 @@ param_scheduler = [
     ),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=64)
-# The averaged weights are scored after each epoch, and written beside the raw.
+# The averaged weights are evaluated after each epoch, and saved next to the raw ones.
 default_hooks = dict(logger=dict(interval=10))
 custom_hooks = [
     dict(

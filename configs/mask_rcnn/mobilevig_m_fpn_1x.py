@@ -2,7 +2,7 @@
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     '../_base_/coco_instance.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
+    '../_base_/schedule_1x.py',
     '../_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['mobilevig_det'])
@@ -39,8 +39,6 @@ param_scheduler = [
         gamma=0.1,
     ),
 ]
-
-train_cfg = dict(type='mobilevig_det.engine.ResumableEpochTrainLoop')
 
 # BatchNorm statistics over all GPUs (without a launcher: plain BatchNorm).
 sync_bn = 'torch'

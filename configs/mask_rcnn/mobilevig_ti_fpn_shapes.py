@@ -1,15 +1,15 @@
-"""The default run of `make demo`: Ti with narrow heads, from nothing, on the
+"""The default run of `make demo`: Ti with narrow heads, from scratch, on the
 generated shapes, in some minutes on two CPU cores."""
 
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
-    'mmdet::_base_/datasets/coco_instance.py',
+    '../_base_/coco_instance.py',
     '../_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['mobilevig_det'], allow_failed_imports=False)
 
-# Where tools/make_shapes.py put it. The environment variable SHAPES_ROOT
-# changes it, with or without a slash at its end.
+# The folder of tools/make_shapes.py. The environment variable SHAPES_ROOT names
+# another one, with or without a slash at its end.
 data_root = '{{$SHAPES_ROOT:data/shapes/}}'.rstrip('/') + '/'
 metainfo = dict(
     classes=('circle', 'square', 'triangle'),
@@ -67,30 +67,13 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=150, max_per_img=100), rcnn=dict(max_per_img=50)),
 )
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='mobilevig_det.datasets.loading.LoadCompactAnnotations',
-        with_bbox=True,
-        with_mask=True,
-    ),
-    dict(type='Resize', scale=image_size, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=image_size, keep_ratio=True),
-    dict(
-        type='mobilevig_det.datasets.loading.LoadCompactAnnotations',
-        with_bbox=True,
-        with_mask=True,
-    ),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
+train_pipeline, test_pipeline = (
+    [
+        dict(step, scale=image_size) if step.type == 'Resize' else step
+        for step in pipeline
+    ]
+    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)  # noqa: F821
+)
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
@@ -113,10 +96,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type='mobilevig_det.evaluation.FastCocoMetric',
-    ann_file=data_root + 'annotations/instances_val.json',
-)
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(

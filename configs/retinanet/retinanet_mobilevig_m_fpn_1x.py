@@ -4,7 +4,7 @@
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     '../_base_/coco_detection.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
+    '../_base_/schedule_1x.py',
     '../_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['mobilevig_det'])
@@ -23,8 +23,6 @@ model = dict(
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=0.0001, weight_decay=0.0001)
 )
-
-train_cfg = dict(type='mobilevig_det.engine.ResumableEpochTrainLoop')
 
 # BatchNorm statistics over all GPUs (without a launcher: plain BatchNorm).
 sync_bn = 'torch'
