@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 
 from .. import __version__
-from ..paths import shipped_folder
+from ..paths import clone_root, shipped_folder
 
 COMMANDS = {
     'train': 'Train a detector or a classifier.',
@@ -27,12 +27,14 @@ COMMANDS = {
     'demo': 'Generate data, train, evaluate and draw, in minutes.',
     'demo-pretraining': 'Compare training from scratch with pretraining.',
     'env': 'Print versions, devices and operators, for a bug report.',
-}
-# Files of tools/ that are programs of their own.
-SCRIPTS = {
     'run-onnx': 'Run an exported detector without PyTorch.',
     'benchmark': 'Measure speed and memory (needs a clone of the repository).',
     'reproduce': 'Measure the published figures (needs a clone of the repository).',
+}
+# Commands whose code is not in the wheel, and their modules in a clone.
+CLONE_COMMANDS = {
+    'benchmark': 'benchmarks.command',
+    'reproduce': 'reproduction.command',
 }
 
 
@@ -45,30 +47,41 @@ def main(command: str | None = None) -> None:
     """
     if command is None:
         command = _take_command()
-    if command in SCRIPTS:
-        script = shipped_folder('tools') / f'{command.replace("-", "_")}.py'
-        runpy.run_path(str(script), run_name='__main__')
-    else:
-        import_module(f'.{command.replace("-", "_")}', __name__).main()
+    if command == 'run-onnx':  # one file, to be copied to where torch is not
+        runpy.run_path(
+            str(shipped_folder('tools') / 'run_onnx.py'), run_name='__main__'
+        )
+        return
+    module = f'{__name__}.{command.replace("-", "_")}'
+    if command in CLONE_COMMANDS:
+        module = CLONE_COMMANDS[command]
+        root = clone_root()
+        if root is None:
+            sys.exit(
+                f'mobilevig_det {command} is not part of the installed package. It needs '
+                'a clone of the repository, in which it is the same command, or python '
+                f'tools/{command}.py.'
+            )
+        sys.path.insert(0, str(root))
+    import_module(module).main()
 
 
 def _take_command() -> str:
     """Remove the command from the arguments of the program, and return it."""
-    every = {**COMMANDS, **SCRIPTS}
     given = sys.argv[1] if len(sys.argv) > 1 else ''
     command = given.replace('_', '-')
-    if command in every:
+    if command in COMMANDS:
         sys.argv[:2] = [f'mobilevig_det {command}']
         return command
     if given in ('-h', '--help'):
         print('usage: mobilevig_det COMMAND ...\n\nMobileViG for MMDetection\n')
-        print('\n'.join(f'  {name:<20}{text}' for name, text in every.items()))
+        print('\n'.join(f'  {name:<20}{text}' for name, text in COMMANDS.items()))
         print('\nmobilevig_det COMMAND --help lists the options of a command.')
         sys.exit()
     if given == '--version':
         print(f'mobilevig_det {__version__}')
         sys.exit()
-    similar = difflib.get_close_matches(command, every, 1)
+    similar = difflib.get_close_matches(command, COMMANDS, 1)
     if not given:
         problem = 'name a command'
     elif similar:
@@ -77,7 +90,7 @@ def _take_command() -> str:
         problem = f'there is no command {given!r}'
     print(
         f'usage: mobilevig_det COMMAND ...\nmobilevig_det: error: {problem}\n'
-        f'Commands: {", ".join(every)}. mobilevig_det --help describes them.',
+        f'Commands: {", ".join(COMMANDS)}. mobilevig_det --help describes them.',
         file=sys.stderr,
     )
     sys.exit(2)

@@ -8,6 +8,14 @@ from collections.abc import Callable
 
 from .command import program_name
 
+# What parsers offer; they can't import the modules that define it.
+ARCHS = {
+    'MobileViG': ('ti', 's', 'm', 'b'),
+    'MobileViGv2': ('ti', 's', 'm', 'b'),
+    'GreedyViG': ('s', 'm', 'b'),
+    'RapidNet': ('ti', 's', 'm', 'b'),
+    'AdaptViG': ('s', 'm', 'b'),
+}
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 

@@ -12,17 +12,10 @@ import time
 from pathlib import Path
 
 from ..errors import UserError
-from .arguments import make_parser
+from .arguments import ARCHS, make_parser
 from .command import command
 
 CONFIG = 'mobilevig_ti_fpn_shapes'
-ARCHS = {
-    'MobileViG': ('ti', 's', 'm', 'b'),
-    'MobileViGv2': ('ti', 's', 'm', 'b'),
-    'GreedyViG': ('s', 'm', 'b'),
-    'RapidNet': ('ti', 's', 'm', 'b'),
-    'AdaptViG': ('s', 'm', 'b'),
-}
 BACKBONES = {
     f'{name.lower()}_{arch}': (name, arch)
     for name, archs in ARCHS.items()

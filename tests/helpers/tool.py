@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+from mobilevig_det.cli import CLONE_COMMANDS
+
 TOOLS = Path(__file__).parents[2] / 'tools'
 # Options that make a config of the shapes data set fast.
 SMALL = [
@@ -24,6 +26,8 @@ SMALL = [
 
 def load(name):
     """Return the module of a subcommand, or of tools/NAME.py."""
+    if name in CLONE_COMMANDS:
+        return importlib.import_module(CLONE_COMMANDS[name])
     if importlib.util.find_spec(f'mobilevig_det.cli.{name}'):
         return importlib.import_module(f'mobilevig_det.cli.{name}')
     spec = importlib.util.spec_from_file_location(f'tools_{name}', TOOLS / f'{name}.py')

@@ -9,10 +9,9 @@ from benchmarks import (
     graph_steps,
     images,
     operators,
-    save,
     training_overhead,
 )
-from benchmarks.report import markdown, plot_stages, table
+from benchmarks.report import markdown, plot_stages, save, table
 
 import pytest
 import torch

@@ -6,8 +6,8 @@ import shlex
 import subprocess
 import sys
 
-from benchmarks import PARTS
 from benchmarks.interleaved import peak_memory
+from benchmarks.parts import PARTS
 
 import pytest
 import torch

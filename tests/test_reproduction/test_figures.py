@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from mobilevig_det.checkpoints import weights
-from reproduction import FIGURES
 from reproduction import figures as names
+from reproduction.figures import FIGURES
 
 import pytest
 import siblings

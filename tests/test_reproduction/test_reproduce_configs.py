@@ -2,8 +2,7 @@
 
 import json
 
-from reproduction import FIGURES
-from reproduction.figures import BACKBONE_FLOPS, FLOPS, PARAMETERS, RATES
+from reproduction.figures import BACKBONE_FLOPS, FIGURES, FLOPS, PARAMETERS, RATES
 
 import pytest
 from siblings import SMALLEST

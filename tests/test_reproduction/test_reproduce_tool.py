@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 from mobilevig_det.checkpoints import weights
 from mobilevig_det.config import find_config, load_config
-from reproduction import Figure
 from reproduction import figures as figures_module
 from reproduction import run as running
 from reproduction.confidence import wilson
+from reproduction.figures import Figure
 
 import pytest
 import torch
