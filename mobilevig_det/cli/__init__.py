@@ -58,9 +58,9 @@ def main(command: str | None = None) -> None:
         root = clone_root()
         if root is None:
             sys.exit(
-                f'mobilevig_det {command} is not part of the installed package. It needs '
-                'a clone of the repository, in which it is the same command, or python '
-                f'tools/{command}.py.'
+                f'mobilevig_det {command} is not part of the installed package: it '
+                'needs a clone of the repository. There, run the same command, or '
+                f'python tools/{command}.py.'
             )
         sys.path.insert(0, str(root))
     import_module(module).main()
