@@ -114,7 +114,7 @@ def _rows(
 def _export_backbone(model: nn.Module, size: str, folder: Path) -> list[Path]:
     """Export a backbone for an input size to all runtimes."""
     from mobilevig_det.export.executorch import write_executorch
-    from mobilevig_det.export.onnx_file import write_onnx_backbone
+    from mobilevig_det.export.onnx import write_onnx_backbone
     from mobilevig_det.export.openvino import write_openvino
 
     height, width = map(int, size.split('x'))
@@ -129,7 +129,7 @@ def _export_backbone(model: nn.Module, size: str, folder: Path) -> list[Path]:
 
 def _export_detector(cfg: Config, model: BaseDetector, folder: Path) -> list[Path]:
     from mobilevig_det.export import make_metadata
-    from mobilevig_det.export.onnx_file import write_onnx_detector
+    from mobilevig_det.export.onnx import write_onnx_detector
     from mobilevig_det.export.openvino import write_openvino
 
     fuse_backbones(model)
@@ -173,7 +173,7 @@ def make_session(args: Namespace, path: Path, size: str):
 
 def make_wasm(args: Namespace, path: Path, size: str):
     """Run a backbone in Node with ONNX Runtime for WebAssembly."""
-    from mobilevig_det.export.ort_web import find_ort_web
+    from mobilevig_det.export.web import find_ort_web
 
     script = Path(__file__).with_name('wasm.mjs')
     runtime = find_ort_web() / 'dist'

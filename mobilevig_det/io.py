@@ -71,25 +71,50 @@ def atomic_write(
     """
     path, part = Path(path), temporary_path(path, unique)
     try:
-        if os.path.lexists(part):  # left by a process that was killed
-            _remove_tree(part)
+        _remove_tree(part)  # left by a process that was killed
         yield part
-        if part.is_dir():
-            for folder, _, names in os.walk(part):
-                for name in names:
-                    sync(os.path.join(folder, name))
-                sync(folder)
-        else:
-            sync(part)
+        _sync_tree(part)
         if check is not None:
             check(part)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)  # os.replace replaces empty folders only
-        os.replace(part, path)
+        _replace(part, path)
     except BaseException:  # Ctrl-C as well
         with contextlib.suppress(OSError):  # report the first error, not this one
             _remove_tree(part)
         raise
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_write_group(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a file or folder together with others that belong to it.
+
+    They are replaced one after the other, ``path`` last, once all are complete. A
+    reader that opens ``path`` never finds a file of the group missing.
+
+    Args:
+        path (str | PathLike): The main file or folder, for example ``model.xml``, to
+            which ``model.bin`` belongs.
+
+    Yields:
+        Path: A path of the same name in an empty temporary folder. All files that the
+        block leaves in that folder are moved to the folder of ``path``.
+
+    Raises:
+        OSError: If they cannot be written. The temporary folder is removed, as for
+            any exception that the block raises.
+    """
+    path = Path(path)
+    folder = temporary_path(path)
+    try:
+        _remove_tree(folder)  # left by a process that was killed
+        folder.mkdir()
+        yield folder / path.name
+        _sync_tree(folder)
+        for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
+            _replace(part, path.parent / part.name)
+    finally:
+        with contextlib.suppress(OSError):  # report the first error, not this one
+            _remove_tree(folder)
     sync(path.parent)
 
 
@@ -132,6 +157,22 @@ def remove(path: str | os.PathLike, logger: Logger) -> bool:
         logger.error(f'{path} could not be deleted ({error}).')
         return False
     return True
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir():
+        for folder, _, names in os.walk(path):
+            for name in names:
+                sync(os.path.join(folder, name))
+            sync(folder)
+    else:
+        sync(path)
+
+
+def _replace(part: Path, path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)  # os.replace replaces empty folders only
+    os.replace(part, path)
 
 
 def _remove_tree(path: Path) -> None:

@@ -16,7 +16,7 @@ FORMATS = ('onnx', 'openvino', 'executorch', 'coreml', 'web')
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(
-        'Export a detector, and prove that the file detects what the model does'
+        'Export a detector, and verify that the file detects what the model does'
     )
     add_config(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
@@ -96,17 +96,17 @@ def main(args: argparse.Namespace) -> None:
     if size:
         export.check_size(model, size)
     metadata = export.make_metadata(cfg, model, inferencer.classes, part, size)
-    with export.new_file(out) as path:
+    with export.new_files(out) as path:
         float32 = path.parent / 'float32' / path.name if args.int8 else path
         float32.parent.mkdir(exist_ok=True)
         written = export.write(
             args.format, part, model, float32, size, metadata, ort_web
         )
-        if args.format != 'coreml':  # which only runs on a Mac
-            export.prove(part, model, written, size, cfg)
+        if args.format != 'coreml':  # runs on Apple's machines only
+            export.verify(part, model, written, size, cfg)
         if args.int8:
             write_int8(float32, path, metadata, model, cfg)
-            shutil.rmtree(float32.parent)  # proven, but not what was asked for
+            shutil.rmtree(float32.parent)  # verified, but not what was asked for
     print(f'Written: {out}')
     if args.format == 'web':
         print(f'Open the address that this prints: python {out / "serve.py"}')

@@ -1,12 +1,14 @@
-"""Detectors outside of PyTorch: ONNX, OpenVINO, phones and browsers, each file
-compared with the model that it was made of."""
+"""Export detectors to ONNX, OpenVINO, ExecuTorch, Core ML and web pages.
 
-from .formats import FORMATS, check_part, check_size, prove, write
+``formats`` dispatches to one module for each format, after ``supported`` has checked
+the detector; ``verification`` compares each file with the model; ``runtimes`` loads
+exported files.
+"""
+
+from .formats import FORMATS, check_part, check_size, new_files, verify, write
 from .metadata import make_metadata
-from .ort_web import find_ort_web
-from .output import new_file
 from .runtimes import Session, load
-from .web_folder import check_folder
+from .web import check_folder, find_ort_web
 
 __all__ = [
     'FORMATS',
@@ -17,7 +19,7 @@ __all__ = [
     'find_ort_web',
     'load',
     'make_metadata',
-    'new_file',
-    'prove',
+    'new_files',
+    'verify',
     'write',
 ]

@@ -1,4 +1,4 @@
-"""Core ML packages: converted and checked here, run on Apple's machines only."""
+"""Core ML packages: converted and checked here; only Apple's machines can run them."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,17 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .fixed_size import check_fixed_size, exported
-from .metadata import KEY, to_json
-from .packages import needed
+from .backbone import export_program, require_size
+from .metadata import to_json
+from .runtimes import METADATA_KEY, require
 
-# float16 programs; the Neural Engine runs them.
+# The first version with float16 programs, which the Neural Engine runs.
 MINIMUM_IOS = 16
 
 
-class _Normalised(nn.Module):
-    """A model of RGB images of 0 to 255. Core ML's image input has one scale
-    for all three channels, ours differ."""
+class _WithNormalisation(nn.Module):
+    """Normalise images of 0 to 255 first.
+
+    Core ML's image input has one scale for all three channels; ours differ.
+    """
 
     scale: Tensor
     bias: Tensor
@@ -43,29 +45,31 @@ def write_coreml(
 ) -> Counter[str]:
     """Write an .mlpackage that takes an image, and check the program in it.
 
-    Only Apple's machines can run it. What is checked is the file's own
-    program: its operators and its normalisation.
+    The package cannot be run here. Checked are the operators of its program and
+    the normalisation.
 
     Args:
-        model (nn.Module): From normalised images (1, 3, H, W) to maps.
-        path (str | Path): Of the package, a folder.
-        size (tuple[int, int]): Height and width of the images.
-        metadata (dict): From :func:`..metadata.make_metadata`.
+        model (nn.Module): Maps normalised images (1, 3, H, W) to feature maps.
+        path (str | Path): The package, a folder.
+        size (tuple[int, int] | None): Height and width of the images.
+        metadata (dict): From :func:`.metadata.make_metadata`.
 
     Returns:
-        Counter[str]: How many operations of each type, without constants.
+        Counter[str]: Number of operations of each type, without constants.
 
     Raises:
-        UserError: If the program isn't what it should be, or there is no size.
+        UserError: If the program has gathers, split GELUs or another
+            normalisation, or there is no size.
     """
-    needed('coremltools')
+    require('coremltools')
     import coremltools as ct
 
-    height, width = check_fixed_size(size, 'coreml')
+    height, width = require_size(size, 'coreml')
     mean, std = metadata['mean'], metadata['std']
-    program = exported(_Normalised(model, mean, std).eval(), (height, width))
-    with torch.no_grad():
-        number = len(model(torch.zeros(1, 3, height, width)))
+    program = export_program(
+        _WithNormalisation(model, mean, std).eval(), (height, width)
+    )
+    number = len(program.graph_signature.user_outputs)
     layout = ct.colorlayout.RGB if metadata['bgr_to_rgb'] else ct.colorlayout.BGR
     package = ct.convert(
         program.run_decompositions({}),
@@ -77,7 +81,7 @@ def write_coreml(
         convert_to='mlprogram',
         skip_model_load=True,
     )
-    package.user_defined_metadata[KEY] = to_json(metadata)
+    package.user_defined_metadata[METADATA_KEY] = to_json(metadata)
     package.save(str(path))
     operations = read_program(path)
     _check_operators(operations, model)
@@ -86,7 +90,7 @@ def write_coreml(
 
 
 def read_program(path: str | Path) -> list:
-    """The operations of a package's program, but for constants."""
+    """Return the operations of a package's program, without constants."""
     import coremltools as ct
     from coremltools.converters.mil.frontend.milproto.load import load
 
@@ -118,7 +122,7 @@ def _check_operators(operations: list, model: nn.Module) -> None:
 
 
 def _check_normalisation(operations: list, mean: list[float], std: list[float]) -> None:
-    """Compute what the program makes of black and of white."""
+    """Check what the program's first operation makes of black and white pixels."""
     first = next(op for op in operations if op.op_type != 'cast')
     if first.op_type != 'batch_norm':
         raise UserError(
@@ -131,10 +135,10 @@ def _check_normalisation(operations: list, mean: list[float], std: list[float]) 
     }
     deviation = np.sqrt(value['variance'] + value['epsilon'])
     for pixel in (0.0, 255.0):
-        made = (pixel - value['mean']) / deviation * value['gamma'] + value['beta']
+        found = (pixel - value['mean']) / deviation * value['gamma'] + value['beta']
         expected = (pixel - np.array(mean)) / np.array(std)
-        if not np.allclose(made, expected, atol=1e-2):
+        if not np.allclose(found, expected, atol=1e-2):
             raise UserError(
-                f'The Core ML program makes {made} of pixels of {pixel:.0f}, not '
+                f'The Core ML program makes {found} of pixels of {pixel:.0f}, not '
                 f'{expected}.'
             )

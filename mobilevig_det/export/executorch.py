@@ -1,22 +1,20 @@
 """ExecuTorch files for XNNPACK: what Android and iOS run on their CPUs."""
 
-import logging
 import operator
-import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from ..errors import UserError
-from .fixed_size import check_fixed_size, exported
+from .backbone import export_program, require_size
 from .metadata import to_json
-from .packages import needed
-from .xnnpack_forms import in_xnnpack_forms
+from .runtimes import quiet, require
 
 
 def write_executorch(
@@ -25,28 +23,30 @@ def write_executorch(
     size: tuple[int, int] | None,
     metadata: dict[str, Any],
 ) -> None:
-    """Write a .pte file that XNNPACK runs whole, in float32, and its metadata
-    beside it, in a .json file of the same name.
+    """Write a .pte file that runs completely in XNNPACK, in float32.
+
+    Its metadata goes into a .json file of the same name next to it.
 
     Args:
-        model (nn.Module): From images (1, 3, H, W) to a tuple of maps.
-        path (str | Path): Of the .pte file.
-        size (tuple[int, int]): Height and width of the images.
-        metadata (dict): From :func:`..metadata.make_metadata`.
+        model (nn.Module): Maps images (1, 3, H, W) to a tuple of feature maps.
+        path (str | Path): The .pte file.
+        size (tuple[int, int] | None): Height and width of the images.
+        metadata (dict): From :func:`.metadata.make_metadata`.
 
     Raises:
         UserError: If XNNPACK lacks an operator, or there is no size.
     """
-    needed('executorch')
-    size = check_fixed_size(size, 'executorch')
-    with _hushed():
+    require('executorch')
+    size = require_size(size, 'executorch')
+    with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
             XnnpackPartitioner,
         )
         from executorch.exir import to_edge_transform_and_lower
 
         lowered = to_edge_transform_and_lower(
-            in_xnnpack_forms(exported(model, size)), partitioner=[XnnpackPartitioner()]
+            rewrite_for_xnnpack(export_program(model, size)),
+            partitioner=[XnnpackPartitioner()],
         )
         _check_delegated(lowered.exported_program().graph, size)
         content = lowered.to_executorch().buffer
@@ -56,6 +56,7 @@ def write_executorch(
 
 
 def _check_delegated(graph: torch.fx.Graph, size: tuple[int, int]) -> None:
+    """Raise a UserError that names the operators left outside of XNNPACK."""
     outside = Counter(
         getattr(node.target, '_name', str(node.target))
         for node in graph.nodes
@@ -72,14 +73,57 @@ def _check_delegated(graph: torch.fx.Graph, size: tuple[int, int]) -> None:
         )
 
 
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Without what the exporter says of itself."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(level)
+def rewrite_for_xnnpack(program: ExportedProgram) -> ExportedProgram:
+    """Rewrite a neck's upsampling and extra levels in operators of XNNPACK.
+
+    XNNPACK has no nearest-neighbour upsampling, no pooling of single pixels and no
+    tensors of more than four axes. The results stay bit-identical. What cannot be
+    rewritten stays as it is.
+    """
+    aten = torch.ops.aten
+    return program.run_decompositions(
+        {
+            aten.upsample_nearest2d.vec: _upsample_twice,
+            aten.max_pool2d.default: _subsample,
+        }
+    )
+
+
+def _upsample_twice(
+    x: Tensor, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None
+) -> Tensor:
+    """Nearest-neighbour upsampling by a factor of 2, by repeating pixels."""
+    batch, channels, height, width = x.shape
+    if output_size is None:
+        fits = list(scale_factors or ()) == [2.0, 2.0]
+    else:
+        fits = list(output_size) == [2 * height, 2 * width]
+    if not fits:
+        return NotImplemented
+    x = _repeat_twice(x, (batch, channels * height, width, 1), 3)
+    x = _repeat_twice(x, (batch, channels * height, 1, 2 * width), 2)
+    return x.reshape(batch, channels, 2 * height, 2 * width)
+
+
+def _repeat_twice(x: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
+    # XNNPACK's partitioner expects two different nodes to concatenate.
+    return torch.cat([x.reshape(shape), x.reshape(shape)], dim)
+
+
+def _subsample(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Max pooling of 1 pixel at stride 2: every second row and column."""
+    if {*kernel_size} != {1} or {*stride} != {2} or {*padding} != {0}:
+        return NotImplemented
+    batch, channels, height, width = x.shape
+    x = F.pad(x, (0, width % 2, 0, height % 2))
+    rows, columns = -(-height // 2), -(-width // 2)
+    x = x.reshape(batch, channels * rows, 2, 2 * columns).narrow(2, 0, 1)
+    x = x.reshape(batch, channels * rows, columns, 2).narrow(3, 0, 1)
+    return x.reshape(batch, channels, rows, columns)

@@ -1,21 +1,30 @@
-"""What can be exported to which format, and who writes it."""
+"""Formats of exported files: what each one takes, and how to write and verify it."""
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from mmdet.models import BaseDetector
 from mmengine.config import Config
-from torch import nn
 
 from ..errors import UserError
+from ..io import atomic_write_group
+from .backbone import BackboneWithNeck
 
 
 class Format(NamedTuple):
-    """How a format's files end, and which parts of a detector it takes."""
+    """Properties of a format.
 
-    suffix: str  # of a folder, for the page
-    parts: tuple[str, ...]  # the first one is the default
+    Attributes:
+        suffix: Ending of the file's name, or of the folder's for ``web``.
+        parts: Parts of a detector that can be exported; the first one is the default.
+    """
+
+    suffix: str
+    parts: tuple[str, ...]
 
 
 FORMATS = {
@@ -28,7 +37,7 @@ FORMATS = {
 
 
 def check_part(name: str, part: str) -> None:
-    """Raise a UserError if a format can't hold that part."""
+    """Raise a UserError if a format can't hold that part of a detector."""
     if name == 'web' and part != 'detector':
         raise UserError('--format web is a page that detects: --part detector only.')
     if part not in FORMATS[name].parts:
@@ -40,7 +49,7 @@ def check_part(name: str, part: str) -> None:
 
 
 def check_size(detector: BaseDetector, size: tuple[int, int]) -> None:
-    """Raise a UserError if the backbone and neck can't take images of a size."""
+    """Raise a UserError if the backbone and neck don't accept images of a size."""
     height, width = size
     try:
         if min(size) < 1:
@@ -54,6 +63,28 @@ def check_size(detector: BaseDetector, size: tuple[int, int]) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def new_files(path: str | Path) -> Iterator[Path]:
+    """Write an exported file atomically, with the files that belong to it.
+
+    See :func:`mobilevig_det.io.atomic_write_group`.
+
+    Raises:
+        UserError: If it can't be written, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write_group(path) as part:
+            yield part
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f'The disk of {path.parent} is full: {path} was not written.'
+            ) from error
+        raise UserError(f'{path} cannot be written: {error}') from error
+
+
 def write(
     name: str,
     part: str,
@@ -63,42 +94,51 @@ def write(
     metadata: dict[str, Any],
     ort_web: Path | None = None,
 ) -> Path:
-    """Write a part of a fused detector in a format, to ``path``.
+    """Write a part of a detector in a format.
 
-    ``ort_web`` is what :func:`.ort_web.find_ort_web` found, for the format web.
+    Args:
+        name (str): The format, one of ``FORMATS``.
+        part (str): ``'detector'`` or ``'backbone'``.
+        detector (BaseDetector): The detector, fused and in eval mode.
+        path (Path): The file or folder, in a temporary folder: see :func:`new_files`.
+        size (tuple[int, int] | None): Height and width, if the file shall take images
+            of one size only.
+        metadata (dict): From :func:`.metadata.make_metadata`.
+        ort_web (Path | None): From :func:`.web.find_ort_web`, for the format web.
 
     Returns:
-        Path: The file to load, and to :func:`prove`; mostly ``path``.
+        Path: The file to load and verify: ``path``, or the model in that folder.
 
     Raises:
-        UserError: If it can't be done; the message says why.
+        UserError: If the detector can't be exported; the message says why.
     """
-    from .onnx_file import write_onnx_backbone, write_onnx_detector
+    # Each format's packages are optional, and slow to import.
+    from .onnx import write_onnx_backbone, write_onnx_detector
 
     if name in ('onnx', 'openvino'):
-        in_onnx = path.with_suffix('.onnx')
+        onnx_path = path.with_suffix('.onnx')
         if part == 'detector':
-            write_onnx_detector(detector, in_onnx, metadata)
+            write_onnx_detector(detector, onnx_path, metadata)
         else:
-            write_onnx_backbone(backbone_of(detector), in_onnx, size, metadata)
+            write_onnx_backbone(BackboneWithNeck(detector), onnx_path, size, metadata)
         if name == 'openvino':
             from .openvino import write_openvino
 
-            write_openvino(in_onnx, path, metadata)
-            in_onnx.unlink()
+            write_openvino(onnx_path, path, metadata)
+            onnx_path.unlink()
     elif name == 'web':
-        from .web_folder import write_web
+        from .web import write_web
 
         assert ort_web is not None
         path = write_web(detector, path, metadata, ort_web)
     elif name == 'executorch':
         from .executorch import write_executorch
 
-        write_executorch(backbone_of(detector), path, size, metadata)
+        write_executorch(BackboneWithNeck(detector), path, size, metadata)
     else:
         from .coreml import write_coreml
 
-        counts = write_coreml(backbone_of(detector), path, size, metadata)
+        counts = write_coreml(BackboneWithNeck(detector), path, size, metadata)
         print(
             f'A program of {counts.total()} operations: '
             f'{", ".join(f"{n} {kind}" for kind, n in counts.most_common())}.\n'
@@ -108,27 +148,21 @@ def write(
     return path
 
 
-def prove(
+def verify(
     part: str,
     detector: BaseDetector,
     path: Path,
     size: tuple[int, int] | None,
     cfg: Config,
 ) -> None:
-    """Compare what :func:`write` wrote with the model.
+    """Compare what :func:`write` wrote with the detector.
 
     Raises:
-        UserError: If they differ.
+        UserError: If they differ by more than rounding explains.
     """
-    from .proof import prove_backbone, prove_detector
+    from .verification import verify_backbone, verify_detector
 
     if part == 'detector':
-        prove_detector(path, detector, cfg)
+        verify_detector(path, detector, cfg)
     else:
-        prove_backbone(path, backbone_of(detector), detector, cfg, size)
-
-
-def backbone_of(detector: BaseDetector) -> nn.Module:
-    from .backbone import BackboneWithNeck
-
-    return BackboneWithNeck(detector).eval()
+        verify_backbone(path, BackboneWithNeck(detector), detector, cfg, size)

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: all that a program needs to run it."""
+"""Metadata of exported files: all that a program needs to prepare images for them."""
 
 import json
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +14,6 @@ from mmengine.structures import InstanceData
 from ..datasets import leaf_datasets
 from ..errors import UserError
 
-KEY = 'mobilevig_det'
 FORMAT = 1
 
 
@@ -24,21 +23,23 @@ def make_metadata(
     classes: tuple[str, ...],
     part: str,
     fixed_size: tuple[int, int] | None = None,
-    int8: bool = False,
 ) -> dict[str, Any]:
-    """The JSON object of docs/export.md, "Metadata".
+    """Make the JSON object that docs/export.md, "Metadata", describes.
 
     Args:
-        cfg (Config): The detector's.
+        cfg (Config): The detector's config.
         model (BaseDetector): The detector.
-        classes (tuple[str, ...]): Their names, by label.
+        classes (tuple[str, ...]): Names of the classes, by label.
         part (str): ``'detector'`` or ``'backbone'``.
-        fixed_size (tuple[int, int] | None): Height and width, if the file
-            takes one only.
-        int8 (bool): Whether it computes in int8.
+        fixed_size (tuple[int, int] | None): Height and width, if the file takes
+            images of one size only.
+
+    Returns:
+        dict[str, Any]: The metadata of the float32 file.
 
     Raises:
-        UserError: If images are prepared in a way that it has no words for.
+        UserError: If the detector has a data preprocessor that the metadata can't
+            describe.
     """
     preprocessor = model.data_preprocessor
     if type(preprocessor) is not DetDataPreprocessor:
@@ -57,14 +58,14 @@ def make_metadata(
         'mean': _by_channel(preprocessor, 'mean', 0.0),
         'std': _by_channel(preprocessor, 'std', 1.0),
         'bgr_to_rgb': bool(preprocessor._channel_conversion),
-        **_pipeline(cfg),
+        **_resize_and_pad(cfg),
         'pad_size_divisor': int(preprocessor.pad_size_divisor),
         'pad_value': preprocessor.pad_value,
         'masks': _masks(model) if part == 'detector' else None,
         'score_thr': test_cfg.get('score_thr'),
         'max_per_img': test_cfg.get('max_per_img'),
         'fixed_size': None if fixed_size is None else list(fixed_size),
-        'int8': int8,
+        'int8': False,
         'versions': {
             'mobilevig_det': _version('mobilevig_det'),
             'torch': torch.__version__,
@@ -78,7 +79,7 @@ def to_json(metadata: dict[str, Any]) -> str:
 
 
 def final_test_cfg(model: BaseDetector) -> ConfigDict:
-    """The ``test_cfg`` that decides which detections come out."""
+    """Return the ``test_cfg`` of the last stage."""
     return model.roi_head.test_cfg if hasattr(model, 'roi_head') else model.test_cfg
 
 
@@ -99,7 +100,7 @@ def _by_channel(
 
 
 def _palette(model: BaseDetector) -> list | None:
-    """Colours of the classes, (r, g, b), if the checkpoint has them."""
+    """Return the classes' colours (r, g, b), if the checkpoint has them."""
     palette = (getattr(model, 'dataset_meta', None) or {}).get('palette')
     return None if isinstance(palette, str | None) else [list(c) for c in palette]
 
@@ -109,21 +110,21 @@ def _masks(model: BaseDetector) -> dict | None:
     if roi_head is not None and roi_head.with_mask:
         return {'kind': 'box', 'threshold': roi_head.test_cfg.mask_thr_binary}
     if hasattr(getattr(model, 'bbox_head', None), 'mask_head'):
-        stride = int(model.bbox_head.prior_generator.strides[0][0])
-        threshold = model.test_cfg.mask_thr_binary
-        swapped = _swaps_factors(model.bbox_head)
         return {
             'kind': 'image',
-            'stride': stride,
-            'threshold': threshold,
-            'swapped': swapped,
+            'stride': int(model.bbox_head.prior_generator.strides[0][0]),
+            'threshold': model.test_cfg.mask_thr_binary,
+            'swapped': _swaps_scale_factors(model.bbox_head),
         }
     return None
 
 
-def _swaps_factors(head: RTMDetInsHead) -> bool:
-    """Whether the installed MMDetection resizes masks with x's factor in height, as
-    OpenMMLab's 3.3 does and OneDL's 3.5.1 doesn't: seen from one mask."""
+def _swaps_scale_factors(head: RTMDetInsHead) -> bool:
+    """Return whether the installed MMDetection resizes masks with swapped factors.
+
+    OpenMMLab's 3.3 uses x's factor for the height; OneDL's 3.5.1 doesn't. One mask
+    with different factors tells.
+    """
     one = InstanceData(
         bboxes=torch.tensor([[0.0, 0.0, 8.0, 8.0]]),
         scores=torch.ones(1),
@@ -141,14 +142,14 @@ def _swaps_factors(head: RTMDetInsHead) -> bool:
         img_meta=dict(scale_factor=(1.0, 0.5), ori_shape=(10**6, 10**6)),
     )
     height, width = found.masks.shape[-2:]
-    return height < width  # the height was halved, so that it should be doubled
+    return height < width  # y's factor of 0.5 should have doubled the height
 
 
-def _pipeline(cfg: Config) -> dict:
-    """How the test pipeline resizes and pads."""
-    dataset = next(leaf_datasets(cfg.get('test_dataloader', {}).get('dataset', {})))
+def _resize_and_pad(cfg: Config) -> dict:
+    """Return how the test pipeline resizes and pads."""
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
     resize = pad = None
-    for step in dataset.get('pipeline', ()):
+    for step in next(leaf_datasets(dataset)).get('pipeline', ()):
         kind = step['type'] if isinstance(step['type'], str) else step['type'].__name__
         if kind == 'Resize' and step.get('scale') is not None:
             scale = step['scale']

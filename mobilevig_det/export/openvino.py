@@ -1,28 +1,28 @@
-"""OpenVINO files, made from ONNX ones."""
+"""OpenVINO files, converted from ONNX files."""
 
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .metadata import KEY, to_json
-from .packages import needed, without_reports
+from .metadata import to_json
+from .runtimes import METADATA_KEY, require, without_telemetry
 
 
 def write_openvino(
     onnx_path: str | Path, path: str | Path, metadata: dict[str, Any]
 ) -> None:
-    """Write an .xml file and, beside it, the .bin with its weights, in float32.
+    """Write an .xml file and, next to it, a .bin file with the float32 weights.
 
     Args:
-        onnx_path (str | Path): Of the .onnx file.
-        path (str | Path): Of the .xml file.
-        metadata (dict): From :func:`..metadata.make_metadata`.
+        onnx_path (str | Path): The .onnx file to convert.
+        path (str | Path): The .xml file.
+        metadata (dict): From :func:`.metadata.make_metadata`.
 
     Raises:
-        UserError: If there is a loop in it: of the second image of one size and of
-            later ones OpenVINO (2026.4) may compute nonsense.
+        UserError: If the model has a loop. OpenVINO (2026.4) may compute wrong
+            results for it from the second image of the same size on.
     """
-    needed('openvino', 'onnx')
+    require('openvino', 'onnx')
     import onnx
     import openvino
 
@@ -30,13 +30,20 @@ def write_openvino(
     if any(node.op_type == 'Loop' for node in graph.node):
         raise UserError(
             'OpenVINO does not compute the loops of a GreedyViG for images of any size '
-            'reliably. --format onnx does; or --part backbone --size H W, for one size.'
+            'reliably. Use --format onnx, or --part backbone --size H W for one size.'
         )
-    with without_reports():
+    with without_telemetry():
         model = openvino.convert_model(str(onnx_path))
-    # An output keeps the names of what was simplified away behind it.
+    # An output also keeps the names of operators that were simplified away behind it.
     for port, output in zip(model.outputs, graph.output):
         port.set_names({output.name})
-    model.set_rt_info(to_json(metadata), [KEY])
+    save_openvino(model, path, metadata)
+
+
+def save_openvino(model: Any, path: str | Path, metadata: dict[str, Any]) -> None:
+    """Save an ``openvino.Model`` with its metadata."""
+    import openvino
+
+    model.set_rt_info(to_json(metadata), [METADATA_KEY])
     # By default it rounds weights to float16.
     openvino.save_model(model, str(path), compress_to_fp16=False)

@@ -1,127 +1,240 @@
-"""Exported files in their runtimes, all called alike."""
+"""Load exported models of any format in their runtimes.
 
+The runtimes are optional packages (the extra ``[export]``): :func:`require` checks that
+they are installed, and :func:`quiet` silences them.
+"""
+
+import contextlib
 import functools
+import importlib
+import io
 import json
-from collections.abc import Callable
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+from unittest import mock
 
 import numpy as np
+import torch
 
 from ..errors import UserError
-from .executorch_session import ExecuTorchSession
-from .metadata import KEY
-from .packages import needed
+
+METADATA_KEY = 'mobilevig_det'  # in ONNX, OpenVINO and Core ML files
 
 
-class Session(Protocol):
-    """A model that is loaded: arrays by name, in and out."""
+class Session:
+    """A loaded model, called with arrays by name: ``session(image=image)``.
 
-    metadata: dict[str, Any]
-
-    def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]: ...
-
-
-class OnnxSession:
-    """An .onnx file in ONNX Runtime, on the CPU."""
-
-    def __init__(self, path: Path, threads: int | None = None):
-        needed('onnxruntime')
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            str(path), options, providers=['CPUExecutionProvider']
-        )
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self.metadata = _parsed(
-            self._session.get_modelmeta().custom_metadata_map.get(KEY), path
-        )
-
-    def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(self._outputs, self._session.run(self._outputs, arrays)))
-
-
-@functools.cache
-def openvino_core() -> Any:
-    """The process's one ``openvino.Core``.
-
-    Each takes the signal stack of its thread, and gives the former one back when it
-    ends (2026.4). Two that don't end in the order opposite to their start leave one
-    that is gone, and the next signal that Python handles, as Ctrl-C, kills the process.
+    Attributes:
+        inputs (dict[str, tuple[int | None, ...]]): Names and shapes of the inputs;
+            None for an axis of any size.
+        outputs (list[str]): Names of the outputs.
+        metadata (dict): See docs/export.md, "Metadata".
     """
-    needed('openvino')
-    import openvino
 
-    return openvino.Core()
-
-
-class OpenVINOSession:
-    """An .xml file in OpenVINO, on the CPU."""
-
-    def __init__(self, path: Path, threads: int | None = None):
-        core = openvino_core()
-        model = core.read_model(str(path))
-        # Where a CPU has bfloat16 it would be taken.
-        options: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32'}
-        if threads is not None:
-            options['INFERENCE_NUM_THREADS'] = threads
-        self._model = core.compile_model(model, 'CPU', options)
-        self._outputs = [output.get_any_name() for output in model.outputs]
-        has_one = model.has_rt_info([KEY])
-        text = model.get_rt_info([KEY]).astype(str) if has_one else None
-        self.metadata = _parsed(text, path)
+    def __init__(
+        self,
+        run: Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]],
+        inputs: dict[str, tuple[int | None, ...]],
+        outputs: list[str],
+        metadata: dict[str, Any],
+    ):
+        self._run = run
+        self.inputs = inputs
+        self.outputs = outputs
+        self.metadata = metadata
 
     def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
-        found = self._model(arrays)
-        return {
-            name: np.array(found[port])
-            for name, port in zip(self._outputs, self._model.outputs)
-        }
-
-
-SESSIONS: dict[str, Callable[[Path, int | None], Session]] = {
-    '.onnx': OnnxSession,
-    '.xml': OpenVINOSession,
-    '.pte': ExecuTorchSession,
-}
+        return dict(zip(self.outputs, self._run(arrays), strict=True))
 
 
 def load(path: str | Path, threads: int | None = None) -> Session:
-    """Load an exported file in its runtime, chosen by its suffix.
+    """Load an exported model in its runtime, on the CPU.
 
     Args:
-        path (str | Path): Of the file.
-        threads (int | None): Of the CPU; by default what the runtime takes.
+        path (str | Path): The file: .onnx, .xml (OpenVINO) or .pte (ExecuTorch).
+        threads (int | None): Number of CPU threads; by default the runtime's
+            choice. For ExecuTorch it holds for all models of the process.
+
+    Returns:
+        Session: The model, its inputs, outputs and metadata.
 
     Raises:
-        UserError: If it isn't one of ours, can't be read, or the runtime is missing.
+        UserError: If the file is missing, damaged or not written by
+            ``tools/export.py``, or the runtime is not installed.
+
+    Example:
+        >>> session = load('work_dirs/export/mobilevig_ti_fpn_shapes.onnx')
+        >>> outputs = session(image=image, size=np.array([224, 224]))
     """
     path = Path(path)
-    if path.suffix not in SESSIONS:
+    if path.suffix not in LOADERS:
         raise UserError(
             f'{path} is not an exported model: their names end in '
-            f'{" or ".join(SESSIONS)}.'
+            f'{" or ".join(LOADERS)}.'
         )
     if not path.is_file():
         raise UserError(f'There is no file {str(path)!r}.')
     try:
-        return SESSIONS[path.suffix](path, threads)
+        return LOADERS[path.suffix](path, threads)
     except UserError:
         raise
-    except Exception as error:  # each runtime has types of its own
+    except Exception as error:  # each runtime has its own types
         raise UserError(
             f'{path} cannot be loaded in its runtime: {str(error).strip()}'
         ) from error
 
 
-def _parsed(text: str | None, path: Path) -> dict[str, Any]:
+def _load_onnx(path: Path, threads: int | None) -> Session:
+    require('onnxruntime')
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=['CPUExecutionProvider']
+    )
+    outputs = [output.name for output in session.get_outputs()]
+    inputs = {
+        port.name: tuple(n if isinstance(n, int) else None for n in port.shape)
+        for port in session.get_inputs()
+    }
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    metadata = _parse_metadata(text, path)
+    return Session(
+        lambda arrays: session.run(outputs, arrays), inputs, outputs, metadata
+    )
+
+
+def _load_openvino(path: Path, threads: int | None) -> Session:
+    core = openvino_core()
+    model = core.read_model(str(path))
+    # By default it computes in bfloat16 where the CPU can.
+    options: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32'}
+    if threads is not None:
+        options['INFERENCE_NUM_THREADS'] = threads
+    compiled = core.compile_model(model, 'CPU', options)
+    inputs = {
+        port.get_any_name(): tuple(
+            None if n.is_dynamic else n.get_length() for n in port.partial_shape
+        )
+        for port in model.inputs
+    }
+    outputs = [port.get_any_name() for port in model.outputs]
+    has_text = model.has_rt_info([METADATA_KEY])
+    text = model.get_rt_info([METADATA_KEY]).astype(str) if has_text else None
+
+    def run(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        results = compiled(arrays)
+        return [np.array(results[port]) for port in compiled.outputs]
+
+    return Session(run, inputs, outputs, _parse_metadata(text, path))
+
+
+def _load_executorch(path: Path, threads: int | None) -> Session:
+    require('executorch')
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime
+
+    sidecar = path.with_suffix('.json')
+    if not sidecar.is_file():
+        raise UserError(
+            f'{path} has no metadata next to it: {sidecar.name} is missing, which '
+            'tools/export.py wrote with it.'
+        )
+    metadata = json.loads(sidecar.read_text('utf-8'))
+    if threads is not None:
+        portable_lib._unsafe_reset_threadpool(threads)
+    method = Runtime.get().load_program(path).load_method('forward')
+    if method is None:
+        raise UserError(f'{path} has no method "forward".')
+    height, width = metadata['fixed_size']
+
+    def run(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        image = np.ascontiguousarray(arrays['image'], dtype=np.float32)
+        if image.shape != (1, 3, height, width):
+            raise UserError(
+                f'This file takes one image of 3 x {height} x {width} (C x H x W), '
+                f'not an array of {image.shape}.'
+            )
+        maps = method.execute([torch.from_numpy(image)])
+        # Copied because the runtime reuses its output buffers.
+        return [feature_map.numpy().copy() for feature_map in maps]
+
+    outputs = [f'map{i}' for i in range(method.metadata.num_outputs())]
+    return Session(run, {'image': (1, 3, height, width)}, outputs, metadata)
+
+
+LOADERS: dict[str, Callable[[Path, int | None], Session]] = {
+    '.onnx': _load_onnx,
+    '.xml': _load_openvino,
+    '.pte': _load_executorch,
+}
+
+
+def _parse_metadata(text: str | None, path: Path) -> dict[str, Any]:
     if text is None:
         raise UserError(
             f'{path} has no metadata of mobilevig_det: tools/export.py did not '
             'write it.'
         )
     return json.loads(text)
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """Return the only ``openvino.Core`` of this process.
+
+    Each Core takes over the signal stack of its thread and restores the former one
+    when it is destroyed (2026.4). If two are not destroyed in the reverse order of
+    their creation, a freed stack stays in use, and the next signal that Python
+    handles, for example Ctrl-C, kills the process.
+    """
+    require('openvino')
+    import openvino
+
+    return openvino.Core()
+
+
+def require(*packages: str) -> None:
+    """Check that optional packages can be imported.
+
+    Raises:
+        UserError: Names the package and the extra that installs it.
+    """
+    for name in packages:
+        try:
+            with without_telemetry():
+                importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f'This export needs the package {name}, which cannot be imported '
+                f'({error}): pip install "mobilevig_det[export]"'
+            ) from error
+
+
+def without_telemetry() -> AbstractContextManager:
+    """Keep OpenVINO and NNCF from reporting their use to their vendors.
+
+    They send nothing where the environment looks like a CI job's.
+    """
+    return mock.patch.dict(os.environ, CI='true')
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress log messages below ERROR, warnings and printed text of packages."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(level)

@@ -3,8 +3,8 @@ that spread the scores."""
 
 from mobilevig_det.backbones import fuse_backbones
 from mobilevig_det.config import load_config
-from mobilevig_det.export import make_metadata, one_stage, two_stage
-from mobilevig_det.export.onnx_file import write_onnx_detector
+from mobilevig_det.export import make_metadata
+from mobilevig_det.export.onnx import tracing, two_stage, write_onnx_detector
 from mobilevig_det.export.openvino import write_openvino
 
 import pytest
@@ -95,14 +95,14 @@ class Exporter:
         self.model = build(self.cfg)
         fuse_backbones(self.model)
         self._layers = {}
-        self._to_onnx = two_stage.to_onnx
+        self._to_onnx = tracing.to_onnx
 
     def write(self, folder, suffix='.onnx'):
         """The path of a new file, for what the model's test_cfg says now."""
         metadata = make_metadata(self.cfg, self.model, ('a', 'b'), 'detector')
         path = folder / 'detector.onnx'
         with pytest.MonkeyPatch.context() as patch:
-            for module in (one_stage, two_stage):
+            for module in (tracing, two_stage):
                 patch.setattr(module, 'to_onnx', self.once)
             write_onnx_detector(self.model, path, metadata)
         if suffix == '.xml':

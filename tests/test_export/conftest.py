@@ -1,4 +1,4 @@
-from mobilevig_det.export import one_stage, two_stage
+from mobilevig_det.export.onnx import tracing, two_stage
 
 import pytest
 import tiny_detector
@@ -25,9 +25,9 @@ def exporter(request, exporters):
 
 @pytest.fixture
 def traced_once(exporters, monkeypatch):
-    """Tools that export the tiny Faster R-CNN go through PyTorch's exporter once, all
-    together: it has the same weights, and the proof would see others."""
-    for module in (one_stage, two_stage):
+    """Let PyTorch's exporter convert the tiny Faster R-CNN once for all tests that
+    export it with the tool: its weights are the same, else the verification fails."""
+    for module in (tracing, two_stage):
         monkeypatch.setattr(module, 'to_onnx', exporters['Faster R-CNN'].once)
 
 

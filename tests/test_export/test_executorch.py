@@ -1,8 +1,8 @@
 """ExecuTorch files: run in their runtime, and delegated whole."""
 
 from mobilevig_det.errors import UserError
+from mobilevig_det.export import executorch as forms
 from mobilevig_det.export import load
-from mobilevig_det.export import xnnpack_forms as forms
 
 import numpy as np
 import pytest
@@ -77,9 +77,9 @@ def test_forms_equal_what_they_replace(size):
     height, width = size
     doubled = [2 * height, 2 * width]
     expected = F.interpolate(x, scale_factor=2, mode='nearest')
-    assert torch.equal(forms._doubled(x, doubled, None), expected)
-    assert torch.equal(forms._doubled(x, None, [2.0, 2.0]), expected)
-    assert forms._doubled(x, [2 * height, 2 * width - 1], None) is NotImplemented
+    assert torch.equal(forms._upsample_twice(x, doubled, None), expected)
+    assert torch.equal(forms._upsample_twice(x, None, [2.0, 2.0]), expected)
+    assert forms._upsample_twice(x, [2 * height, 2 * width - 1], None) is NotImplemented
     expected = F.max_pool2d(x, 1, 2)
-    assert torch.equal(forms._every_second(x, (1, 1), (2, 2)), expected)
-    assert forms._every_second(x, (2, 2), (2, 2)) is NotImplemented
+    assert torch.equal(forms._subsample(x, (1, 1), (2, 2)), expected)
+    assert forms._subsample(x, (2, 2), (2, 2)) is NotImplemented

@@ -9,10 +9,9 @@ import sys
 import mobilevig_det.export
 from mobilevig_det.config import load_config
 from mobilevig_det.errors import UserError
-from mobilevig_det.export import exported_detector, load
-from mobilevig_det.export.int8 import accuracy, calibration, write
-from mobilevig_det.export.int8.onnx import quantize_onnx
-from mobilevig_det.export.int8.openvino import quantize_openvino
+from mobilevig_det.export import accuracy, exported_detector, int8, load
+from mobilevig_det.export.int8 import quantize_onnx, quantize_openvino
+from mobilevig_det.export.onnx.graph import BUILT
 
 import cv2
 import numpy as np
@@ -49,10 +48,10 @@ def files(exporters, tmp_path_factory):
 
 @pytest.mark.parametrize('suffix', ['.onnx', '.xml'])
 def test_detects_nearly_the_same_in_any_size(files, suffix):
-    float32, int8 = map(load, files[suffix])
-    assert int8.metadata == float32.metadata | {'int8': True}
+    float32, quantized = map(load, files[suffix])
+    assert quantized.metadata == float32.metadata | {'int8': True}
     for size in [(96, 128), (64, 320), (224, 96)]:
-        want, found = float32(**arrays(*size, 1)), int8(**arrays(*size, 1))
+        want, found = float32(**arrays(*size, 1)), quantized(**arrays(*size, 1))
         assert {key: x.shape[1:] for key, x in found.items()} == {
             key: x.shape[1:] for key, x in want.items()
         }
@@ -62,10 +61,10 @@ def test_detects_nearly_the_same_in_any_size(files, suffix):
         assert 1e-3 < error < 0.2  # float32 would be within 1e-6
 
 
-def test_onnx_layers_are_int8_and_the_glue_is_not(files):
-    float32, int8 = (onnx.load(path).graph for path in files['.onnx'])
-    weights = {x.name: onnx.numpy_helper.to_array(x) for x in int8.initializer}
-    by_output = {name: node for node in int8.node for name in node.output}
+def test_onnx_layers_are_int8_and_post_processing_is_float32(files):
+    float32, int8_graph = (onnx.load(path).graph for path in files['.onnx'])
+    weights = {x.name: onnx.numpy_helper.to_array(x) for x in int8_graph.initializer}
+    by_output = {name: node for node in int8_graph.node for name in node.output}
 
     def int8_weight(node):
         source = by_output.get(node.input[1])
@@ -73,7 +72,9 @@ def test_onnx_layers_are_int8_and_the_glue_is_not(files):
             return None
         return weights[source.input[0]]
 
-    layers = [n for n in int8.node if n.op_type in ('Conv', 'Gemm', 'ConvTranspose')]
+    layers = [
+        n for n in int8_graph.node if n.op_type in ('Conv', 'Gemm', 'ConvTranspose')
+    ]
     found = {node.name: int8_weight(node) for node in layers}
     in_float = [name for name, weight in found.items() if weight is None]
     # Two of each of four levels, the box head's two, the masks' last one.
@@ -81,17 +82,17 @@ def test_onnx_layers_are_int8_and_the_glue_is_not(files):
     for weight in found.values():
         assert weight is None or weight.dtype == np.int8 and np.abs(weight).max() <= 64
     # Scores and boxes come from layers, not from 256 values.
-    softmax = next(node for node in int8.node if node.op_type == 'Softmax')
+    softmax = next(node for node in int8_graph.node if node.op_type == 'Softmax')
     assert by_output[softmax.input[0]].op_type == 'Gemm'
 
-    def glue(graph):
-        nodes = [node for node in graph.node if node.name.startswith('glue/')]
+    def built(graph):
+        nodes = [node for node in graph.node if node.name.startswith(BUILT)]
         return sorted((n.name, n.op_type, str(n.attribute), n.output[0]) for n in nodes)
 
-    assert glue(int8) == glue(float32) and len(glue(int8)) > 100
+    assert built(int8_graph) == built(float32) and len(built(int8_graph)) > 100
 
 
-def test_openvino_layers_are_int8_and_the_glue_is_not(files):
+def test_openvino_layers_are_int8_and_post_processing_is_float32(files):
     model = openvino.Core().read_model(str(files['.xml'][1]))
     by_type = {}
     for op in model.get_ops():
@@ -173,7 +174,7 @@ def test_ap_of_the_images_that_are_looked_at(
 
 
 def test_calibrated_on_training_images(shapes_cfg, shapes_root, monkeypatch):
-    inputs = calibration.CalibrationInputs(shapes_cfg, build(shapes_cfg), 3)
+    inputs = int8.CalibrationInputs(shapes_cfg, build(shapes_cfg), 3)
     assert len(list(inputs)) == len(list(inputs)) == 3  # again and again
     names = sorted((shapes_root / 'train').iterdir())
     for given, name in zip(inputs, (names[0], names[3], names[7])):
@@ -183,11 +184,11 @@ def test_calibrated_on_training_images(shapes_cfg, shapes_root, monkeypatch):
         assert given['size'].tolist() == [128, 128]
     numbers = iter([1, 0, 2, 0, 0])
     session = lambda **arrays: dict(boxes=np.zeros((next(numbers), 4)))  # noqa: E731
-    monkeypatch.setattr(calibration, 'load', lambda path: session)
-    inputs.keep_detected('a.onnx')
+    monkeypatch.setattr(int8, 'load', lambda path: session)
+    inputs.drop_images_without_detections('a.onnx')
     assert len(inputs) == 2
     with pytest.raises(UserError, match='detects nothing in 2 images'):
-        inputs.keep_detected('a.onnx')
+        inputs.drop_images_without_detections('a.onnx')
 
 
 @pytest.fixture(scope='module')
@@ -235,10 +236,10 @@ def test_only_a_file_that_lost_little_is_kept(
     source, made = files['.xml']
     export_room = mobilevig_det.export
     monkeypatch.setattr(export_room, 'write', lambda *args: copy(source, args[3]))
-    monkeypatch.setattr(export_room, 'prove', lambda *args: None)
-    monkeypatch.setitem(write.QUANTIZERS, '.xml', lambda *args: copy(made, args[1]))
+    monkeypatch.setattr(export_room, 'verify', lambda *args: None)
+    monkeypatch.setitem(int8.QUANTIZERS, '.xml', lambda *args: copy(made, args[1]))
     aps = iter([{'coco/bbox_mAP': 0.5}, {'coco/bbox_mAP': ap}])
-    monkeypatch.setattr(write, 'evaluate', lambda *args: next(aps))
+    monkeypatch.setattr(int8, 'evaluate', lambda *args: next(aps))
     out = tmp_path / 'm.xml'
     out.write_text('before')
     message = export(trained, '--format', 'openvino', '--out', out)
@@ -284,7 +285,7 @@ from pathlib import Path
 from openvino_telemetry.utils.sender import TelemetrySender
 sent = []
 TelemetrySender.send = lambda self, backend, message: sent.append(message)
-from mobilevig_det.export.int8.openvino import quantize_openvino
+from mobilevig_det.export.int8 import quantize_openvino
 from mobilevig_det.export.openvino import write_openvino
 import numpy, onnx
 from onnx import helper

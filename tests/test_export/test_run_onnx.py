@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from mobilevig_det.export import load
 from mobilevig_det.export.exported_detector import ExportedDetector
 from mobilevig_det.export.openvino import write_openvino
-from mobilevig_det.export.web_folder import PAGE
+from mobilevig_det.export.web import PAGE
 
 import cv2
 import numpy as np

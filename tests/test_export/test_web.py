@@ -1,4 +1,4 @@
-"""The page of --format web, in Node and in a browser, beside MMDetection itself."""
+"""The page of --format web, in Node and in a browser, compared with MMDetection."""
 
 import copy
 import json
@@ -9,9 +9,9 @@ import urllib.request
 from pathlib import Path
 
 from mobilevig_det.errors import UserError
-from mobilevig_det.export import make_metadata, onnx_file
-from mobilevig_det.export.ort_web import FILES, find_ort_web
-from mobilevig_det.export.web_folder import PAGE, check_folder, write_web
+from mobilevig_det.export import make_metadata
+from mobilevig_det.export import onnx as onnx_export
+from mobilevig_det.export.web import FILES, PAGE, check_folder, find_ort_web, write_web
 
 import cv2
 import numpy as np
@@ -87,7 +87,7 @@ class Page:
         metadata = make_metadata(cfg, self.model, ('a', 'b', 'c', 'd', 'e'), 'detector')
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                onnx_file,
+                onnx_export,
                 'write_onnx_detector',
                 lambda model, path, _: exporter.write(folder).rename(path),
             )
@@ -258,7 +258,7 @@ def test_tool_writes_the_folder(
     for _ in range(2):  # anew over the old one
         assert run('export', 'my.py', 'my.pth', *flags) == 0
     output = capsys.readouterr().out
-    assert 'model.onnx beside PyTorch' in output
+    assert 'model.onnx compared with PyTorch' in output
     folder = Path('work_dirs', 'export', 'my_web')
     assert f'python {folder / "serve.py"}' in output
     assert {path.name for path in folder.iterdir()} == {

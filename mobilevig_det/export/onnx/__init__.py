@@ -1,4 +1,10 @@
-"""ONNX files: a whole detector, or a backbone with its neck."""
+"""ONNX files: a whole detector, or a backbone with its neck.
+
+PyTorch's exporter converts the layers (``tracing``). What MMDetection computes around
+them is written with a builder of graphs (``graph``): anchors and box decoding
+(``boxes``), ``nms``, RoIAlign and masks (``two_stage``, ``one_stage``) and the
+backbones' ``graph_steps``.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,14 +13,14 @@ import torch
 from mmdet.models import BaseDetector, FasterRCNN, MaskRCNN, RetinaNet, RTMDet
 from torch import nn
 
-from ..errors import UserError
-from .covered import check_covered
-from .dense import to_onnx
-from .metadata import KEY, to_json
+from ...errors import UserError
+from ..metadata import to_json
+from ..runtimes import METADATA_KEY, require
+from ..supported import check_supported
+from .graph import Graph
+from .graph_steps import STEPS
 from .one_stage import build_retinanet, build_rtmdet_ins
-from .onnx_glue.graph import Graph
-from .onnx_glue.graph_steps import STEPS
-from .packages import needed
+from .tracing import EXAMPLE_SIZE, to_onnx
 from .two_stage import build_two_stage
 
 if TYPE_CHECKING:
@@ -26,23 +32,21 @@ BUILDERS = {
     RetinaNet: build_retinanet,
     RTMDet: build_rtmdet_ins,
 }
-# What a backbone of any size is traced with.
-EXAMPLE = (160, 224)
 
 
 def write_onnx_detector(model: BaseDetector, path: str | Path, metadata: dict) -> None:
-    """Write a whole detector, of any image size.
+    """Write a whole detector for images of any size.
 
     Args:
-        model (BaseDetector): Fused and in eval mode.
-        path (str | Path): Of the file.
+        model (BaseDetector): The detector, fused and in eval mode.
+        path (str | Path): The .onnx file.
         metadata (dict): From :func:`..metadata.make_metadata`.
 
     Raises:
-        UserError: If it isn't of a family that is covered.
+        UserError: If :func:`..supported.check_supported` refuses the detector.
     """
-    check_covered(model)
-    needed('onnx', 'onnxscript')
+    check_supported(model)
+    require('onnx', 'onnxscript')
     save_onnx(BUILDERS[type(model)](model), path, metadata)
 
 
@@ -52,21 +56,21 @@ def write_onnx_backbone(
     size: tuple[int, int] | None,
     metadata: dict[str, Any],
 ) -> None:
-    """Write a backbone with its neck: ``image`` to ``map0``, ``map1``, ….
+    """Write a backbone with its neck: ``image`` to ``map0``, ``map1`` and so on.
 
     Args:
-        model (nn.Module): From images (1, 3, H, W) to a tuple of maps.
-        path (str | Path): Of the file.
-        size (tuple[int, int] | None): Height and width, if it shall take one only.
+        model (nn.Module): Maps images (1, 3, H, W) to a tuple of feature maps.
+        path (str | Path): The .onnx file.
+        size (tuple[int, int] | None): The only height and width that the file takes;
+            None for any.
         metadata (dict): From :func:`..metadata.make_metadata`.
     """
-    needed('onnx', 'onnxscript')
-    example = torch.rand(1, 3, *(size or EXAMPLE))
-    dynamic = [] if size else [2, 3]
-    exported = to_onnx(model, example, 'backbone', dynamic)
+    require('onnx', 'onnxscript')
+    example = torch.rand(1, 3, *(size or EXAMPLE_SIZE))
+    traced = to_onnx(model, example, 'backbone', [] if size else [2, 3])
     g = Graph()
     image = g.input('image', 'float32', [1, 3, *(size or ('height', 'width'))])
-    maps = zip(g.call(exported, image, functions=STEPS), exported.graph.output)
+    maps = zip(g.inline(traced, image, functions=STEPS), traced.graph.output)
     outputs = {
         f'map{i}': (value, 'float32', _shape(info))
         for i, (value, info) in enumerate(maps)
@@ -77,10 +81,10 @@ def write_onnx_backbone(
 def save_onnx(
     model: 'onnx.ModelProto', path: str | Path, metadata: dict[str, Any]
 ) -> None:
-    """Write one file, with the metadata, and weights inside.
+    """Write one file with the weights and the metadata inside.
 
     Raises:
-        UserError: If there is an operator that isn't ONNX's own.
+        UserError: If the model has operators that aren't ONNX's own.
     """
     import onnx
 
@@ -90,7 +94,7 @@ def save_onnx(
             'The model has operators that are not of ONNX itself, which only some '
             f'runtimes have: {", ".join(sorted(others))}.'
         )
-    onnx.helper.set_model_props(model, {KEY: to_json(metadata)})
+    onnx.helper.set_model_props(model, {METADATA_KEY: to_json(metadata)})
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, str(path))
 

@@ -1,9 +1,9 @@
-"""The siblings' graph steps in files for any size, pixel by pixel."""
+"""Graph steps of the sibling backbones in files for any size, against definitions."""
 
 from mobilevig_det.backbones.adaptvig import GlobalAttention
 from mobilevig_det.errors import UserError
 from mobilevig_det.export import load
-from mobilevig_det.export.onnx_file import write_onnx_backbone
+from mobilevig_det.export.onnx import write_onnx_backbone
 from mobilevig_det.export.openvino import write_openvino
 from mobilevig_det.ops import cross_max, gated_max, thresholded_max
 

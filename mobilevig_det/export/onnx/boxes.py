@@ -1,18 +1,19 @@
-"""Priors and boxes, as MMDetection's prior generators and box coders have them.
+"""Anchors, points and box decoding of MMDetection in ONNX.
 
-Boxes are x1, y1, x2, y2 in pixels of the image, one a row.
+Boxes are rows of x1, y1, x2, y2 in pixels of the image.
 """
 
 import numpy as np
 
-from .graph import Graph, Value
-
-FLOAT, INT64 = 1, 7  # onnx.TensorProto's names of types
+from .graph import FLOAT, Graph, Value
 
 
 def _grid(g: Graph, feature: Value, x_to, y_to, strides, offset: float, base) -> Value:
-    """``base + x * x_to + y * y_to`` of each pixel of a map, row by row, where
-    x and y are the pixel's place in the image; shape (H * W * A, 4)."""
+    """Compute ``base + x * x_to + y * y_to`` for each pixel of a feature map.
+
+    x and y are the pixel's coordinates in the image; rows of pixels come one after
+    the other. The shape is (H * W * A, 4).
+    """
     sides = []
     for axis, stride in ((3, strides[0]), (2, strides[1])):
         side = g.Squeeze(g.Shape(feature, start=axis, end=axis + 1))
@@ -31,8 +32,10 @@ def grid_anchors(g: Graph, generator, level: int, feature: Value) -> Value:
 
 
 def grid_points(g: Graph, generator, level: int, feature: Value) -> Value:
-    """``MlvlPointGenerator.single_level_grid_priors`` with strides: x, y,
-    stride along x, stride along y; (H * W, 4)."""
+    """``MlvlPointGenerator.single_level_grid_priors`` with strides.
+
+    Rows are x, y, stride along x, stride along y; the shape is (H * W, 4).
+    """
     strides = generator.strides[level]
     base = [[0, 0, *strides]]
     return _grid(
@@ -41,18 +44,18 @@ def grid_points(g: Graph, generator, level: int, feature: Value) -> Value:
 
 
 def clip(g: Graph, boxes: Value, size: Value) -> Value:
-    """Boxes (…, 4) moved into an image of ``size`` (height, width)."""
+    """Clip boxes (..., 4) to an image of ``size`` (height, width)."""
     sides = g.Cast(g.Gather(size, [1, 0, 1, 0]), to=FLOAT)
     return g.Min(g.Max(boxes, 0.0), sides)
 
 
 def decode_delta(g: Graph, coder, priors: Value, deltas: Value, size: Value) -> Value:
-    """``DeltaXYWHBBoxCoder.decode``, clipped to ``size``; shapes (…, 4)."""
+    """``DeltaXYWHBBoxCoder.decode``, clipped to ``size``; shapes (..., 4)."""
     stds, means = (np.asarray(x, np.float32) for x in (coder.stds, coder.means))
     deltas = deltas * stds + means
     dxy, dwh = g.Split(deltas, axis=-1, num_outputs=2, outputs=2)
     low, high = g.Split(priors, axis=-1, num_outputs=2, outputs=2)
-    # wh_ratio_clip, at its default in every call of MMDetection
+    # wh_ratio_clip: every call of MMDetection leaves it at its default.
     limit = float(np.abs(np.log(16 / 1000)))
     sides = high - low
     centre = (low + high) * 0.5 + sides * dxy

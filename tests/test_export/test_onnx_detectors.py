@@ -1,12 +1,13 @@
-"""Whole detectors in ONNX Runtime and OpenVINO beside MMDetection's own."""
+"""Whole detectors in ONNX Runtime and OpenVINO, compared with MMDetection."""
 
 from mobilevig_det.errors import UserError
-from mobilevig_det.export import load, two_stage
-from mobilevig_det.export.examples import Example
+from mobilevig_det.export import load
 from mobilevig_det.export.metadata import final_test_cfg
-from mobilevig_det.export.onnx_glue import boxes, roi_extractor
-from mobilevig_det.export.proof import _compare, prove_detector
-from mobilevig_det.export.reference import Reference
+from mobilevig_det.export.onnx import boxes, two_stage
+from mobilevig_det.export.verification import verify_detector
+from mobilevig_det.export.verification.examples import Example
+from mobilevig_det.export.verification.reference import Reference
+from mobilevig_det.export.verification.verify import compare_detections
 
 import numpy as np
 import onnx
@@ -40,11 +41,11 @@ def with_siblings():
 
 @pytest.mark.parametrize('exporter', [*with_siblings()], indirect=True)
 @pytest.mark.parametrize('suffix', SUFFIXES)
-def test_sizes_that_hurt(exporter, suffix, tmp_path, capsys):
+def test_difficult_sizes(exporter, suffix, tmp_path, capsys):
     """64 pixels, far from square, padded, no multiple of 32: in one session."""
     if suffix == '.xml' and type(exporter.model.backbone).__name__ == 'GreedyViG':
-        pytest.skip('is refused: OpenVINO computes its loops wrongly')
-    rows = prove_detector(
+        pytest.skip('refused: OpenVINO computes loops wrongly')
+    rows = verify_detector(
         exporter.write(tmp_path, suffix), exporter.model, exporter.cfg
     )
     sizes = ' '.join(row[0] for row in rows)
@@ -74,7 +75,7 @@ def test_numbers_of_detections(exporter, thresholds, number, suffix, tmp_path):
     wanted = {'none': 0, 'one': 1, 'too many': 7}[number]
     assert len(found) > 7
     session = load(exporter.write(tmp_path, suffix))
-    row, wrong, matched = _compare(session, exporter.model, example)
+    row, wrong, matched = compare_detections(session, exporter.model, example)
     assert not wrong and matched == wanted
     outs = session(image=example.image.numpy(), size=np.array([128, 160]))
     assert outs['boxes'].shape == (wanted, 4) and outs['boxes'].dtype == np.float32
@@ -93,7 +94,7 @@ def test_no_box_at_all(exporter, tmp_path):
 
 
 def test_reference_is_the_public_prediction(exporter):
-    """What the proof compares with is what ``model.predict`` gives."""
+    """The reference of the verification is what ``model.predict`` returns."""
     x, size = image(), (120, 150)
     meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
     with torch.no_grad():
@@ -136,7 +137,7 @@ two_stage_nms = two_stage.batched_nms
 
 def without(attribute, value=None):
     """_roi_align, with one attribute left out or changed."""
-    right = roi_extractor._roi_align
+    right = two_stage._roi_align
 
     def wrong(g, layer, feature, rois):
         out = right(g, layer, feature, rois)
@@ -155,17 +156,12 @@ def without(attribute, value=None):
 MISTAKES = {
     'levels suppress each other': (two_stage, 'batched_nms', joined_levels, '.onnx'),
     'another alignment': (
-        roi_extractor,
+        two_stage,
         '_roi_align',
         without('coordinate_transformation_mode', 'output_half_pixel'),
         '.onnx',
     ),
-    'no sampling ratio': (
-        roi_extractor,
-        '_roi_align',
-        without('sampling_ratio'),
-        '.xml',
-    ),
+    'no sampling ratio': (two_stage, '_roi_align', without('sampling_ratio'), '.xml'),
     'no clipping': (boxes, 'clip', lambda g, boxes, size: boxes, '.onnx'),
 }
 
@@ -180,15 +176,15 @@ def crowded(exporters, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(cfg.nms, 'iou_threshold', 0.3)
         path = exporter.write(tmp_path_factory.mktemp('crowded'))
-        prove_detector(path, exporter.model, exporter.cfg)
+        verify_detector(path, exporter.model, exporter.cfg)
         yield exporter
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)
-def test_proof_finds_mistakes(mistake, crowded, tmp_path, monkeypatch):
+def test_verification_finds_mistakes(mistake, crowded, tmp_path, monkeypatch):
     exporter = crowded
     module, name, wrong, suffix = MISTAKES[mistake]
     monkeypatch.setattr(module, name, wrong)
     path = exporter.write(tmp_path, suffix)
     with pytest.raises(UserError, match='something else than the model'):
-        prove_detector(path, exporter.model, exporter.cfg)
+        verify_detector(path, exporter.model, exporter.cfg)

@@ -1,18 +1,20 @@
-"""The siblings' graph steps in ONNX, for maps of any size. The definitions are in
-``ops/``."""
+"""Graph steps of the sibling backbones in ONNX, for feature maps of any size.
 
-from .boxes import FLOAT
-from .graph import Graph, Value
+``mobilevig_det.ops`` has the definitions. PyTorch's exporter writes each as one node,
+which :meth:`.graph.Graph.inline` replaces by these functions.
+"""
+
+from .graph import FLOAT, Graph, Value
 
 END = 2**63 - 1
 AXES = (2, 3)
-# Shifts of the gated links; one beyond the side is none and never wins. Enough for
-# maps of 4096 pixels a side.
+# Shifts of the gated links. One that exceeds the side gives zero, which never wins the
+# maximum. Enough for feature maps of 4096 pixels a side.
 POWERS = [2**i for i in range(1, 12)]
 
 
 def cross_max(g: Graph, x: Value, stride: int) -> Value:
-    """``ops.cross_max``: MobileViGv2's."""
+    """``ops.cross_max``, the graph step of MobileViGv2."""
     best = x
     for axis in AXES:
         best = g.Max(best, *(_shifted(g, x, [n], axis) for n in (stride, -stride)))
@@ -20,7 +22,7 @@ def cross_max(g: Graph, x: Value, stride: int) -> Value:
 
 
 def thresholded_max(g: Graph, x: Value, stride: int) -> Value:
-    """``ops.thresholded_max``: GreedyViG's."""
+    """``ops.thresholded_max``, the graph step of GreedyViG."""
     limit, best = _threshold(g, x), x - x
     for axis in AXES:
 
@@ -35,8 +37,11 @@ def thresholded_max(g: Graph, x: Value, stride: int) -> Value:
 
 
 def gated_max(g: Graph, x: Value, temperature: Value, stride: int) -> Value:
-    """``ops.gated_max``: AdaptViG's. That a gated link may be K long, too, changes
-    nothing: the one without a gate is at least as strong."""
+    """``ops.gated_max``, the graph step of AdaptViG.
+
+    A gated link of length K changes nothing: the link of that length without a gate
+    is at least as strong.
+    """
     scale = g.Abs(temperature) + 1e-6
     best = g.Max(x, *(_shifted(g, x, [stride], axis) for axis in AXES)) - x
     for axis in AXES:
@@ -52,20 +57,23 @@ def _side(g: Graph, x: Value, axis: int) -> Value:
 
 
 def _shifted(g: Graph, x: Value, shift, axis: int) -> Value:
-    """``S(x, shift)`` along an axis: two slices, joined. Of a shift beyond the
-    side, one is everything and the other one empty, so that it is none."""
+    """Roll ``x`` along an axis: two slices, concatenated.
+
+    For a shift that exceeds the side, one slice has everything and the other one is
+    empty, so that nothing moves.
+    """
     cut = g.Neg(shift)
     last, first = g.Slice(x, cut, [END], [axis]), g.Slice(x, [0], cut, [axis])
     return g.Concat(last, first, axis=axis)
 
 
 def _distance(g: Graph, x: Value, other: Value) -> Value:
-    """Sum of absolute differences over the channels: (B, 1, H, W)."""
+    """Compute the L1 distance over the channels, (B, 1, H, W)."""
     return g.ReduceSum(g.Abs(x - other), [1])
 
 
 def _threshold(g: Graph, x: Value) -> Value:
-    """``ops.dagc.threshold``: mean less unbiased standard deviation, (B, 1, 1, 1)."""
+    """``ops.dagc.threshold``: mean minus standard deviation, (B, 1, 1, 1)."""
     other, pixels = x, [1]
     for axis in AXES:
         side = _side(g, x, axis)

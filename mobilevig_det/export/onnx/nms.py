@@ -1,38 +1,37 @@
-"""The best of many boxes: TopK and NMS.
+"""NMS and top-k selection of MMDetection in ONNX.
 
-What is left out has a score of LEFT_OUT, below every true one, and stays in
-its place: so there is always something to sort, and no runtime meets an empty
-tensor before NMS.
+A box that a threshold removes stays in place with the score ``REMOVED``, below every
+true score: so no runtime meets an empty tensor before NMS.
 """
 
-from .boxes import INT64
-from .graph import Graph, Value
+from .graph import INT64, Graph, Value
 
-LEFT_OUT = -1.0
-LOWEST = -0.5  # between LEFT_OUT and 0
+REMOVED = -1.0
+NOT_REMOVED = -0.5  # a threshold between REMOVED and 0
 
 
-def rows(g: Graph, feature: Value, width: int) -> Value:
-    """A map (1, A * width, H, W) as (H * W * A, width), in the order of the priors."""
+def flatten_map(g: Graph, feature: Value, width: int) -> Value:
+    """Reshape a map (1, A * width, H, W) to (H * W * A, width), in order of priors."""
     return g.Reshape(g.Transpose(feature, perm=[0, 2, 3, 1]), [-1, width])
 
 
 def length(g: Graph, x: Value) -> Value:
-    """Size of the first axis, shape (1,)."""
+    """Return the size of the first axis, of shape (1,)."""
     return g.Shape(x, start=0, end=1)
 
 
 def top_k(g: Graph, scores: Value, k: int) -> tuple[Value, Value]:
-    """The best k scores of (N,), or all if there are fewer, and where they are."""
+    """Return the best k of N scores, or all if there are fewer, and their indices."""
     return g.TopK(scores, g.Min(length(g, scores), [k]), axis=0, outputs=2)
 
 
 def keep_if(g: Graph, condition: Value, scores: Value) -> Value:
-    return g.Where(condition, scores, LEFT_OUT)
+    """Set the scores to ``REMOVED`` where the condition does not hold."""
+    return g.Where(condition, scores, REMOVED)
 
 
-def larger_than(g: Graph, boxes: Value, side: float) -> Value:
-    """Whether both sides of (N, 4) are longer than ``side``; (N,)."""
+def is_larger_than(g: Graph, boxes: Value, side: float) -> Value:
+    """Return whether both sides of boxes (N, 4) exceed ``side``, (N,)."""
     x1, y1, x2, y2 = g.Split(boxes, axis=1, num_outputs=4, outputs=4)
     return g.Squeeze((x2 - x1 > float(side)) & (y2 - y1 > float(side)), [1])
 
@@ -43,20 +42,21 @@ def batched_nms(
     """``mmcv.ops.batched_nms``, then the best ``max_per_img``.
 
     Args:
-        g (Graph): Where it is written.
+        g (Graph): The graph to append to.
         boxes (Value): (N, 4).
         scores (Value): (N,).
-        ids (Value): int64 (N,): boxes of different ids don't suppress each other.
-        number (int): Of ids: 0, 1, ….
+        ids (Value): int64 (N,). Boxes of different ids don't suppress each other.
+        number (int): Number of ids, which are 0 to ``number - 1``.
         cfg (ConfigDict): ``test_cfg``, with ``nms.iou_threshold`` and
             ``max_per_img``.
 
     Returns:
-        tuple[Value, Value]: Which boxes, and their scores, by falling score.
+        tuple[Value, Value]: Indices of the boxes and their scores, in descending
+        order of score.
     """
     is_of_id = g.Equal(g.Unsqueeze(ids, [0]), [[i] for i in range(number)])
     table = keep_if(g, is_of_id, g.Unsqueeze(scores, [0]))
-    found = _nms(g, g.Unsqueeze(boxes, [0]), g.Unsqueeze(table, [0]), LOWEST, cfg)
+    found = _nms(g, g.Unsqueeze(boxes, [0]), g.Unsqueeze(table, [0]), NOT_REMOVED, cfg)
     index = g.Gather(found, 2, axis=1)
     best, order = top_k(g, g.Gather(scores, index), cfg.max_per_img)
     return g.Gather(index, order), best
@@ -68,16 +68,16 @@ def multiclass_nms(
     """``mmdet.models.layers.multiclass_nms``.
 
     Args:
-        g (Graph): Where it is written.
+        g (Graph): The graph to append to.
         boxes (Value): (N, C, 4), or (N, 1, 4) where classes share them.
-        scores (Value): (N, C), without the background.
+        scores (Value): (N, C), without the background class.
         cfg (ConfigDict): ``test_cfg.rcnn``.
 
     Returns:
-        tuple[Value, Value, Value]: Boxes (n, 4), scores (n,) and labels (n,),
-        by falling score.
+        tuple[Value, Value, Value]: Boxes (n, 4), scores (n,) and labels (n,), in
+        descending order of score.
     """
-    # Classes on the batch axis, so that each has boxes of its own.
+    # Classes are on the batch axis because each has its own boxes.
     num_classes = g.Shape(scores, start=1, end=2)
     boxes = g.Transpose(boxes, perm=[1, 0, 2])
     boxes = g.Expand(boxes, g.Concat(num_classes, [1, 1], axis=0))
@@ -90,9 +90,12 @@ def multiclass_nms(
 
 
 def _nms(g: Graph, boxes: Value, scores: Value, score_thr: float, cfg) -> Value:
-    """Boxes (B, N, 4), scores (B, C, N) -> int64 (n, 3): batch, class, box.
+    """NonMaxSuppression of boxes (B, N, 4) with scores (B, C, N).
 
-    No class keeps more than all together may: its best go first.
+    Each class keeps at most ``max_per_img`` boxes, as many as all classes together.
+
+    Returns:
+        Value: int64 (n, 3): indices of batch, class and box.
     """
     found = g.NonMaxSuppression(
         boxes, scores, [cfg.max_per_img], [float(cfg.nms.iou_threshold)], [score_thr]

@@ -1,15 +1,23 @@
-"""What counts as the same, and what as borderline."""
+"""Verification of exported files: what counts as the same, and what as borderline."""
 
 from contextlib import nullcontext
 
 from mobilevig_det.errors import UserError
-from mobilevig_det.export import examples, proof
-from mobilevig_det.export.examples import Example
-from mobilevig_det.export.matching import match, unexplained, worst_mask
-from mobilevig_det.export.onnx_file import write_onnx_backbone
+from mobilevig_det.export.onnx import write_onnx_backbone
 from mobilevig_det.export.openvino import write_openvino
-from mobilevig_det.export.proof import prove_backbone
-from mobilevig_det.export.reference import Detections, Reference
+from mobilevig_det.export.verification import (
+    examples,
+    verify,
+    verify_backbone,
+    verify_detector,
+)
+from mobilevig_det.export.verification.examples import Example
+from mobilevig_det.export.verification.matching import (
+    match,
+    smallest_mask_iou,
+    unexplained_differences,
+)
+from mobilevig_det.export.verification.reference import Detections, Reference
 
 import numpy as np
 import pytest
@@ -43,7 +51,7 @@ def test_pairs(other, paired):
     assert found.pairs == ([(0, 0)] if paired else [])
 
 
-def test_each_has_one_partner_whatever_the_order():
+def test_each_detection_has_one_match_in_any_order():
     near = (0, 0, 10, 10.02, 0, 0.9)
     found = match(detections(BASE, near), detections(near, BASE))
     assert sorted(found.pairs) == [(0, 1), (1, 0)]
@@ -61,24 +69,24 @@ def test_each_has_one_partner_whatever_the_order():
 )
 def test_borderline(extra, excused):
     file, model = detections(BASE, extra), detections(BASE)
-    wrong = unexplained(match(file, model), file, model, CFG, [])
+    wrong = unexplained_differences(match(file, model), file, model, CFG, [])
     assert bool(wrong) != excused
 
 
 def test_borderline_at_the_largest_number():
     rows = [(20 * i, 0, 20 * i + 9, 9, 0, 0.5 - 0.0001 * i) for i in range(4)]
     file, model = detections(*rows[:3]), detections(rows[0], rows[1], rows[3])
-    assert not unexplained(match(file, model), file, model, CFG, [])
+    assert not unexplained_differences(match(file, model), file, model, CFG, [])
     roomy = ConfigDict(CFG, max_per_img=9)
-    assert len(unexplained(match(file, model), file, model, roomy, [])) == 2
+    assert len(unexplained_differences(match(file, model), file, model, roomy, [])) == 2
 
 
-def test_neighbours_excuse_what_they_change():
+def test_perturbed_thresholds_excuse_what_they_change():
     extra = (20, 0, 30, 10, 0, 0.5)
     file, model = detections(BASE, extra), detections(BASE)
     found = match(file, model)
-    assert unexplained(found, file, model, CFG, [model])
-    assert not unexplained(found, file, model, CFG, [model, file])
+    assert unexplained_differences(found, file, model, CFG, [model])
+    assert not unexplained_differences(found, file, model, CFG, [model, file])
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,7 @@ def test_neighbours_excuse_what_they_change():
     [(0, 2, True), (0, 3, False), (57, 3, True), (56, 3, False), (10, 40, False)],
 )
 @pytest.mark.parametrize('swapped', [False, True])
-def test_not_all_is_borderline(pairs, alone, excused, swapped):
+def test_many_unmatched_detections_are_an_error(pairs, alone, excused, swapped):
     """Each is within NEAR of the score threshold, but there are too many of them."""
     rows = [(20 * i, 0, 20 * i + 9, 9, 0, 0.5) for i in range(pairs)]
     extra = [(20 * i, 20, 20 * i + 9, 29, 0, 0.0505) for i in range(alone)]
@@ -94,9 +102,11 @@ def test_not_all_is_borderline(pairs, alone, excused, swapped):
     if swapped:
         file, model = model, file
     roomy = ConfigDict(CFG, max_per_img=1000)
-    # Nor do neighbours excuse them.
-    for neighbours in [], [file, model]:
-        wrong = unexplained(match(file, model), file, model, roomy, neighbours)
+    # Perturbed thresholds do not excuse them either.
+    for perturbed in [], [file, model]:
+        wrong = unexplained_differences(
+            match(file, model), file, model, roomy, perturbed
+        )
         assert len(wrong) == (0 if excused else 1)
     if not excused:
         assert wrong[0].startswith('PyTorch alone has' if swapped else 'the file alone')
@@ -107,11 +117,11 @@ def test_masks():
     model = np.full((1, 10, 10), 0.1)
     model[0, :5] = 0.9
     file = model.copy()
-    assert worst_mask([(0, 0)], file, model, 0.5) == 1
+    assert smallest_mask_iou([(0, 0)], file, model, 0.5) == 1
     file[0, 0, 0] = 0.4
-    assert worst_mask([(0, 0)], file, model, 0.5) == pytest.approx(49 / 50)
+    assert smallest_mask_iou([(0, 0)], file, model, 0.5) == pytest.approx(49 / 50)
     model[0, 0, 0] = 0.5004
-    assert worst_mask([(0, 0)], file, model, 0.5) == 1
+    assert smallest_mask_iou([(0, 0)], file, model, 0.5) == 1
 
 
 class Maps(torch.nn.Module):
@@ -132,18 +142,18 @@ def test_backbone(exporters, size, tmp_path):
     write_openvino(path, path.with_suffix('.xml'), {})
     for suffix in ('.onnx', '.xml'):
         args = exporter.model, exporter.cfg, size
-        rows = prove_backbone(path.with_suffix(suffix), backbone, *args)
+        rows = verify_backbone(path.with_suffix(suffix), backbone, *args)
         assert all(len(row) == 6 for row in rows)
     with torch.no_grad():
         exporter.model.neck.fpn_convs[0].conv.bias += 0.01
     with pytest.raises(UserError, match='map0 differs'):
-        prove_backbone(path, backbone, *args)
+        verify_backbone(path, backbone, *args)
     with torch.no_grad():
         exporter.model.neck.fpn_convs[0].conv.bias -= 0.01
 
 
 class WrongLater:
-    """A file's session that is right, but for some image of a size on."""
+    """A session that is wrong from some image of the same size on."""
 
     def __init__(self, compute, first_wrong):
         self.compute, self.first_wrong, self.seen = compute, first_wrong, {}
@@ -161,11 +171,11 @@ class WrongLater:
 @pytest.mark.parametrize('number', [1, 3])
 @pytest.mark.parametrize('what', ['detector', 'maps', 'maps of one size'])
 def test_wrong_from_a_later_image_of_one_size_on(what, number, exporters, monkeypatch):
-    """As OpenVINO's Loop was; the test set may have one image only."""
+    """OpenVINO's Loop was; the test set may have only one image."""
     exporter = exporters['RetinaNet']
     model, backbone = exporter.model, Maps(exporter.model)
-    images = list(examples._generated())[:number]
-    monkeypatch.setattr(examples, '_generated', lambda: iter(images))
+    images = list(examples._generate_images())[:number]
+    monkeypatch.setattr(examples, '_generate_images', lambda: iter(images))
 
     def detect(image, size):
         example = Example(torch.from_numpy(image), tuple(size.tolist()))
@@ -176,16 +186,16 @@ def test_wrong_from_a_later_image_of_one_size_on(what, number, exporters, monkey
         found = backbone(torch.from_numpy(image))
         return {f'map{i}': x.detach().numpy() for i, x in enumerate(found)}
 
-    def prove(first_wrong):
+    def run(first_wrong):
         session = WrongLater(detect if what == 'detector' else maps, first_wrong)
         patch = nullcontext(session)
-        monkeypatch.setattr(proof, 'loaded_with_steps', lambda path: patch)
+        monkeypatch.setattr(verify, 'load_with_graph_steps', lambda path: patch)
         if what == 'detector':
-            return proof.prove_detector('fake', model, exporter.cfg)
+            return verify_detector('fake', model, exporter.cfg)
         size = (64, 96) if what == 'maps of one size' else None
-        return prove_backbone('fake', backbone, model, exporter.cfg, size)
+        return verify_backbone('fake', backbone, model, exporter.cfg, size)
 
-    assert prove(4)
+    assert run(4)
     for first_wrong in (2, 3):
         with pytest.raises(UserError, match='something else than the model'):
-            prove(first_wrong)
+            run(first_wrong)

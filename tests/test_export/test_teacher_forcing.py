@@ -1,9 +1,13 @@
-"""GreedyViG in the proof: another rounding is followed, another step is noticed."""
+"""Teacher forcing of GreedyViG: rounding is accepted, a wrong graph step is not."""
 
 from mobilevig_det import GreedyViG
-from mobilevig_det.export import admission
-from mobilevig_det.export.admission import following, loaded_with_steps, take_steps
-from mobilevig_det.export.onnx_file import write_onnx_backbone
+from mobilevig_det.export.onnx import write_onnx_backbone
+from mobilevig_det.export.verification import teacher_forcing as module
+from mobilevig_det.export.verification.teacher_forcing import (
+    load_with_graph_steps,
+    pop_graph_steps,
+    teacher_forcing,
+)
 from mobilevig_det.ops import dagc
 from mobilevig_det.ops.dagc import naive_thresholded_max
 
@@ -22,12 +26,12 @@ def model():
 
 @pytest.fixture(scope='module')
 def image():
-    """Whose maps have sides that K doesn't divide."""
+    """An image whose maps have sides that K doesn't divide."""
     return torch.randn(1, 3, 104, 168, generator=torch.manual_seed(0))
 
 
 def as_file(model, image, step):
-    """What a file with that step would give: results of the steps, and maps."""
+    """Results of the graph steps, and maps, of a file with that graph step."""
     results = []
 
     def kept(x, stride):
@@ -42,16 +46,16 @@ def as_file(model, image, step):
         return results, model(image)
 
 
-def beside(model, image, results):
-    """PyTorch's maps that follow them, and what is wrong."""
+def forced_maps(model, image, results):
+    """Maps of PyTorch with teacher forcing, and the errors it reports."""
     wrong = []
-    with following(model, results, wrong):
+    with teacher_forcing(model, results, wrong):
         maps = model(image)
     return maps, wrong
 
 
-def test_another_rounding_is_followed(model, image, monkeypatch):
-    monkeypatch.setattr(admission, 'ROUNDING', 5e-3)
+def test_other_rounding_is_accepted(model, image, monkeypatch):
+    monkeypatch.setattr(module, 'ROUNDING', 5e-3)
 
     def nearly(x, stride):
         slack = 2e-3 * float(x.abs().max()) * x.shape[1]
@@ -60,14 +64,14 @@ def test_another_rounding_is_followed(model, image, monkeypatch):
     results, expected = as_file(model, image, nearly)
     plain = model(image)
     assert (plain[-1] - expected[-1]).abs().max() > 0.01 * plain[-1].abs().max()
-    maps, wrong = beside(model, image, results)
+    maps, wrong = forced_maps(model, image, results)
     assert not wrong
     for found, want in zip(maps, expected):
         torch.testing.assert_close(found, want)
-    # And forgotten afterwards.
+    # Afterwards the model computes its own graph steps again.
     assert torch.equal(model(image)[-1], plain[-1])
-    monkeypatch.setattr(admission, 'ROUNDING', 1e-3)
-    assert beside(model, image, results)[1]
+    monkeypatch.setattr(module, 'ROUNDING', 1e-3)
+    assert forced_maps(model, image, results)[1]
 
 
 MISTAKES = {
@@ -75,9 +79,9 @@ MISTAKES = {
     'wrong direction': lambda x, stride: naive_thresholded_max(
         x.flip(2, 3), stride
     ).flip(2, 3),
-    'another K': lambda x, stride: naive_thresholded_max(x, stride + 1),
-    'everyone admitted': lambda x, stride: naive_thresholded_max(x, stride, slack=1e3),
-    'nobody admitted': lambda x, stride: torch.zeros_like(x),
+    'wrong K': lambda x, stride: naive_thresholded_max(x, stride + 1),
+    'all linked': lambda x, stride: naive_thresholded_max(x, stride, slack=1e3),
+    'none linked': lambda x, stride: torch.zeros_like(x),
     'NaN': lambda x, stride: x * torch.nan,
 }
 
@@ -97,29 +101,29 @@ def biased(x, stride):
         return naive_thresholded_max(x, stride)
 
 
-@pytest.mark.parametrize('mistake', [*MISTAKES, 'biased', 'another shape'])
-def test_another_step_is_noticed(model, image, mistake):
-    if mistake == 'another shape':
+@pytest.mark.parametrize('mistake', [*MISTAKES, 'biased', 'wrong shape'])
+def test_wrong_graph_step_is_reported(model, image, mistake):
+    if mistake == 'wrong shape':
         results, _ = as_file(model, image, naive_thresholded_max)
         results[1] = results[1][:, :, 1:]
     else:
         results, _ = as_file(model, image, MISTAKES.get(mistake, biased))
-    _, wrong = beside(model, image, results)
+    _, wrong = forced_maps(model, image, results)
     assert wrong and all('graph step' in words for words in wrong)
 
 
 @pytest.mark.slow
-def test_files_show_their_steps(model, image, tmp_path):
+def test_onnx_files_output_their_graph_steps(model, image, tmp_path):
     path = tmp_path / 'maps.onnx'
     write_onnx_backbone(model, path, None, {})
     expected, maps = as_file(model, image, naive_thresholded_max)
-    with loaded_with_steps(path) as session:
+    with load_with_graph_steps(path) as session:
         outputs = session(image=image.numpy())
-    results = take_steps(outputs)
+    results = pop_graph_steps(outputs)
     assert list(outputs) == [f'map{i}' for i in range(4)]
     for found, want in zip(results, expected, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(outputs['map3'], maps[3], rtol=1e-3, atol=1e-4)
     write_onnx_backbone(model, path, (104, 168), {})
-    with loaded_with_steps(path) as session:
-        assert not take_steps(session(image=image.numpy()))
+    with load_with_graph_steps(path) as session:
+        assert not pop_graph_steps(session(image=image.numpy()))

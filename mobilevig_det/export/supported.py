@@ -1,6 +1,7 @@
-"""Which detectors can be exported whole: what the graph does to the letter.
+"""Which detectors can be exported completely.
 
-A config that asks for anything else is refused, not approximated.
+A setting that the exported graph does not implement exactly is refused rather than
+approximated.
 """
 
 from typing import Any
@@ -43,11 +44,11 @@ FAMILIES = {
 }
 
 
-def check_covered(model: BaseDetector) -> None:
+def check_supported(model: BaseDetector) -> None:
     """Check that the whole detector can be exported.
 
     Raises:
-        UserError: Names what stands against it.
+        UserError: Names the first unsupported detector type, module or setting.
     """
     if type(model) not in FAMILIES:
         raise UserError(
@@ -60,10 +61,9 @@ def check_covered(model: BaseDetector) -> None:
     else:
         _check_one_stage(model)
     for name, module in model.named_modules():
-        if type(module).__module__.startswith('mmcv.ops') and not isinstance(
-            module, RoIAlign
-        ):
-            raise _refused(name, type(module).__name__, 'standard operators of ONNX')
+        kind = type(module)
+        if kind.__module__.startswith('mmcv.ops') and not isinstance(module, RoIAlign):
+            raise _unsupported(name, kind.__name__, 'standard operators of ONNX')
 
 
 def _check_two_stage(model: BaseDetector) -> None:
@@ -115,7 +115,7 @@ def _check_one_stage(model: BaseDetector) -> None:
     custom = getattr(head.loss_cls, 'custom_cls_channels', False)
     _check_value('bbox_head.loss_cls with its own activation', bool(custom), False)
     _check_nms('test_cfg', cfg)
-    # MMDetection leaves the last one out if it is negative.
+    # MMDetection keeps all candidates if it is negative.
     _check_positive('test_cfg.nms_pre', cfg.get('nms_pre', -1))
 
 
@@ -142,41 +142,41 @@ def _check_nms(name: str, cfg) -> None:
     nms = dict(cfg.get('nms') or {})
     _check_value(f'{name}.nms.type', nms.pop('type', 'nms'), 'nms')
     nms.pop('iou_threshold', None)
-    nms.pop('split_thr', None)  # another way to the same boxes
+    nms.pop('split_thr', None)  # changes how boxes are computed, not which
     _check_value(f'{name}.nms.offset', nms.pop('offset', 0), 0)
     _check_value(f'{name}.nms.class_agnostic', nms.pop('class_agnostic', False), False)
     if 'iou_threshold' not in (cfg.get('nms') or {}):
-        raise _refused(f'{name}.nms.iou_threshold', None, 'a number')
+        raise _unsupported(f'{name}.nms.iou_threshold', None, 'a number')
     if nms:
-        raise _refused(f'{name}.nms', nms, 'iou_threshold alone')
+        raise _unsupported(f'{name}.nms', nms, 'iou_threshold alone')
     _check_positive(f'{name}.max_per_img', cfg.get('max_per_img', -1))
 
 
 def _check_threshold(name: str, cfg) -> None:
     value = cfg.get('mask_thr_binary', 0.5)
     if not 0 <= value <= 1:
-        raise _refused(name, value, 'a probability')
+        raise _unsupported(name, value, 'a probability')
 
 
 def _check_type(name: str, found: Any, *known: type) -> None:
-    # A subclass may do anything.
+    # Not isinstance: a subclass may compute something else.
     if type(found) not in known:
-        raise _refused(
+        raise _unsupported(
             name, type(found).__name__, ' or '.join(cls.__name__ for cls in known)
         )
 
 
 def _check_value(name: str, found: Any, known: Any) -> None:
     if found != known:
-        raise _refused(name, found, known)
+        raise _unsupported(name, found, known)
 
 
 def _check_positive(name: str, found: int) -> None:
     if found <= 0:
-        raise _refused(name, found, 'a positive number')
+        raise _unsupported(name, found, 'a positive number')
 
 
-def _refused(name: str, found: Any, known: Any) -> UserError:
+def _unsupported(name: str, found: Any, known: Any) -> UserError:
     return UserError(
         f'{name} is {found!r}; a whole detector is exported with {known} only, so '
         'that its file detects what the model does. --part backbone exports the '

@@ -1,4 +1,4 @@
-"""An ONNX graph that is written like a program."""
+"""Builder of ONNX graphs, used like a library of tensor functions."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +10,15 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 20
+# Prefix of the names of the nodes that Graph appends, to tell them from those that
+# PyTorch's exporter wrote: they are not quantised.
+BUILT = 'built/'
+# Types of onnx.TensorProto, for Cast.
+FLOAT, INT64 = 1, 7
 
 
 class Value:
-    """A tensor of a graph: the output of one of its nodes, an input or a constant."""
+    """A tensor of a graph: an input, a constant or the output of a node."""
 
     def __init__(self, graph: 'Graph', name: str):
         self.graph = graph
@@ -39,11 +44,17 @@ class Value:
 
 
 class Graph:
-    """Collects nodes: ``graph.Add(a, b)`` appends an ``Add`` and returns its output.
+    """An ONNX graph under construction.
 
-    Every standard operator is such a method; keywords are the node's
-    attributes, and ``outputs=2`` makes it return a tuple. Numbers and arrays
-    among the inputs become constants, Python's of float32 and int64.
+    Every standard operator is a method that appends a node and returns its output.
+    Keyword arguments are the node's attributes; with ``outputs=2`` it returns a tuple.
+    Numbers and arrays among the inputs become constants: Python's numbers of float32
+    and int64, arrays of their own type.
+
+    Example:
+        >>> g = Graph()
+        >>> x = g.input('x', 'float32', [1, 3, 'height', 'width'])
+        >>> model = g.model({'y': (g.Relu(x) * 2.0, 'float32', [1, 3, 'h', 'w'])})
     """
 
     def __init__(self) -> None:
@@ -66,7 +77,7 @@ class Graph:
                 op_type,
                 [self.value(x).name for x in inputs],
                 names,
-                name=f'glue/{names[0]}',
+                name=BUILT + names[0],
                 **attributes,
             )
         )
@@ -78,7 +89,7 @@ class Graph:
         return f'{stem}_{self._names}'
 
     def value(self, x) -> Value:
-        """What stands for ``x``: itself, or a constant."""
+        """Return ``x`` if it is a Value, else a constant."""
         from onnx import numpy_helper
 
         if isinstance(x, Value):
@@ -91,7 +102,7 @@ class Graph:
         return Value(self, name)
 
     def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> Value:
-        """Add an input; a string in the shape names a side of any size."""
+        """Add an input; a string in the shape names an axis of any size."""
         from onnx import helper
 
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
@@ -101,13 +112,13 @@ class Graph:
     def loop(
         self, count: Value, body: Callable[[Value, Value], Value], state: Value
     ) -> Value:
-        """``state = body(i, state)`` for i = 0, 1, ..., as often as ``count`` says.
+        """Append a Loop: ``state = body(i, state)`` for i in range(count).
 
         Args:
-            count (Value): int64 (1,).
-            body (Callable): Of i, int64 (1,), and the state; may use other values
-                of the graph, too.
-            state (Value): float32, of four axes.
+            count (Value): Number of iterations, int64 (1,).
+            body (Callable): Function of i, int64 (1,), and the state. It may use
+                other values of the graph.
+            state (Value): The first state, float32, of four axes.
 
         Returns:
             Value: The last state.
@@ -134,7 +145,7 @@ class Graph:
         self._nodes = outside
         return self.Loop(self.Squeeze(count, [0]), np.array(True), state, body=inside)
 
-    def call(
+    def inline(
         self,
         model: 'onnx.ModelProto',
         *inputs: Value,
@@ -145,12 +156,13 @@ class Graph:
         Args:
             model (onnx.ModelProto): The model.
             inputs (Value): Its inputs.
-            functions (dict): Write operators that aren't ONNX's own: name -> function
-                of this graph, a node's inputs and its attributes. What it appends
-                last is the node's output, and gets the operator's name and a number.
+            functions (dict): Implementations of operators that are not ONNX's own:
+                name -> function of this graph, the node's inputs and its attributes.
+                The node that it appends last must be the output, which is named
+                after the operator, with a number.
 
         Returns:
-            list[Value]: Its outputs.
+            list[Value]: The outputs of the model.
         """
         from onnx import compose, helper
 
@@ -171,18 +183,18 @@ class Graph:
         return [Value(self, given.get(o.name, o.name)) for o in graph.output]
 
     def model(self, outputs: Mapping[str, tuple[Value, str, Sequence[int | str]]]):
-        """The finished model.
+        """Build the model.
 
         Args:
             outputs (dict): Name -> value, dtype and shape.
 
         Returns:
-            onnx.ModelProto: Of the oldest format that has the opset.
+            onnx.ModelProto: In the oldest IR version that has the opset.
         """
         from onnx import helper
 
         infos = []
-        # Renamed, not copied: OpenVINO would know a copy by both names.
+        # Renamed rather than copied: OpenVINO would give a copy both names.
         names = {value.name: name for name, (value, _, _) in outputs.items()}
         for node in self._nodes:
             node.input[:] = [names.get(name, name) for name in node.input]

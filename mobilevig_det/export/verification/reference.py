@@ -1,4 +1,4 @@
-"""What MMDetection itself detects, and what it would with thresholds moved."""
+"""MMDetection's own detections, also with thresholds moved by rounding."""
 
 import copy
 from collections.abc import Iterator
@@ -13,15 +13,16 @@ from torch import Tensor
 
 from .examples import Example
 
-# How far a score or an overlap may be from a threshold to fall on either side.
-NEAR = 1e-3
-# Of a runtime's sums, relative to the largest; how often it is tried.
+# How far from a threshold a score or an IoU may be to fall on either side of it.
+BORDERLINE = 1e-3
+# Noise like a runtime's rounding, relative to the largest logit, and how often it is
+# tried.
 ROUNDING = 1e-6
-JITTERS = 4
+NOISE_SEEDS = 4
 
 
 class Detections(NamedTuple):
-    """The outputs of a detector's file, docs/export.md."""
+    """Outputs of a detector's file; see docs/export.md, "The file"."""
 
     boxes: np.ndarray
     labels: np.ndarray
@@ -30,7 +31,12 @@ class Detections(NamedTuple):
 
 
 class Reference:
-    """MMDetection's own prediction for an image, without rescaling."""
+    """MMDetection's own predictions for an image, without rescaling.
+
+    Args:
+        detector (BaseDetector): The detector, fused and in eval mode.
+        example (Example): The image.
+    """
 
     def __init__(self, detector: BaseDetector, example: Example):
         self._detector = detector
@@ -41,45 +47,50 @@ class Reference:
             scale_factor=(1.0, 1.0),
         )
         self._two_stage = hasattr(detector, 'roi_head')
-        # Whose cuts can't be seen in what comes out.
+        # The head whose thresholds can't be seen in the final detections.
         self._head = detector.rpn_head if self._two_stage else detector.bbox_head
         with torch.no_grad():
             self._maps = detector.extract_feat(example.image)
             self._outs = self._head(self._maps)
 
     def detections(self, with_masks: bool = True) -> Detections:
-        """What the model detects."""
+        """Return what the model detects."""
         return self._detect(self._head.test_cfg, with_masks)
 
-    def neighbours(self) -> Iterator[Detections]:
-        """The same, with the first head's thresholds moved by NEAR and less:
-        the further they move, the more else changes with them."""
+    def perturbed_detections(self) -> Iterator[Detections]:
+        """Yield what the model detects, without masks, if rounding decided otherwise.
+
+        The first head's thresholds are moved by BORDERLINE and less: the further they
+        move, the more detections change with them.
+        """
         cfg = self._head.test_cfg
-        for change in (NEAR, NEAR / 10, NEAR / 100, NEAR / 1000):
+        for change in (BORDERLINE / 10**i for i in range(4)):
             for sign in (-1, 1):
-                moved = copy.deepcopy(cfg)
-                moved.nms.iou_threshold += sign * change
-                yield self._detect(moved, False)
-        # Of nearly equal scores, which are many near 1, either may go first.
+                yield self._detect_with(iou_threshold=sign * change)
+        # Of nearly equal scores, which are many near 1, either may come first.
         exact = self._outs
-        for seed in range(JITTERS):
-            self._outs = (_jittered(exact[0], seed), *exact[1:])
+        for seed in range(NOISE_SEEDS):
+            self._outs = (_add_noise(exact[0], seed), *exact[1:])
             yield self._detect(cfg, False)
         self._outs = exact
         if cfg.get('nms_pre', -1) > 0:
             levels = [score.sigmoid().flatten() for score in self._outs[0]]
-            cuts = [_cuts(x, cfg.nms_pre) for x in levels]
+            cuts = [_numbers_above_cut(x, cfg.nms_pre) for x in levels]
             for number in (min(low for low, _ in cuts), max(high for _, high in cuts)):
-                moved = copy.deepcopy(cfg)
-                moved.nms_pre = max(number, 1)
-                yield self._detect(moved, False)
+                yield self._detect_with(nms_pre=number)
         if self._two_stage:
-            whole = copy.deepcopy(cfg)
-            whole.max_per_img = 10**9
-            for number in _cuts(self._first_stage(whole).scores, cfg.max_per_img):
-                moved = copy.deepcopy(cfg)
-                moved.max_per_img = max(number, 1)
-                yield self._detect(moved, False)
+            unlimited = copy.deepcopy(cfg)
+            unlimited.max_per_img = 10**9
+            scores = self._first_stage(unlimited).scores
+            for number in _numbers_above_cut(scores, cfg.max_per_img):
+                yield self._detect_with(max_per_img=number)
+
+    def _detect_with(self, iou_threshold: float = 0, **numbers: int) -> Detections:
+        """Detect with changes of the first head's ``test_cfg``."""
+        cfg = copy.deepcopy(self._head.test_cfg)
+        cfg.nms.iou_threshold += iou_threshold
+        cfg.update({name: max(number, 1) for name, number in numbers.items()})
+        return self._detect(cfg, with_masks=False)
 
     def _first_stage(self, cfg: ConfigDict):
         (found,) = self._head.predict_by_feat(
@@ -111,7 +122,7 @@ class Reference:
         )
 
     def _box_masks(self, found) -> Tensor:
-        """Before they are pasted."""
+        """Return masks within their boxes, not pasted."""
         roi_head = self._detector.roi_head
         if not len(found):
             height, width = roi_head.mask_roi_extractor.roi_layers[0].output_size
@@ -123,8 +134,8 @@ class Reference:
         return preds[range(len(preds)), found.labels]
 
 
-def _jittered(scores: list[Tensor], seed: int) -> list[Tensor]:
-    """Logits with the rounding of another runtime."""
+def _add_noise(scores: list[Tensor], seed: int) -> list[Tensor]:
+    """Add noise to logits, as large as the rounding of another runtime."""
     generator = torch.Generator().manual_seed(seed)
     return [
         score
@@ -133,9 +144,11 @@ def _jittered(scores: list[Tensor], seed: int) -> list[Tensor]:
     ]
 
 
-def _cuts(scores: Tensor, number: int) -> tuple[int, int]:
-    """How many of the scores are surely, and how many may be, among the best."""
+def _numbers_above_cut(scores: Tensor, number: int) -> tuple[int, int]:
+    """Return how many scores are surely, and how many may be, among the best."""
     if len(scores) <= number:
         return len(scores), len(scores)
     cut = scores.sort(descending=True).values[number - 1]
-    return int((scores > cut + NEAR).sum()), int((scores >= cut - NEAR).sum())
+    return int((scores > cut + BORDERLINE).sum()), int(
+        (scores >= cut - BORDERLINE).sum()
+    )

@@ -1,1 +1,0 @@
-"""What MMDetection does around its layers, in ONNX: priors, decoding, NMS, RoIs."""

@@ -1,0 +1,136 @@
+"""Web page that runs a detector in the browser, with onnxruntime-web."""
+
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mmdet.models import BaseDetector
+
+from ..errors import UserError
+from ..io import atomic_write
+from .metadata import to_json
+
+PAGE = Path(__file__).parent / 'web_page'
+MODEL = 'model.onnx'
+PACKAGE = 'onnxruntime-web@1.30.0'  # the version that was tried
+# The files of its 138 MB that a page needs: WebAssembly for CPUs. package.json has the
+# version and the licence (MIT).
+FILES = (
+    'package.json',
+    'dist/ort.wasm.min.mjs',
+    'dist/ort-wasm-simd-threaded.mjs',
+    'dist/ort-wasm-simd-threaded.wasm',
+)
+BY_HAND = (
+    f'Or, on a machine with npm: `npm pack {PACKAGE}`; unpack the archive, and name '
+    'the folder "package" that is in it with --ort-web.'
+)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a UserError if writing the page to ``folder`` would replace other files."""
+    is_page = (folder / MODEL).is_file() and (folder / 'serve.py').is_file()
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not is_page and not is_empty:
+        raise UserError(
+            f'--out {folder} exists, and is not a page that --format web wrote: it '
+            'would be replaced. Name a folder that does not exist yet.'
+        )
+
+
+def write_web(
+    detector: BaseDetector, folder: Path, metadata: dict[str, Any], ort_web: Path
+) -> Path:
+    """Write index.html and all files that it needs; it loads nothing from elsewhere.
+
+    Args:
+        detector (BaseDetector): The detector, fused and in eval mode.
+        folder (Path): The folder of the page.
+        metadata (dict): From :func:`.metadata.make_metadata`. It also goes into
+            model.json because onnxruntime-web cannot read that of a model.
+        ort_web (Path): From :func:`find_ort_web`.
+
+    Returns:
+        Path: The .onnx file in the folder.
+
+    Raises:
+        UserError: If the detector is not supported.
+    """
+    from .onnx import write_onnx_detector
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in PAGE.iterdir():
+        if source.is_file():
+            shutil.copyfile(source, folder / source.name)
+    (folder / 'ort').mkdir()
+    for name in FILES:
+        shutil.copyfile(ort_web / name, folder / 'ort' / Path(name).name)
+    (folder / 'model.json').write_text(to_json(metadata), encoding='utf-8')
+    write_onnx_detector(detector, folder / MODEL, metadata)
+    return folder / MODEL
+
+
+def find_ort_web(given: str | Path | None = None, cache: Path | None = None) -> Path:
+    """Find the npm package onnxruntime-web; npm fetches it once.
+
+    Args:
+        given (str | Path | None): The unpacked package, if the user has it.
+        cache (Path | None): The folder to fetch it into. Defaults to
+            ``$XDG_CACHE_HOME/mobilevig_det`` or ``~/.cache/mobilevig_det``.
+
+    Returns:
+        Path: The folder of the package, which has all of ``FILES``.
+
+    Raises:
+        UserError: If ``given`` is another folder, or npm can't fetch the package.
+    """
+    if given is not None:
+        missing = [name for name in FILES if not Path(given, name).is_file()]
+        if missing:
+            raise UserError(
+                f'--ort-web {given} is not the npm package onnxruntime-web: it has no '
+                f'{missing[0]}. {BY_HAND}'
+            )
+        return Path(given)
+    home = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    folder = (cache or home / 'mobilevig_det') / PACKAGE
+    if not folder.is_dir():
+        _fetch(folder)
+    return folder
+
+
+def _fetch(folder: Path) -> None:
+    npm = shutil.which('npm')
+    if npm is None:
+        raise UserError(
+            f'The page needs {PACKAGE}, and npm, which fetches it, is not here: '
+            f'install Node.js. {BY_HAND}'
+        )
+    print(f'npm fetches {PACKAGE} (33 MB) into {folder.parent}, once.', flush=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory() as temporary,
+            atomic_write(folder, unique=True) as part,
+        ):
+            command = [npm, 'pack', PACKAGE, '--silent']
+            # npm compares the archive with the registry's checksum.
+            subprocess.run(command, check=True, cwd=temporary, capture_output=True)
+            (archive,) = Path(temporary).glob('*.tgz')
+            with tarfile.open(archive) as tar:
+                for name in FILES:
+                    file = tar.extractfile(f'package/{name}')
+                    assert file is not None
+                    (part / name).parent.mkdir(parents=True, exist_ok=True)
+                    (part / name).write_bytes(file.read())
+    except subprocess.CalledProcessError as error:
+        output = error.stderr.decode(errors='replace').strip()[-500:]
+        raise UserError(f'npm cannot fetch {PACKAGE}: {output}\n{BY_HAND}') from error
+    except (OSError, KeyError, tarfile.TarError) as error:
+        raise UserError(
+            f'{PACKAGE} cannot be put into {folder}: {error}. {BY_HAND}'
+        ) from error
