@@ -13,6 +13,12 @@ from mmengine.config import Config
 from ..errors import UserError
 from ..io import atomic_write_group
 from .backbone import BackboneWithNeck
+from .coreml import write_coreml
+from .executorch import write_executorch
+from .onnx import write_onnx_backbone, write_onnx_detector
+from .openvino import write_openvino
+from .verification import verify_backbone, verify_detector
+from .web import write_web
 
 
 class Format(NamedTuple):
@@ -38,8 +44,6 @@ FORMATS = {
 
 def check_part(name: str, part: str) -> None:
     """Raise a UserError if a format can't hold that part of a detector."""
-    if name == 'web' and part != 'detector':
-        raise UserError('--format web is a page that detects: --part detector only.')
     if part not in FORMATS[name].parts:
         raise UserError(
             f'--format {name} takes --part {FORMATS[name].parts[0]} only. --format '
@@ -112,9 +116,6 @@ def write(
     Raises:
         UserError: If the detector can't be exported; the message says why.
     """
-    # Each format's packages are optional, and slow to import.
-    from .onnx import write_onnx_backbone, write_onnx_detector
-
     if name in ('onnx', 'openvino'):
         onnx_path = path.with_suffix('.onnx')
         if part == 'detector':
@@ -122,22 +123,14 @@ def write(
         else:
             write_onnx_backbone(BackboneWithNeck(detector), onnx_path, size, metadata)
         if name == 'openvino':
-            from .openvino import write_openvino
-
             write_openvino(onnx_path, path, metadata)
             onnx_path.unlink()
     elif name == 'web':
-        from .web import write_web
-
         assert ort_web is not None
         path = write_web(detector, path, metadata, ort_web)
     elif name == 'executorch':
-        from .executorch import write_executorch
-
         write_executorch(BackboneWithNeck(detector), path, size, metadata)
     else:
-        from .coreml import write_coreml
-
         counts = write_coreml(BackboneWithNeck(detector), path, size, metadata)
         print(
             f'A program of {counts.total()} operations: '
@@ -160,8 +153,6 @@ def verify(
     Raises:
         UserError: If they differ by more than rounding explains.
     """
-    from .verification import verify_backbone, verify_detector
-
     if part == 'detector':
         verify_detector(path, detector, cfg)
     else:

@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +27,7 @@ from ..errors import UserError
 METADATA_KEY = 'mobilevig_det'  # in ONNX, OpenVINO and Core ML files
 
 
+@dataclass(frozen=True, eq=False)
 class Session:
     """A loaded model, called with arrays by name: ``session(image=image)``.
 
@@ -34,22 +36,16 @@ class Session:
             None for an axis of any size.
         outputs (list[str]): Names of the outputs.
         metadata (dict): See docs/export.md, "Metadata".
+        run (Callable): Computes the outputs, in their order.
     """
 
-    def __init__(
-        self,
-        run: Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]],
-        inputs: dict[str, tuple[int | None, ...]],
-        outputs: list[str],
-        metadata: dict[str, Any],
-    ):
-        self._run = run
-        self.inputs = inputs
-        self.outputs = outputs
-        self.metadata = metadata
+    inputs: dict[str, tuple[int | None, ...]]
+    outputs: list[str]
+    metadata: dict[str, Any]
+    run: Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
     def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(self.outputs, self._run(arrays), strict=True))
+        return dict(zip(self.outputs, self.run(arrays), strict=True))
 
 
 def load(path: str | Path, threads: int | None = None) -> Session:
@@ -107,9 +103,7 @@ def _load_onnx(path: Path, threads: int | None) -> Session:
     }
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     metadata = _parse_metadata(text, path)
-    return Session(
-        lambda arrays: session.run(outputs, arrays), inputs, outputs, metadata
-    )
+    return Session(inputs, outputs, metadata, lambda x: session.run(outputs, x))
 
 
 def _load_openvino(path: Path, threads: int | None) -> Session:
@@ -134,7 +128,7 @@ def _load_openvino(path: Path, threads: int | None) -> Session:
         results = compiled(arrays)
         return [np.array(results[port]) for port in compiled.outputs]
 
-    return Session(run, inputs, outputs, _parse_metadata(text, path))
+    return Session(inputs, outputs, _parse_metadata(text, path), run)
 
 
 def _load_executorch(path: Path, threads: int | None) -> Session:
@@ -168,7 +162,7 @@ def _load_executorch(path: Path, threads: int | None) -> Session:
         return [feature_map.numpy().copy() for feature_map in maps]
 
     outputs = [f'map{i}' for i in range(method.metadata.num_outputs())]
-    return Session(run, {'image': (1, 3, height, width)}, outputs, metadata)
+    return Session({'image': (1, 3, height, width)}, outputs, metadata, run)
 
 
 LOADERS: dict[str, Callable[[Path, int | None], Session]] = {

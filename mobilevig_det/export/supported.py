@@ -7,40 +7,15 @@ approximated.
 from typing import Any
 
 from mmcv.ops import RoIAlign
-from mmdet.models import (
-    BaseDetector,
-    FasterRCNN,
-    FCNMaskHead,
-    MaskRCNN,
-    RetinaHead,
-    RetinaNet,
-    RPNHead,
-    RTMDet,
-    RTMDetInsHead,
-    RTMDetInsSepBNHead,
-    SingleRoIExtractor,
-    StandardRoIHead,
-)
-from mmdet.models.roi_heads.bbox_heads import (
-    BBoxHead,
-    ConvFCBBoxHead,
-    Shared2FCBBoxHead,
-    Shared4Conv1FCBBoxHead,
-)
-from mmdet.models.task_modules import (
-    AnchorGenerator,
-    DeltaXYWHBBoxCoder,
-    DistancePointBBoxCoder,
-    MlvlPointGenerator,
-)
+from mmdet.models import BaseDetector, dense_heads, detectors, roi_heads, task_modules
 
 from ..errors import UserError
 
 FAMILIES = {
-    MaskRCNN: 'Mask R-CNN',
-    FasterRCNN: 'Faster R-CNN',
-    RetinaNet: 'RetinaNet',
-    RTMDet: 'RTMDet-Ins',
+    detectors.MaskRCNN: 'Mask R-CNN',
+    detectors.FasterRCNN: 'Faster R-CNN',
+    detectors.RetinaNet: 'RetinaNet',
+    detectors.RTMDet: 'RTMDet-Ins',
 }
 
 
@@ -56,7 +31,7 @@ def check_supported(model: BaseDetector) -> None:
             f'{", ".join(FAMILIES.values())} are. --part backbone exports the '
             'backbone and the neck of any detector.'
         )
-    if isinstance(model, (MaskRCNN, FasterRCNN)):
+    if isinstance(model, (detectors.MaskRCNN, detectors.FasterRCNN)):
         _check_two_stage(model)
     else:
         _check_one_stage(model)
@@ -68,8 +43,8 @@ def check_supported(model: BaseDetector) -> None:
 
 def _check_two_stage(model: BaseDetector) -> None:
     rpn, roi = model.rpn_head, model.roi_head
-    _check_type('rpn_head', rpn, RPNHead)
-    _check_type('roi_head', roi, StandardRoIHead)
+    _check_type('rpn_head', rpn, dense_heads.RPNHead)
+    _check_type('roi_head', roi, roi_heads.StandardRoIHead)
     _check_value('roi_head.shared_head', roi.with_shared_head, False)
     _check_anchors('rpn_head', rpn)
     _check_nms('test_cfg.rpn', rpn.test_cfg)
@@ -78,10 +53,10 @@ def _check_two_stage(model: BaseDetector) -> None:
     _check_type(
         'roi_head.bbox_head',
         head,
-        BBoxHead,
-        ConvFCBBoxHead,
-        Shared2FCBBoxHead,
-        Shared4Conv1FCBBoxHead,
+        roi_heads.BBoxHead,
+        roi_heads.ConvFCBBoxHead,
+        roi_heads.Shared2FCBBoxHead,
+        roi_heads.Shared4Conv1FCBBoxHead,
     )
     _check_value('roi_head.bbox_head.with_cls', head.with_cls, True)
     _check_value('roi_head.bbox_head.with_reg', head.with_reg, True)
@@ -94,23 +69,27 @@ def _check_two_stage(model: BaseDetector) -> None:
     _check_extractor('roi_head.bbox_roi_extractor', roi.bbox_roi_extractor)
     _check_nms('test_cfg.rcnn', roi.test_cfg)
     if roi.with_mask:
-        _check_type('roi_head.mask_head', roi.mask_head, FCNMaskHead)
+        _check_type('roi_head.mask_head', roi.mask_head, roi_heads.FCNMaskHead)
         _check_extractor('roi_head.mask_roi_extractor', roi.mask_roi_extractor)
         _check_threshold('test_cfg.rcnn.mask_thr_binary', roi.test_cfg)
 
 
 def _check_one_stage(model: BaseDetector) -> None:
     head, cfg = model.bbox_head, model.test_cfg
-    if isinstance(model, RTMDet):
-        _check_type('bbox_head', head, RTMDetInsHead, RTMDetInsSepBNHead)
+    if isinstance(model, detectors.RTMDet):
+        _check_type(
+            'bbox_head', head, dense_heads.RTMDetInsHead, dense_heads.RTMDetInsSepBNHead
+        )
         generator, coder = head.prior_generator, head.bbox_coder
-        _check_type('bbox_head.anchor_generator', generator, MlvlPointGenerator)
-        _check_type('bbox_head.bbox_coder', coder, DistancePointBBoxCoder)
+        _check_type(
+            'bbox_head.anchor_generator', generator, task_modules.MlvlPointGenerator
+        )
+        _check_type('bbox_head.bbox_coder', coder, task_modules.DistancePointBBoxCoder)
         _check_value('bbox_head.bbox_coder.clip_border', coder.clip_border, True)
         _check_value('bbox_head.use_sigmoid_cls', head.use_sigmoid_cls, True)
         _check_threshold('test_cfg.mask_thr_binary', cfg)
     else:
-        _check_type('bbox_head', head, RetinaHead)
+        _check_type('bbox_head', head, dense_heads.RetinaHead)
         _check_anchors('bbox_head', head)
     custom = getattr(head.loss_cls, 'custom_cls_channels', False)
     _check_value('bbox_head.loss_cls with its own activation', bool(custom), False)
@@ -120,19 +99,21 @@ def _check_one_stage(model: BaseDetector) -> None:
 
 
 def _check_anchors(name: str, head) -> None:
-    _check_type(f'{name}.anchor_generator', head.prior_generator, AnchorGenerator)
+    _check_type(
+        f'{name}.anchor_generator', head.prior_generator, task_modules.AnchorGenerator
+    )
     _check_delta_coder(f'{name}.bbox_coder', head.bbox_coder)
     _check_value(f'{name}.loss_cls.use_sigmoid', head.use_sigmoid_cls, True)
 
 
 def _check_delta_coder(name: str, coder) -> None:
-    _check_type(name, coder, DeltaXYWHBBoxCoder)
+    _check_type(name, coder, task_modules.DeltaXYWHBBoxCoder)
     _check_value(f'{name}.clip_border', coder.clip_border, True)
     _check_value(f'{name}.add_ctr_clamp', coder.add_ctr_clamp, False)
 
 
 def _check_extractor(name: str, extractor) -> None:
-    _check_type(name, extractor, SingleRoIExtractor)
+    _check_type(name, extractor, roi_heads.SingleRoIExtractor)
     for layer in extractor.roi_layers:
         _check_type(f'{name}.roi_layer', layer, RoIAlign)
         _check_value(f'{name}.roi_layer.pool_mode', layer.pool_mode, 'avg')

@@ -13,6 +13,7 @@ from mmdet.models import BaseDetector
 from ..errors import UserError
 from ..io import atomic_write
 from .metadata import to_json
+from .onnx import write_onnx_detector
 
 PAGE = Path(__file__).parent / 'web_page'
 MODEL = 'model.onnx'
@@ -60,8 +61,6 @@ def write_web(
     Raises:
         UserError: If the detector is not supported.
     """
-    from .onnx import write_onnx_detector
-
     folder.mkdir(parents=True, exist_ok=True)
     for source in PAGE.iterdir():
         if source.is_file():

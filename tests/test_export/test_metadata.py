@@ -9,13 +9,13 @@ from mmdet.models.dense_heads import RTMDetInsHead
 
 
 def test_padding_of_the_pipeline_is_written():
-    """RTMDet's own pipeline pads with a grey, before normalisation."""
+    """RTMDet's pipeline pads with grey, before normalisation."""
     cfg = config('RTMDet-Ins')
     metadata = make_metadata(cfg, build(cfg), ('a',), 'detector')
     assert metadata['pad'] == {'size': [640, 640], 'value': [114, 114, 114]}
 
 
-def test_whether_masks_are_resized_by_the_other_sides_factor(monkeypatch):
+def test_tells_whether_mmdetection_swaps_the_scale_factors_of_masks(monkeypatch):
     cfg = config('RTMDet-Ins')
     model = build(cfg)
     masks = make_metadata(cfg, model, ('a',), 'detector')['masks']

@@ -21,7 +21,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize('key', REFUSED)
-def test_refused_settings(key):
+def test_unsupported_settings_are_refused(key):
     cfg = config('Faster R-CNN')
     cfg.merge_from_dict({f'model.{key}': REFUSED[key]})
     model = build(cfg)
@@ -29,14 +29,14 @@ def test_refused_settings(key):
         check_supported(model)
 
 
-def test_another_head_is_refused():
+def test_subclass_of_a_head_is_refused():
     model = build(config('RetinaNet'))
     model.bbox_head.__class__ = type('MyHead', (type(model.bbox_head),), {})
     with pytest.raises(UserError, match='MyHead.*RetinaHead only'):
         check_supported(model)
 
 
-def test_other_families_are_named():
+def test_other_detectors_are_refused():
     cfg = config('RetinaNet')
     cfg.model.type = 'ATSS'
     with pytest.raises(UserError, match='ATSS.*Mask R-CNN, Faster R-CNN, RetinaNet'):

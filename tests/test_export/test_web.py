@@ -9,8 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from mobilevig_det.errors import UserError
-from mobilevig_det.export import make_metadata
-from mobilevig_det.export import onnx as onnx_export
+from mobilevig_det.export import make_metadata, web
 from mobilevig_det.export.web import FILES, PAGE, check_folder, find_ort_web, write_web
 
 import cv2
@@ -87,7 +86,7 @@ class Page:
         metadata = make_metadata(cfg, self.model, ('a', 'b', 'c', 'd', 'e'), 'detector')
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                onnx_export,
+                web,
                 'write_onnx_detector',
                 lambda model, path, _: exporter.write(folder).rename(path),
             )

@@ -30,16 +30,10 @@ def keep_if(g: Graph, condition: Value, scores: Value) -> Value:
     return g.Where(condition, scores, REMOVED)
 
 
-def is_larger_than(g: Graph, boxes: Value, side: float) -> Value:
-    """Return whether both sides of boxes (N, 4) exceed ``side``, (N,)."""
-    x1, y1, x2, y2 = g.Split(boxes, axis=1, num_outputs=4, outputs=4)
-    return g.Squeeze((x2 - x1 > float(side)) & (y2 - y1 > float(side)), [1])
-
-
 def batched_nms(
     g: Graph, boxes: Value, scores: Value, ids: Value, number: int, cfg
 ) -> tuple[Value, Value]:
-    """``mmcv.ops.batched_nms``, then the best ``max_per_img``.
+    """``mmcv.ops.batched_nms`` of boxes of a minimum size, then the best of all.
 
     Args:
         g (Graph): The graph to append to.
@@ -47,13 +41,17 @@ def batched_nms(
         scores (Value): (N,).
         ids (Value): int64 (N,). Boxes of different ids don't suppress each other.
         number (int): Number of ids, which are 0 to ``number - 1``.
-        cfg (ConfigDict): ``test_cfg``, with ``nms.iou_threshold`` and
-            ``max_per_img``.
+        cfg (ConfigDict): ``test_cfg``, with ``nms.iou_threshold``, ``max_per_img``
+            and perhaps ``min_bbox_size``.
 
     Returns:
         tuple[Value, Value]: Indices of the boxes and their scores, in descending
         order of score.
     """
+    if cfg.get('min_bbox_size', -1) >= 0:
+        sides = g.Sub(*g.Split(boxes, axis=1, num_outputs=2, outputs=2)[::-1])
+        shorter_side = g.ReduceMin(sides, [1], keepdims=0)
+        scores = keep_if(g, shorter_side > float(cfg.min_bbox_size), scores)
     is_of_id = g.Equal(g.Unsqueeze(ids, [0]), [[i] for i in range(number)])
     table = keep_if(g, is_of_id, g.Unsqueeze(scores, [0]))
     found = _nms(g, g.Unsqueeze(boxes, [0]), g.Unsqueeze(table, [0]), NOT_REMOVED, cfg)

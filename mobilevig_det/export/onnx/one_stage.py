@@ -8,7 +8,7 @@ from mmdet.models import BaseDetector
 
 from .boxes import decode_delta, decode_distance, grid_anchors, grid_points
 from .graph import Graph, Value
-from .nms import batched_nms, flatten_map, is_larger_than, keep_if, top_k
+from .nms import batched_nms, flatten_map, keep_if, top_k
 from .tracing import finish_detector, start_detector
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def build_retinanet(detector: BaseDetector) -> 'onnx.ModelProto':
     ]
     scores, labels, (deltas, priors) = _select_candidates(g, head, cls_scores, rows)
     boxes = decode_delta(g, head.bbox_coder, priors, deltas, size)
-    index, scores = _post_process(g, head, boxes, scores, labels)
+    index, scores = batched_nms(
+        g, boxes, scores, labels, head.num_classes, head.test_cfg
+    )
     return finish_detector(g, g.Gather(boxes, index), g.Gather(labels, index), scores)
 
 
@@ -56,7 +58,9 @@ def build_rtmdet_ins(detector: BaseDetector) -> 'onnx.ModelProto':
     )
     points = g.Gather(priors, [0, 1], axis=1)
     boxes = decode_distance(g, points, distances, size)
-    index, scores = _post_process(g, head, boxes, scores, labels)
+    index, scores = batched_nms(
+        g, boxes, scores, labels, head.num_classes, head.test_cfg
+    )
     boxes, labels, priors, kernels = (
         g.Gather(x, index) for x in (boxes, labels, priors, kernels)
     )
@@ -73,7 +77,7 @@ def _select_candidates(
         g (Graph): The graph to append to.
         head (BaseDenseHead): The head, with its ``test_cfg``.
         cls_scores (list[Value]): Classification map of each level.
-        rows (Sequence[tuple[Value, ...]]): For each level, tensors with one row for each
+        rows (Sequence[tuple[Value, ...]]): For each level, tensors with one row a
             prior.
 
     Returns:
@@ -92,16 +96,6 @@ def _select_candidates(
     scores, labels, *rest = (g.Concat(*parts, axis=0) for parts in zip(*found))
     threshold = float(head.test_cfg.get('score_thr', 0))
     return keep_if(g, scores > threshold, scores), labels, rest
-
-
-def _post_process(
-    g: Graph, head, boxes: Value, scores: Value, labels: Value
-) -> tuple[Value, Value]:
-    """``_bbox_post_process``: indices of the candidates to keep, and their scores."""
-    cfg = head.test_cfg
-    if cfg.get('min_bbox_size', -1) >= 0:
-        scores = keep_if(g, is_larger_than(g, boxes, cfg.min_bbox_size), scores)
-    return batched_nms(g, boxes, scores, labels, head.num_classes, cfg)
 
 
 def _predict_masks(

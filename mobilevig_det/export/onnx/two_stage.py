@@ -10,15 +10,7 @@ from mmdet.models import BaseDetector
 
 from .boxes import decode_delta, grid_anchors
 from .graph import INT64, Graph, Value
-from .nms import (
-    batched_nms,
-    flatten_map,
-    is_larger_than,
-    keep_if,
-    length,
-    multiclass_nms,
-    top_k,
-)
+from .nms import batched_nms, flatten_map, length, multiclass_nms, top_k
 from .tracing import finish_detector, start_detector, to_onnx
 
 if TYPE_CHECKING:
@@ -64,8 +56,6 @@ def rpn_proposals(
         found.append((scores, deltas, priors, g.Expand(level, length(g, scores))))
     scores, deltas, priors, level_ids = (g.Concat(*x, axis=0) for x in zip(*found))
     boxes = decode_delta(g, head.bbox_coder, priors, deltas, size)
-    if cfg.get('min_bbox_size', -1) >= 0:
-        scores = keep_if(g, is_larger_than(g, boxes, cfg.min_bbox_size), scores)
     index, _ = batched_nms(g, boxes, scores, level_ids, len(found), cfg)
     return g.Gather(boxes, index)
 

@@ -57,12 +57,12 @@ def make_examples(
     try:
         check_data_paths(cfg, ['test'])
         raw = list(_load_test_images(cfg)) if cfg.get('test_dataloader') else []
-        source = "of the config's test set"
+        source = "on images of the config's test set"
     except UserError:
         raw = []
     if not raw:
         raw = list(_generate_images())
-        source = "generated (the config's test set is missing)"
+        source = "on images that were generated (the config's test set is missing)"
     flipped = raw[0].flip(-1), raw[0].flip(-2)  # for a test set of one or two images
     three = [*raw, *flipped][:NUMBER]
     if fixed_size is not None:

@@ -1,5 +1,6 @@
 """Compare an exported file with the model that it was made of."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,22 +47,18 @@ def verify_detector(
         UserError: If they differ by more than the limits of docs/export.md.
     """
     source, examples = make_examples(cfg, detector)
-    rows, errors, total = [], [], 0
-    with load_with_graph_steps(path) as session:
-        for example in examples:
-            row, found, number = compare_detections(session, detector, example)
-            rows.append(row)
-            errors += [f'{row[0]}: {error}' for error in found]
-            total += number
-    header = ['H x W', 'detections', 'borderline', 'pixels', 'score', 'mask IoU']
-    print(AsciiTable([header, *rows]).table)
-    print(f'{Path(path).name} compared with PyTorch, on images {source}.')
-    if not total:
+    rows, errors = _compare_all(
+        path, examples, lambda *pair: compare_detections(detector, *pair)
+    )
+    columns = ['detections', 'borderline', 'pixels', 'score', 'mask IoU']
+    _report(
+        columns, rows, errors, f'{Path(path).name} compared with PyTorch, {source}.'
+    )
+    if not any(int(row[1]) for row in rows):
         print(
             'Nothing was detected in any of them, so no box was compared: the '
             'scores of this checkpoint are all under the threshold.'
         )
-    _raise_if_any(errors)
     return rows
 
 
@@ -90,24 +87,51 @@ def verify_backbone(
         UserError: If they differ by more than the limits of docs/export.md.
     """
     source, examples = make_examples(cfg, detector, fixed_size)
-    rows, errors = [], []
-    with load_with_graph_steps(path) as session:
-        for example in examples:
-            row, found = _compare_maps(session, backbone, example)
-            rows.append(row)
-            errors += [f'{row[0]}: {error}' for error in found]
-    header = ['H x W', *(f'map{i}' for i in range(len(rows[0]) - 1))]
-    print(AsciiTable([header, *rows]).table)
-    print(
-        f'{Path(path).name} compared with PyTorch, on images {source}: largest '
-        'differences, relative to the largest value of the map.'
+    rows, errors = _compare_all(
+        path, examples, lambda *pair: _compare_maps(backbone, *pair)
     )
-    _raise_if_any(errors)
+    columns = [f'map{i}' for i in range(len(rows[0]) - 1)]
+    text = (
+        f'{Path(path).name} compared with PyTorch, {source}: largest differences, '
+        'relative to the largest value of the map.'
+    )
+    _report(columns, rows, errors, text)
     return rows
 
 
+def _compare_all(
+    path: str | Path,
+    examples: list[Example],
+    compare: Callable[[Session, Example], tuple[list[str], list[str]]],
+) -> tuple[list[list[str]], list[str]]:
+    """Return the rows of the table, and the error messages of all examples."""
+    rows, errors = [], []
+    with load_with_graph_steps(path) as session:
+        for example in examples:
+            row, found = compare(session, example)
+            rows.append(row)
+            errors += [f'{row[0]}: {error}' for error in found]
+    return rows, errors
+
+
+def _report(
+    columns: list[str], rows: list[list[str]], errors: list[str], text: str
+) -> None:
+    """Print the table and the text; raise a UserError if there are errors."""
+    print(AsciiTable([['H x W', *columns], *rows]).table)
+    print(text)
+    if errors:
+        shown = '\n'.join(errors[:10])
+        raise UserError(
+            'The file computes something else than the model, and is not kept '
+            f'({len(errors)} differences; the limits are {BOX_TOLERANCE} pixels, '
+            f'{SCORE_TOLERANCE} in score, a mask IoU of {MIN_MASK_IOU}, '
+            f'{MAP_TOLERANCE} of a map, and {BORDERLINE} from a threshold):\n{shown}'
+        )
+
+
 def _compare_maps(
-    session: Session, backbone: nn.Module, example: Example
+    backbone: nn.Module, session: Session, example: Example
 ) -> tuple[list[str], list[str]]:
     """Return a row of the table, and error messages."""
     outputs = session(image=example.image.numpy())
@@ -125,13 +149,13 @@ def _compare_maps(
 
 
 def compare_detections(
-    session: Session, detector: BaseDetector, example: Example
-) -> tuple[list[str], list[str], int]:
+    detector: BaseDetector, session: Session, example: Example
+) -> tuple[list[str], list[str]]:
     """Compare the detections of a file and of the model in one image.
 
     Returns:
-        tuple[list[str], list[str], int]: A row of the table, error messages, and the
-        number of detections that were paired.
+        tuple[list[str], list[str]]: A row of the table (size, matched and borderline
+        detections, largest differences, smallest mask IoU), and error messages.
     """
     outputs = session(
         image=example.image.numpy(), size=np.array(example.size, dtype=np.int64)
@@ -169,7 +193,7 @@ def compare_detections(
         f'{score:.1e}',
         '-' if iou is None else f'{iou:.4f}',
     ]
-    return row, errors, len(matches.pairs)
+    return row, errors
 
 
 def _describe_size(example: Example) -> str:
@@ -184,14 +208,3 @@ def _relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
     if found.shape != expected.shape:
         return float('inf')
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
-
-
-def _raise_if_any(errors: list[str]) -> None:
-    if errors:
-        shown = '\n'.join(errors[:10])
-        raise UserError(
-            'The file computes something else than the model, and is not kept '
-            f'({len(errors)} differences; the limits are {BOX_TOLERANCE} pixels, '
-            f'{SCORE_TOLERANCE} in score, a mask IoU of {MIN_MASK_IOU}, '
-            f'{MAP_TOLERANCE} of a map, and {BORDERLINE} from a threshold):\n{shown}'
-        )
