@@ -8,8 +8,8 @@ from mmdet.models import BaseDetector
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ...errors import UserError
 from ...custom_op import symbolic_graph_steps
+from ...errors import UserError
 from ..runtimes import quiet, require
 from .graph import OPSET, Graph, Value
 from .graph_steps import STEPS
