@@ -1,5 +1,5 @@
-// An exported detector in onnxruntime-web: pixels in, boxes and masks out. No DOM, so
-// that it runs in Node, too.
+// Run an exported detector in onnxruntime-web: from pixels to boxes and masks. It uses no
+// DOM, so that it also runs in Node.
 import { pasteImage, pasteInBox } from './masks.js';
 import { prepare } from './prepare.js';
 
@@ -17,9 +17,10 @@ export class Detector {
     Object.assign(this, { ort, session, metadata });
   }
 
-  // Returns by falling score, from scoreThr on, { box: [x1, y1, x2, y2], label, score,
-  // mask }, in pixels of the picture; label is a place in metadata.classes; mask as in
-  // masks.js, if the model has masks. pixels: RGBA, 8 bits each.
+  // Detect objects in an image; pixels are RGBA, 8 bits each. Returns detections with a
+  // score of at least scoreThr, in descending order of score: { box: [x1, y1, x2, y2],
+  // label, score, mask }. Boxes are in pixels of the image, label is an index of
+  // metadata.classes, and mask is as in masks.js, if the model has masks.
   async detect(pixels, width, height, scoreThr = 0) {
     const { ort, metadata } = this;
     const { tensor, shape, size, scale } = prepare(pixels, width, height, metadata);
@@ -39,7 +40,7 @@ export class Detector {
   }
 
   paste({ data, dims }, i, box, width, height, scale) {
-    // MMDetection 3.3, and files that don't say, take x's factor for the height.
+    // MMDetection 3.3 uses x's factor for the height; so do files without this key.
     const { kind, stride, threshold, swapped = true } = this.metadata.masks;
     const factors = swapped ? scale : [scale[1], scale[0]];
     const area = dims[1] * dims[2];

@@ -1,14 +1,14 @@
-// The picture with masks, boxes and names, on a canvas.
+// Draw an image with masks, boxes and class names on a canvas.
 
 const COLORS = [
   [220, 20, 60], [0, 110, 220], [40, 160, 60], [235, 140, 0], [150, 60, 200],
   [0, 160, 170], [230, 80, 160], [120, 90, 40], [100, 110, 130], [170, 170, 0],
 ];
-const WIDTH = 640; // small pictures are shown at least so large
+const WIDTH = 640; // smaller images are enlarged to this width
 
-// picture: ImageData, whose pixels are changed.
+// picture: ImageData; its pixels are changed.
 export function draw(canvas, picture, found, classes) {
-  found = [...found].reverse(); // the surest on top
+  found = [...found].reverse(); // the highest score on top
   for (const { mask, label } of found) if (mask) tint(picture, mask, color(label));
   const original = new OffscreenCanvas(picture.width, picture.height);
   original.getContext('2d').putImageData(picture, 0, 0);

@@ -1,9 +1,9 @@
-// Masks, as the model gives them, put into the picture. A pasted mask is the part of
-// the picture that it may be in: { left, top, width, height, data }, data 0 or 1.
+// Paste the model's masks into the image. A pasted mask covers a part of the image:
+// { left, top, width, height, data }, where data has zeros and ones.
 import { samples } from './prepare.js';
 
-// Mask R-CNN's: side × side probabilities within a box, as FCNMaskHead pastes them,
-// bilinear, and zero outside.
+// Paste a mask of Mask R-CNN, side × side probabilities within a box, as FCNMaskHead
+// does: bilinear interpolation, zero outside.
 export function pasteInBox(mask, side, [x1, y1, x2, y2], width, height, threshold) {
   const left = Math.max(Math.floor(x1) - 1, 0);
   const top = Math.max(Math.floor(y1) - 1, 0);
@@ -31,7 +31,7 @@ export function pasteInBox(mask, side, [x1, y1, x2, y2], width, height, threshol
   return part;
 }
 
-// Where a pixel's centre is along a side of the mask, whose first sample is at 0.
+// Coordinate of a pixel's centre along a side of the mask, whose first sample is at 0.
 function within(pixel, low, high, side) {
   const at = (pixel + 0.5 - low) / (high - low);
   if (Number.isNaN(at)) return -1;
@@ -39,8 +39,8 @@ function within(pixel, low, high, side) {
   return Math.min(Math.max(at * side - 0.5, -1), side);
 }
 
-// RTMDet-Ins's: probabilities of the whole padded image at a stride, resized twice as
-// logits; the factors are of the height and of the width.
+// Paste a mask of RTMDet-Ins: probabilities of the whole padded image at a stride, which
+// are resized twice as logits. The factors are those of the height and of the width.
 export function pasteImage(mask, [rows, columns], width, height, factors, stride, threshold) {
   const logits = Float32Array.from(mask, (p) => {
     const inside = Math.min(Math.max(p, 1e-30), 1 - 3e-8);
@@ -50,7 +50,7 @@ export function pasteImage(mask, [rows, columns], width, height, factors, stride
   const [newH, newW] = [Math.ceil(h * (1 / factors[0])), Math.ceil(w * (1 / factors[1]))];
   const large = resizeFloats(resizeFloats(logits, columns, rows, w, h), w, h, newW, newH);
   const limit = Math.log(threshold / (1 - threshold));
-  // Cut to the picture; of its size by repetition, where the swap left it smaller.
+  // Crop to the image. Where swapped factors made it smaller, repeat pixels.
   const [cutW, cutH] = [Math.min(newW, width), Math.min(newH, height)];
   const data = new Uint8Array(width * height);
   for (let j = 0; j < height; j++) {
@@ -63,7 +63,7 @@ export function pasteImage(mask, [rows, columns], width, height, factors, stride
   return { left: 0, top: 0, width, height, data };
 }
 
-// cv2.resize's INTER_LINEAR of float32.
+// cv2.resize with INTER_LINEAR for float32.
 function resizeFloats(values, width, height, newWidth, newHeight) {
   const x = samples(width, newWidth);
   const y = samples(height, newHeight);

@@ -1,4 +1,4 @@
-// The page: a photo or the camera in, a picture with boxes and masks out.
+// The page: detect objects in a photo or in the camera's images, and draw them.
 import { Detector } from './detector.js';
 import { draw } from './draw.js';
 
@@ -6,7 +6,7 @@ const element = (id) => document.getElementById(id);
 const say = (text) => { element('status').textContent = text; };
 
 const video = document.createElement('video');
-const sheet = document.createElement('canvas'); // where pixels are read
+const sheet = document.createElement('canvas'); // to read pixels from
 const context = sheet.getContext('2d', { willReadFrequently: true });
 
 async function get(name) {
@@ -31,7 +31,7 @@ async function load() {
   return detector;
 }
 
-// Null, where the model can't be had.
+// Null if the model can't be loaded.
 const loaded = load().then(
   (detector) => {
     const { config, classes } = detector.metadata;
@@ -46,7 +46,7 @@ const loaded = load().then(
 
 let last = Promise.resolve();
 
-// One at a time, in the order of the calls.
+// Detect in one image at a time, in the order of the calls.
 function detect(...args) {
   const result = last.then(() => detectNow(...args));
   last = result.catch(() => {});
@@ -68,11 +68,11 @@ async function detectNow(source, width, height) {
 }
 
 async function detectFile(file) {
-  if (!(await loaded)) return; // the message stays
+  if (!(await loaded)) return; // the error message stays
   stopCamera();
   let picture;
   try {
-    // Turned as EXIF says; colours as they are in the file, as OpenCV reads them.
+    // Like OpenCV: follow the EXIF orientation, and ignore colour profiles.
     picture = await createImageBitmap(file, { colorSpaceConversion: 'none' });
   } catch {
     say(`${file.name} is not an image that this browser can read.`);
@@ -106,9 +106,9 @@ async function runCamera() {
   }
 }
 
-let latest; // what a new score is for
+let latest; // the file to detect in again when the lowest score changes
 const use = (file) => { latest = file ?? latest; if (latest) detectFile(latest); };
-// So that the same file can be chosen again.
+// Else choosing the same file again would do nothing.
 element('file').onclick = (event) => { event.target.value = ''; };
 element('file').onchange = (event) => use(event.target.files[0]);
 element('score').onchange = () => { if (!video.srcObject) use(); };

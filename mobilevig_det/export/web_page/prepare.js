@@ -1,7 +1,7 @@
-// From pixels to the tensor that the model takes: MMDetection's Resize, Pad and
-// DetDataPreprocessor. Pixels are RGBA, as a canvas gives them; their alpha is not used.
+// Convert pixels to the model's input: MMDetection's Resize, Pad and
+// DetDataPreprocessor. Pixels are RGBA, as a canvas has them; alpha is not used.
 
-// The width and height that a picture is resized to.
+// Width and height to resize an image to.
 export function sizeFor(width, height, resize) {
   if (!resize) return [width, height];
   if (!resize.keep_ratio) return resize.scale;
@@ -10,13 +10,13 @@ export function sizeFor(width, height, resize) {
   return [Math.floor(width * factor + 0.5), Math.floor(height * factor + 0.5)];
 }
 
-// For each new place along a side: the old places before and after it, and the part
-// of the one after, as cv2.resize takes them.
+// For each new pixel along a side: the indices of the old pixels before and after it,
+// and the weight of the one after, as in cv2.resize.
 export function samples(size, newSize) {
   const before = new Int32Array(newSize);
   const after = new Int32Array(newSize);
   const part = new Float32Array(newSize);
-  const step = 1 / (newSize / size); // not size / newSize: the last bit counts
+  const step = 1 / (newSize / size); // size / newSize could differ in the last bit
   for (let i = 0; i < newSize; i++) {
     const at = Math.fround((i + 0.5) * step - 0.5);
     const floor = Math.floor(at);
@@ -27,21 +27,21 @@ export function samples(size, newSize) {
   return { before, after, part };
 }
 
-// To the nearest, halves to the even one.
+// Round half to even.
 function round(x) {
   const floor = Math.floor(x);
   if (x - floor !== 0.5) return Math.floor(x + 0.5);
   return floor % 2 ? floor + 1 : floor;
 }
 
-// The weights of both places, in 2048ths.
+// Weights of both pixels, in 2048ths.
 function weights({ part }) {
   const one = Int32Array.from(part, (x) => round(Math.fround(1 - x) * 2048));
   return [one, Int32Array.from(part, (x) => round(x * 2048))];
 }
 
-// cv2.resize's INTER_LINEAR of 8-bit pixels, in its fixed-point arithmetic. A canvas
-// resizes in another way, and that moves boxes.
+// cv2.resize with INTER_LINEAR for 8-bit pixels, in its fixed-point arithmetic. A canvas
+// resizes differently, which would move boxes.
 export function resize(pixels, width, height, newWidth, newHeight) {
   if (width === newWidth && height === newHeight) return pixels;
   const x = samples(width, newWidth);
@@ -59,7 +59,7 @@ export function resize(pixels, width, height, newWidth, newHeight) {
     return sums;
   };
   const result = new Uint8ClampedArray(newWidth * newHeight * 4).fill(255);
-  let lines = new Map(); // each is used by several new ones
+  let lines = new Map(); // each is used for several new lines
   for (let j = 0; j < newHeight; j++) {
     const [a, b] = [y.before[j], y.after[j]];
     const above = lines.get(a) ?? line(a);
@@ -76,8 +76,8 @@ export function resize(pixels, width, height, newWidth, newHeight) {
   return result;
 }
 
-// Returns the tensor (1, 3, H, W) with its shape; the size [height, width] before the
-// last padding; and by how much x and y were resized.
+// Returns the tensor (1, 3, H, W) and its shape, the size [height, width] before the last
+// padding, and the scale factors of x and y.
 export function prepare(pixels, width, height, metadata) {
   const [newWidth, newHeight] = sizeFor(width, height, metadata.resize);
   if (newWidth < 1 || newHeight < 1) {
@@ -91,7 +91,7 @@ export function prepare(pixels, width, height, metadata) {
   const area = shape[2] * shape[3];
   const tensor = new Float32Array(3 * area).fill(metadata.pad_value);
   for (let c = 0; c < 3; c++) {
-    // The tensor's channels are those of a BGR image, swapped or not.
+    // The tensor has the channels of a BGR image, swapped or not.
     const [rgb, bgr] = metadata.bgr_to_rgb ? [c, 2 - c] : [2 - c, c];
     const [shift, divided] = [Math.fround(mean[c]), Math.fround(std[c])];
     const normalised = (value) => Math.fround(Math.fround(value - shift) / divided);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Serve this folder to this machine alone, with the two headers that threads need."""
+"""Serve this folder to this machine only, with the headers that threads require."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Handler(SimpleHTTPRequestHandler):
-    # Not the system's, which may have other names for them.
+    # The system's table may have other types for them.
     extensions_map = {
         **SimpleHTTPRequestHandler.extensions_map,
         '.js': 'text/javascript',
@@ -20,7 +20,7 @@ class Handler(SimpleHTTPRequestHandler):
     def end_headers(self):
         self.send_header('Cross-Origin-Opener-Policy', 'same-origin')
         self.send_header('Cross-Origin-Embedder-Policy', 'require-corp')
-        self.send_header('Cache-Control', 'no-cache')  # a model may be exported anew
+        self.send_header('Cache-Control', 'no-cache')  # the model may be exported again
         super().end_headers()
 
     def log_message(self, *args):
