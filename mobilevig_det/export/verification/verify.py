@@ -1,6 +1,7 @@
 """Compare an exported file with the model that it was made of."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,13 +48,10 @@ def verify_detector(
         UserError: If they differ by more than the limits of docs/export.md.
     """
     source, examples = make_examples(cfg, detector)
-    rows, errors = _compare_all(
-        path, examples, lambda *pair: compare_detections(detector, *pair)
-    )
+    rows, errors = _compare_all(path, examples, partial(compare_detections, detector))
     columns = ['detections', 'borderline', 'pixels', 'score', 'mask IoU']
-    _report(
-        columns, rows, errors, f'{Path(path).name} compared with PyTorch, {source}.'
-    )
+    text = f'{Path(path).name} compared with PyTorch, {source}.'
+    _report(columns, rows, errors, text)
     if not any(int(row[1]) for row in rows):
         print(
             'Nothing was detected in any of them, so no box was compared: the '
@@ -87,9 +85,7 @@ def verify_backbone(
         UserError: If they differ by more than the limits of docs/export.md.
     """
     source, examples = make_examples(cfg, detector, fixed_size)
-    rows, errors = _compare_all(
-        path, examples, lambda *pair: _compare_maps(backbone, *pair)
-    )
+    rows, errors = _compare_all(path, examples, partial(_compare_maps, backbone))
     columns = [f'map{i}' for i in range(len(rows[0]) - 1)]
     text = (
         f'{Path(path).name} compared with PyTorch, {source}: largest differences, '
