@@ -1,4 +1,4 @@
-"""What `make` does to set up, with a Python that writes down its calls."""
+"""How `make env` sets up an environment, with a fake Python that records its calls."""
 
 import os
 import shutil
@@ -64,7 +64,7 @@ def clone(tmp_path):
     return Clone(tmp_path)
 
 
-def test_one_command_installs_all(clone):
+def test_one_command_installs_everything(clone):
     code, _, (install, others) = clone.make()
     assert ' --no-deps mmpretrain timm ' in others
     assert code == 0
@@ -89,7 +89,7 @@ def test_onedl_and_another_torch(clone):
     assert 'onedl-mmcv==' in constraints
 
 
-def test_made_once_until_something_changes(clone):
+def test_environment_is_made_again_only_after_a_change(clone):
     assert clone.make()[2]
     assert not clone.make()[2]
     assert clone.make('TORCH=2.9.1')[2]
@@ -100,18 +100,18 @@ def test_made_once_until_something_changes(clone):
         assert clone.make()[2], name
         assert not clone.make()[2]
     clone.root = clone.root.rename(clone.root.with_name('moved'))
-    assert clone.make()[2]  # an environment has its own path inside
+    assert clone.make()[2]  # an environment contains its own path
 
 
-def test_failure_is_said_and_tried_again(clone):
+def test_failed_installation_is_reported_and_repeated(clone):
     code, lines, _ = clone.make(PIP_FAILS=1)
     assert code and 'last lines above say why' in lines[0]
-    assert len(lines) == 2 and 'Makefile' in lines[1]  # make's own last word
+    assert len(lines) == 2 and 'Makefile' in lines[1]  # the last line is make's
     code, _, calls = clone.make()
     assert code == 0 and calls
 
 
-def test_opencv_without_opengl(clone):
+def test_opencv_without_opengl_is_replaced_by_headless(clone):
     code, _, calls = clone.make(NO_GL=1)
     assert code == 0
     assert 'uninstall' in calls[2] and calls[2].endswith(' opencv-python')
@@ -126,14 +126,14 @@ def test_opencv_without_opengl(clone):
         (['STACK=mm'], {}, 'take openmmlab or onedl'),
     ],
 )
-def test_said_on_one_line(clone, variables, fails, expected):
+def test_user_errors_are_one_line(clone, variables, fails, expected):
     code, lines, calls = clone.make(*variables, **fails)
     assert code and not calls and expected in lines[0]
     assert len(lines) == 2 and 'Makefile' in lines[1]
 
 
 def test_python_without_venv(clone):
-    """As on Debian, where it is a package of its own."""
+    """As on Debian, where venv is a separate package."""
     clone.python.write_text(
         '#!/bin/sh\n'
         'case "$*" in *ensurepip*) exit 1 ;; esac\n'

@@ -1,4 +1,4 @@
-"""A wheel and an sdist carry all that is needed where there is no clone."""
+"""The wheel and the sdist have everything that is needed without a clone."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
 cfg = Config.fromfile('mine.py')
-# As the Runner builds them: in MMDetection's scope.
+# In MMDetection's scope, as the Runner builds them.
 DefaultScope.get_instance('user', scope_name='mmdet')
 model = MODELS.build(cfg.model)
 print('built', type(model).__name__, model.backbone.arch,
@@ -45,7 +45,7 @@ for scheduler in cfg.param_scheduler:
 print('hub', get_config('mobilevig_det::mask_rcnn/mobilevig_s_fpn_1x.py')
       .model.backbone.arch)
 
-# As `python -m mobilevig_det`, without importing torch again for each.
+# As `python -m mobilevig_det`, but torch is imported once.
 for argv in json.loads(sys.argv[1]):
     print('-- tool --')
     sys.argv[1:] = argv
@@ -67,7 +67,7 @@ print(mmcv._ext.__file__)
 
 
 def copy_of_tree(folder):
-    """This tree as a clone has it, so that nothing is built in ours."""
+    """Copy the source tree, so that nothing is built in ours."""
     skip = shutil.ignore_patterns(
         '.git', '.venv*', 'build', 'work_dirs', '*.egg-info', '__pycache__'
     )
@@ -83,8 +83,7 @@ def copy_of_tree(folder):
 
 
 def build_wheel(source, folder):
-    """The wheel of a source tree or sdist, built where no compiler or anything
-    else is on the PATH."""
+    """Build the wheel of a source tree or sdist without programs on the PATH."""
     subprocess.run(
         [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps']
         + ['--no-build-isolation', '--no-index', '-w', folder, source],
@@ -107,7 +106,7 @@ def wheel(source, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def editable(source, tmp_path_factory):
-    """What `pip install -e` installs, built in the same way."""
+    """The editable wheel that `pip install -e` installs."""
     folder = tmp_path_factory.mktemp('editable')
     subprocess.run(
         [sys.executable, '-c', BUILD_EDITABLE, folder],
@@ -122,7 +121,7 @@ def editable(source, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def unpacked(wheel, tmp_path_factory):
-    """Folder with what the wheel holds."""
+    """Folder with the content of the wheel."""
     folder = tmp_path_factory.mktemp('site')
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -148,7 +147,7 @@ def tree(folder):
     }
 
 
-def test_wheel_holds_everything(unpacked):
+def test_wheel_has_every_file(unpacked):
     package = unpacked / 'mobilevig_det'
     for name in ('configs', 'tools'):
         assert tree(package / '.mim' / name) == tree(ROOT / name)
@@ -162,15 +161,15 @@ def test_wheel_holds_everything(unpacked):
         for line in metadata.read_text().splitlines()
         if line.startswith('Requires-Dist') and 'extra' not in line
     ]
-    # Nothing that could make pip replace what a user has.
+    # No requirement that could make pip replace an installed package.
     assert all(
         line.split() in (['Requires-Dist:', 'numpy'], ['Requires-Dist:', 'torch'])
         for line in required
     )
 
 
-def test_sdist_gives_the_same_wheel(unpacked, tmp_path):
-    # A fresh copy: setuptools would add what a build before has listed.
+def test_sdist_builds_the_same_wheel(unpacked, tmp_path):
+    # A fresh copy: setuptools would add files that an earlier build has listed.
     fresh = tmp_path / 'source'
     copy_of_tree(fresh)
     subprocess.run(
@@ -192,7 +191,7 @@ def test_sdist_gives_the_same_wheel(unpacked, tmp_path):
             for path in site.rglob('*')
             if path.is_file()
             and '__pycache__' not in path.parts
-            and path.name != 'RECORD'  # in the order in which they were found
+            and path.name != 'RECORD'  # its order is that of the file system
         }
         for site in (unpacked, tmp_path / 'again')
     ]
@@ -205,7 +204,7 @@ def test_sdist_gives_the_same_wheel(unpacked, tmp_path):
 
 
 def wheel_of_mmcv_lite(folder):
-    """A wheel as pip wants it, with an empty mmcv."""
+    """Make a wheel with an empty mmcv."""
     path = folder / 'mmcv_lite-2.1.0-py3-none-any.whl'
     info = 'mmcv_lite-2.1.0.dist-info'
     files = {
@@ -229,14 +228,14 @@ def wheel_of_mmcv_lite(folder):
         pytest.param('editable', True, marks=pytest.mark.slow),
     ],
 )
-def test_brings_what_mmcv_lite_lacks(kind, mmcv_first, other_python, tmp_path, request):
-    """And takes it away again, leaving mmcv-lite whole."""
+def test_adds_mmcv_ext_to_mmcv_lite(kind, mmcv_first, other_python, tmp_path, request):
+    """Uninstalling removes it again and leaves mmcv-lite complete."""
 
     def pip(*args):
         subprocess.run(
             [sys.executable, '-m', 'pip', '--python', other_python, *args, '-q'],
             check=True,
-            # Where our sources may be, and count as installed.
+            # With PYTHONPATH, our sources could count as installed.
             env=dict(os.environ, PATH=str(tmp_path), PYTHONPATH=''),
         )
 
@@ -255,8 +254,10 @@ def test_brings_what_mmcv_lite_lacks(kind, mmcv_first, other_python, tmp_path, r
 
 @pytest.fixture(scope='module')
 def anywhere(unpacked, shapes_root, tmp_path_factory):
-    """The folder of a user who has the wheel and no clone, and what was printed
-    there: by a program, and by one tool after the other."""
+    """The folder of a user with the wheel but no clone, and the output there.
+
+    The output is that of a program, then of one tool after the other.
+    """
     folder = tmp_path_factory.mktemp('anywhere')
     (folder / 'mine.py').write_text(USER_CONFIG)
     (folder / 'program.py').write_text(PROGRAM)
@@ -287,7 +288,7 @@ def anywhere(unpacked, shapes_root, tmp_path_factory):
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr
-    # What MMEngine says when it does not find a scope.
+    # MMEngine warns so if it does not find a scope.
     assert 'Failed to' not in done.stdout + done.stderr
     return folder, done.stdout.split('-- tool --\n')
 
@@ -296,8 +297,7 @@ def pictures(root):
     return sorted((root / 'val').glob('*.*'))
 
 
-def test_works_from_anywhere(anywhere, unpacked):
-    """A user's config inherits ours, and a tool takes ours by name."""
+def test_user_config_inherits_ours_without_a_clone(anywhere, unpacked):
     text = anywhere[1][0].splitlines()
     assert text[0] == f'from {unpacked / "mobilevig_det" / "__init__.py"}'
     assert [line for line in text if line.startswith(('built', 'hub'))] == [
@@ -308,7 +308,7 @@ def test_works_from_anywhere(anywhere, unpacked):
     ]
 
 
-def test_trains_tests_and_detects_from_anywhere(anywhere, shapes_root):
+def test_tools_work_without_a_clone(anywhere, shapes_root):
     folder, (_, refused, trained, tested, inferred) = anywhere
     assert "end mobilevig_det test: There is no checkpoint file 'no.pth'" in refused
     assert 'end' not in [t.split()[0] for t in (trained + tested).splitlines() if t]

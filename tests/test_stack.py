@@ -1,4 +1,4 @@
-"""What doesn't fit together is named on import, with what mends it."""
+"""Importing the package reports versions that do not work together, and the fix."""
 
 import os
 import re
@@ -23,10 +23,10 @@ MODULES = {name: module for module, names in DISTRIBUTIONS.items() for name in n
 
 
 def import_under(folder, installed, operators='', pkg_resources=True):
-    """Import the package where nothing but these fakes is installed.
+    """Import the package where only these fake packages are installed.
 
-    MMDetection's check of mmcv is in its fake too, and a print in each
-    package tells if the check came too late to prevent its import.
+    The fake MMDetection has its range of mmcv versions. Each package prints when it is
+    imported, which shows whether our check came first.
     """
     for name, version in installed.items():
         info = folder / f'{name.replace("-", "_")}-{version}.dist-info'
@@ -147,12 +147,12 @@ def without(*names, **changed):
         ),
     ],
 )
-def test_mismatch_is_named(tmp_path, installed, options, expected):
+def test_mismatch_is_reported_with_its_fix(tmp_path, installed, options, expected):
     message, imported = import_under(tmp_path, installed, **options)
     assert message.startswith('mobilevig_det.versions.StackError: ')
     for part in expected:
         assert part in message
-    # Nobody is sent to a compiler.
+    # No message asks for a compiler.
     assert 'MMCV_WITH_OPS' not in message
     # Only the last check needs to import anything.
     assert not imported or 'operators' in options
@@ -164,15 +164,15 @@ def test_mismatch_is_named(tmp_path, installed, options, expected):
     [GOOD, {**without('mmcv'), 'mmcv-lite': '2.1.0'}, ONEDL],
     ids=['mmcv', 'mmcv-lite', 'onedl'],
 )
-def test_what_fits_passes(tmp_path, installed, operators):
+def test_supported_versions_are_accepted(tmp_path, installed, operators):
     message, imported = import_under(tmp_path, installed, operators)
     assert 'StackError' not in message
-    assert "'mmdet.registry'" in message  # came as far as our own imports
+    assert "'mmdet.registry'" in message  # reached our own imports
     assert 'imported mmdet' in imported
 
 
-def tried():
-    """The one statement of what was tried, for the stack we run on."""
+def tested_versions():
+    """Return the tested versions of the stack that is installed."""
     stack = 'openmmlab'
     try:
         metadata.version('onedl-mmdetection')
@@ -183,19 +183,19 @@ def tried():
     return dict(re.findall(r'^([\w-]+)==(\S+)$', text, re.M))
 
 
-def test_versions_are_those_stated():
-    """In an environment that `make` made from the statement."""
+def test_installed_versions_are_the_tested_ones():
+    """In an environment that `make` has set up."""
     if not Path(sys.prefix, 'made_from').is_file():
         pytest.skip('not an environment of `make test`')
     if os.environ.get('TORCH'):
         pytest.skip('another torch was asked for')
-    versions = tried()
+    versions = tested_versions()
     assert len(versions) == 6
     for name, version in versions.items():
         assert metadata.version(name).partition('+')[0] == version
 
 
-def test_documents_state_the_same():
+def test_versions_pinned_in_documents_are_tested_ones():
     stated = set()
     for stack in ('openmmlab', 'onedl'):
         stated |= set((ROOT / 'requirements' / f'{stack}.txt').read_text().splitlines())

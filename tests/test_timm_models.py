@@ -1,4 +1,4 @@
-"""timm's own tests of a model, for ours, and what ours has beside."""
+"""MobileViG in timm: timm's own tests of a model, and weights of the authors."""
 
 import math
 import os
@@ -37,7 +37,7 @@ def authors_file(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def classifier():
-    """Ours, under MMEngine, with the averaged weights of the file."""
+    """Our classifier under MMEngine, with the averaged weights of the file."""
     model = MODELS.build(
         dict(
             type='ImageClassifier',
@@ -55,14 +55,14 @@ def test_registered(timm):
     for family, sizes in siblings.SIZES.items():
         names = [f'{family}_{size}' for size in sizes]
         assert sorted(timm.list_models(f'{family}_*')) == sorted(names)
-        for name in names:  # timm's own way to find one
+        for name in names:  # timm finds models as attributes
             assert callable(getattr(mobilevig_det.timm_models, name))
     assert timm.list_models('mobilevig*', pretrained=True) == []
 
 
 @pytest.mark.parametrize('arch', ARCHS)
 def test_parameters_and_features(timm, arch):
-    """Also what the default config names, at every size."""
+    """At every size, with the layers that the default config names."""
     model = timm.create_model(f'mobilevig_{arch}').eval()
     millions = dict(ti=5.27, s=7.28, m=14.08, b=26.87)
     count = sum(p.numel() for p in model.parameters())
@@ -107,7 +107,7 @@ def test_backward(timm, recompute):
         assert parameter.grad.isfinite().all(), name
 
 
-def test_recomputing_changes_nothing(timm):
+def test_gradients_are_the_same_with_checkpointing(timm):
     model = timm.create_model('mobilevig_ti', num_classes=3).eval()
     images = torch.rand(1, 3, 64, 64)
     want = torch.autograd.grad(model(images).sum(), model.backbone.stem.parameters())
@@ -149,8 +149,10 @@ def test_default_config(timm):
 
 
 def test_authors_file(timm, authors_file, classifier):
-    """The averaged weights, as timm loads files, and the raw ones on demand;
-    logits and maps are those of our classifier and backbone."""
+    """timm loads the averaged weights, and the raw ones with use_ema=False.
+
+    Logits and feature maps equal those of our classifier and backbone.
+    """
     from timm.models import load_checkpoint
 
     images = golden_input(96, 64)
@@ -172,14 +174,14 @@ def test_authors_file(timm, authors_file, classifier):
     assert torch.equal(model.head.head.bias, bias)
 
 
-def test_weights_go_both_ways(timm, classifier):
+def test_state_dicts_are_interchangeable_with_our_classifier(timm, classifier):
     model = timm.create_model('mobilevig_ti')
     model.load_state_dict(classifier.state_dict(), strict=True)
     classifier.load_state_dict(model.state_dict(), strict=True)
 
 
-def test_detectors_file(timm, tmp_path, classifier):
-    """Features of a detector's backbone, in either layout."""
+def test_backbone_of_a_detector_checkpoint(timm, tmp_path, classifier):
+    """With the names of the authors and with ours."""
     ours = classifier.backbone.state_dict()
     theirs = {
         key: value
@@ -201,7 +203,7 @@ def test_detectors_file(timm, tmp_path, classifier):
 
 
 def test_other_classes_and_channels(timm, authors_file):
-    """timm's way to fine-tune: classifiers anew, the first convolution adapted."""
+    """Fine-tuning in timm: new classifiers, and an adapted first convolution."""
     model = timm.create_model(
         'mobilevig_ti',
         pretrained=True,
@@ -252,8 +254,10 @@ def test_chosen_features(timm, way):
 
 
 def test_features_train(timm):
-    """No weight of a features-only model is left without a gradient, for which
-    DistributedDataParallel would wait."""
+    """Every weight of a features-only model gets a gradient.
+
+    DistributedDataParallel would wait for one without.
+    """
     model = timm.create_model('mobilevig_ti', features_only=True, out_indices=(0, -2))
     sum(m.sum() for m in model.train()(torch.rand(2, 3, 64, 64))).backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -280,7 +284,7 @@ def test_intermediates(timm):
 
 
 def test_layers_by_depth(timm):
-    """Every weight has its layer, in the order of the forward."""
+    """Every weight belongs to a layer, and the layers are in forward order."""
     from timm.models import group_parameters
 
     model = timm.create_model('mobilevig_ti')
@@ -310,21 +314,21 @@ def test_distilled_training(timm):
     assert model.eval()(images).shape == (2, 3)
 
 
-def test_rates(timm):
+def test_dropout_rates(timm):
     model = timm.create_model('mobilevig_ti', drop_rate=0.3, drop_path_rate=0.2)
     assert model.head.prediction[-1].p == 0.3
     rates = [m.drop_prob for m in model.modules() if hasattr(m, 'drop_prob')]
     assert max(rates) == pytest.approx(0.2)
 
 
-def test_type_and_device(timm):
+def test_dtype_and_device(timm):
     model = timm.create_model('mobilevig_ti', dtype=torch.bfloat16, device='cpu')
     model.reset_classifier(3)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
-def test_starts_as_ours_does(timm):
-    """Kaiming normal, biases 0, also of a classifier that came later."""
+def test_initial_weights(timm):
+    """Kaiming normal and zero biases, also in a classifier that is added later."""
     model = timm.create_model('mobilevig_ti')
     model.reset_classifier(100)
     for name, layer in model.named_modules():
@@ -335,7 +339,7 @@ def test_starts_as_ours_does(timm):
             assert not layer.bias.any(), name
 
 
-def test_unknown_pool(timm):
+def test_unsupported_global_pool_is_an_error(timm):
     with pytest.raises(UserError, match="'avg' or '', but is 'max'"):
         timm.create_model('mobilevig_ti', global_pool='max')
 
@@ -366,8 +370,8 @@ assert timm.is_model('mobilevig_m')
 """
 
 
-def test_who_imports_what(timm):
-    """Nobody imports timm for us; beside timm, importing ours registers."""
+def test_importing_this_package_does_not_import_timm(timm):
+    """If timm is imported already, it registers the models."""
     paths = os.pathsep.join(map(str, (ROOT, ROOT / 'tests' / 'helpers')))
     subprocess.run(
         [sys.executable, '-c', PROGRAM],

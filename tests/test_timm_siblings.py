@@ -1,4 +1,4 @@
-"""MobileViG's siblings in timm: the authors' logits, and what differs by family."""
+"""MobileViG's siblings in timm: the authors' logits, and differences by family."""
 
 import math
 
@@ -28,7 +28,7 @@ FILES = dict(
 
 @pytest.mark.parametrize('family, size', ONE_EACH_AND_OTHERS)
 def test_logits_equal_the_authors(timm, tmp_path, family, size):
-    """From a file of their layout; the names are those of our classifier."""
+    """With a file in their layout. Weights are named as in our classifier."""
     averaged = golden_state_dict(family, size)
     raw = {k: v + 1 if v.is_floating_point() else v for k, v in averaged.items()}
     path = tmp_path / 'model_best.pth'
@@ -69,15 +69,17 @@ def test_features(timm, family, size, way):
         (2, c, math.ceil(65 / r), math.ceil(96 / r))
         for c, r in zip(channels[::2], (4, 16))
     ]
-    for i, found in zip((0, 2), maps):  # of a getter's body are only those left
+    for i, found in zip((0, 2), maps):  # the body of a getter has only these
         expected = whole[i] if len(whole) > 2 else whole[i // 2]
         torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize('family, size', SMALLEST)
-def test_trains_by_layers(timm, family, size):
-    """Every weight has its layer, in the order of the forward, and a gradient,
-    with blocks recomputed as without."""
+def test_layers_by_depth_and_gradients(timm, family, size):
+    """Every weight belongs to a layer, in forward order, and gets a gradient.
+
+    The gradients are the same with checkpointing.
+    """
     from timm.models import group_parameters
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Annotation files with one fault each, and what is to be said of it."""
+"""Annotation files with one fault each, and the expected messages."""
 
 import json
 from collections.abc import Callable
@@ -8,11 +8,14 @@ import tiny_coco
 
 
 class Case(NamedTuple):
-    """``train`` and ``val``: whether it is said that the fault in that set stops, or
-    is tolerated, and what really happens there: it fails, survives, is wrong in
-    silence, or is endless."""
+    """A fault, and what the data check and MMDetection make of it.
 
-    change: Callable  # of the content; of TEXTS it gives the file's text
+    ``train`` and ``val`` say for each split whether the check reports that the fault
+    stops the run or is tolerated, and what happens in MMDetection: it fails, works
+    ("survives"), gives wrong results silently, or never ends.
+    """
+
+    change: Callable  # edits the content; for TEXTS it returns the text of the file
     train: str
     val: str
     kind: str

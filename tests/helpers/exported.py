@@ -1,5 +1,7 @@
-"""Tiny detectors of the families that are exported whole, with random weights
-that spread the scores."""
+"""Tiny detectors of the families that are exported with their heads.
+
+Their random weights spread the scores.
+"""
 
 from mobilevig_det.backbones import fuse_backbones
 from mobilevig_det.config import load_config
@@ -19,7 +21,7 @@ FAMILIES = ('Mask R-CNN', 'Faster R-CNN', 'RetinaNet', 'RTMDet-Ins')
 NARROW = 16
 BACKBONE = dict(
     type='MobileViG',
-    # Of one block a stage, and of few channels.
+    # One block per stage, and few channels.
     arch=dict(channels=[8, 12, 16, 24], blocks=[1, 1, 1, 1]),
 )
 SIBLINGS = tuple(
@@ -29,7 +31,7 @@ SIBLINGS = tuple(
 
 
 def config(family: str) -> Config:
-    """A small config, whose data is nowhere; of a family, or of one with a sibling."""
+    """Make a small config of a family, or of a family with a sibling as backbone."""
     family, _, sibling = family.partition(' with ')
     if family in ('Mask R-CNN', 'Faster R-CNN'):
         cfg = load_config('mobilevig_ti_fpn_shapes')
@@ -37,7 +39,7 @@ def config(family: str) -> Config:
         if family == 'Faster R-CNN':
             model.type = 'FasterRCNN'
             del model.roi_head['mask_head'], model.roi_head['mask_roi_extractor']
-            # The published way of sampling, and one box for all classes.
+            # As in MMDetection, but with one box for all classes.
             model.roi_head.bbox_roi_extractor.roi_layer.sampling_ratio = 0
             model.roi_head.bbox_head.reg_class_agnostic = True
     elif family == 'RetinaNet':
@@ -67,16 +69,16 @@ def config(family: str) -> Config:
 
 
 def build(cfg: Config):
-    """The model; what it predicts differs from prior to prior."""
+    """Build the model with predictions that differ between priors."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith('rpn_cls.weight'):
-                parameter.mul_(10)  # more would make many scores equal to 1
+                parameter.mul_(10)  # a larger factor makes many scores equal to 1
             elif name.endswith('temperature'):
-                parameter.fill_(-9)  # gates that are half open
+                parameter.fill_(-9)  # gates near one half
             elif name.endswith(LAST) and parameter.ndim > 1:
                 parameter.mul_(30)
             elif name.endswith('retina_cls.bias'):
@@ -87,8 +89,11 @@ def build(cfg: Config):
 
 
 class Exporter:
-    """A tiny detector, and files of it. Its layers go through PyTorch's exporter
-    once, so that a file for other thresholds is quick."""
+    """Export a tiny detector.
+
+    Its layers go through PyTorch's exporter once, so that files with other thresholds
+    are written fast.
+    """
 
     def __init__(self, family):
         self.cfg = config(family)
@@ -98,7 +103,7 @@ class Exporter:
         self._to_onnx = tracing.to_onnx
 
     def write(self, folder, suffix='.onnx'):
-        """The path of a new file, for what the model's test_cfg says now."""
+        """Write a file for the model's current test_cfg and return its path."""
         metadata = make_metadata(self.cfg, self.model, ('a', 'b'), 'detector')
         path = folder / 'detector.onnx'
         with pytest.MonkeyPatch.context() as patch:
@@ -115,7 +120,7 @@ class Exporter:
         return self._layers[name]
 
 
-# Layers that a family ends in.
+# The last layers of each family.
 LAST = tuple(
     f'{name}.weight'
     for name in (

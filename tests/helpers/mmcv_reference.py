@@ -1,4 +1,4 @@
-"""What compiled mmcv 2.1.0 gave: all of it if at hand, else a trimmed copy."""
+"""Results of compiled mmcv 2.1.0: the complete set if available, else a subset."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,7 @@ WHOLE = ROOT.parent / 'shared/reference/mmcv_ops/reference.npz'
 
 
 def load_cases(trimmed, operator):
-    """Tensors of each case of an operator, by its name and theirs."""
+    """Return the tensors of each case of an operator by case and tensor name."""
     cases = {}
     with np.load(WHOLE if WHOLE.exists() else ROOT / 'tests/data' / trimmed) as file:
         for key in file.files:
@@ -24,7 +24,7 @@ def load_cases(trimmed, operator):
 
 
 def largest_difference(actual, expected):
-    """As a share of the largest expected number."""
+    """Return the largest difference, relative to the largest expected value."""
     assert actual.shape == expected.shape
     if not expected.numel():
         return 0
@@ -33,7 +33,7 @@ def largest_difference(actual, expected):
 
 
 def _is_compiled():
-    """Whether mmcv is here with its extension, not with a stand-in for it."""
+    """Return whether mmcv has its compiled extension instead of our stand-in."""
     try:
         spec = importlib.util.find_spec('mmcv._ext')
     except ImportError:
@@ -47,6 +47,6 @@ needs_compiled_mmcv = pytest.mark.skipif(
 
 
 def compiled_operator(name):
-    """mmcv's own, also where ours have been put before it on CPUs."""
+    """Return mmcv's operator, also where ours replaces it on CPUs."""
     operator = getattr(importlib.import_module('mmcv._ext'), name)
     return getattr(operator, 'compiled', operator)

@@ -1,4 +1,4 @@
-"""A small detector's backbone and neck, with weights that do something."""
+"""Backbone and neck of a small detector, with weights that affect the output."""
 
 from mobilevig_det.export.backbone import BackboneWithNeck
 
@@ -15,7 +15,7 @@ METADATA = dict(
 
 
 class Detector(nn.Module):
-    """What of a detector an export of its backbone reads."""
+    """The parts of a detector that the export of its backbone reads."""
 
     def __init__(self, neck=True, graph_stride=2):
         super().__init__()
@@ -40,7 +40,7 @@ def make(neck=True, graph_stride=2):
 
 
 def worst(found, expected):
-    """Largest difference, of the map's largest value."""
+    """Return the largest difference, relative to the largest value of its map."""
     return max(
         float((torch.as_tensor(a) - b).abs().max() / b.abs().max())
         for a, b in zip(found, expected, strict=True)

@@ -1,5 +1,7 @@
-"""A training that takes a second and draws random numbers wherever one can:
-dropout, flips by three generators, a validation that draws too."""
+"""A training of a second that draws random numbers in as many ways as possible.
+
+Dropout, flips by three generators, and a validation that draws, too.
+"""
 
 import itertools
 import random
@@ -21,18 +23,18 @@ LENGTH, BATCH = 20, 2  # ten iterations an epoch
 _numbers = itertools.count()
 
 
-# Which ask git and the compilers, at each start and each checkpoint.
+# These run git and the compilers at each start and each checkpoint.
 runner_module.collect_env = dict
 runner_module.get_git_hash = str
 
 
 class Killed(BaseException):
-    """Nothing catches it, as nothing catches SIGKILL."""
+    """Stands for SIGKILL: no code catches it."""
 
 
 @DATASETS.register_module(force=True)
 class NoisyImages(BaseDataset):
-    """Of two classes; ``loaded`` lists what this process loaded to train."""
+    """Images of two classes; ``loaded`` lists the indices loaded for training."""
 
     METAINFO = dict(classes=('a', 'b'))
     loaded: list = []
@@ -74,7 +76,7 @@ class TinyNet(BaseModel):
 
 @METRICS.register_module(force=True)
 class DrawingMetric(BaseMetric):
-    """The mean score, through a draw that must not reach the training."""
+    """The mean score. It draws random numbers, which must not affect the training."""
 
     def process(self, data_batch, data_samples):
         torch.rand(3), np.random.rand(2), random.random()
@@ -85,7 +87,7 @@ class DrawingMetric(BaseMetric):
 
 
 class Record(Hook):
-    """Losses by iteration, metrics by iteration, and a kill at some point."""
+    """Record losses and metrics by iteration, and raise Killed at a chosen point."""
 
     priority = 'LOWEST'
 
@@ -117,7 +119,7 @@ class Record(Hook):
 
 
 def config(work_dir, *, epochs=3, iters=None, workers=0, accumulate=1, **changes):
-    """Arguments of a Runner. Checkpoints by the clock are off."""
+    """Make the arguments of a Runner. Checkpoints by time are off."""
     loader = dict(
         batch_size=BATCH,
         num_workers=workers,
@@ -185,10 +187,14 @@ def checkpoint_hook(runner):
 
 
 def train(cfg, kill=None, minutes=None, prepare=None):
-    """Train until the end or the kill.
+    """Train until the end or until Killed is raised.
 
-    ``minutes``: one passes at each iteration, and that many make a checkpoint.
-    ``prepare``: gets the runner before it trains.
+    Args:
+        cfg (dict): Arguments of the Runner.
+        kill (dict, optional): Points of :class:`Record` and iterations.
+        minutes (int, optional): Save a checkpoint after so many minutes, of which one
+            passes per iteration.
+        prepare (Callable, optional): Called with the runner before it trains.
     """
     runner = Runner(**cfg, experiment_name=f'tiny_{next(_numbers)}')
     record = Record(kill)
@@ -207,12 +213,12 @@ def train(cfg, kill=None, minutes=None, prepare=None):
     result.killed, result.runner = killed, runner
     result.weights = {k: v.clone() for k, v in runner.model.state_dict().items()}
     MessageHub._instance_dict.clear()
-    init_default_scope('mmdet')  # as other tests expect it
+    init_default_scope('mmdet')  # other tests expect it
     return result
 
 
 def train_interrupted(make_cfg, kill, minutes=None, prepare=None):
-    """Train, be killed, resume; what both saw, the later over the earlier."""
+    """Train, be killed and resume; return the results of both, the later ones first."""
     first = train(make_cfg(), kill, minutes, prepare)
     assert first.killed
     second = train({**make_cfg(), 'resume': True}, None, minutes)
@@ -224,7 +230,7 @@ def train_interrupted(make_cfg, kill, minutes=None, prepare=None):
 
 
 def assert_equal(one, other):
-    """To the bit: weights, every iteration's loss, every validation's metric."""
+    """Assert that weights, losses and metrics are bit-identical."""
     assert one.losses == other.losses
     assert one.metrics == other.metrics
     assert one.weights.keys() == other.weights.keys()
