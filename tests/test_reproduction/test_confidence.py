@@ -1,4 +1,4 @@
-"""Intervals and APs against their definitions, and pycocotools' own summary."""
+"""Intervals and APs against their definitions and pycocotools' summary."""
 
 import contextlib
 import io
@@ -16,8 +16,7 @@ CLASSES = [3, 7, 90]
 
 
 @pytest.mark.parametrize('right, total', [(0, 1), (0, 40), (403, 500), (40, 40)])
-def test_wilson(right, total):
-    """The proportions that are 1.96 of their own deviations away."""
+def test_ends_of_wilsons_interval_are_1_96_deviations_away(right, total):
     share = right / total
     low, high = (end / 100 for end in wilson(right, total))
     assert 0 <= low <= share <= high <= 1
@@ -28,8 +27,10 @@ def test_wilson(right, total):
 
 
 def made(number, twice=()):
-    """COCO's truth and detections of images 1 …; those in ``twice`` a second
-    time, under ids of their own."""
+    """Generate ground truth and detections of ``number`` images.
+
+    Images in ``twice`` occur a second time, with other ids.
+    """
     random = np.random.default_rng(0)
     images, truth, found = [], [], []
     for id in range(1, number + 1):
@@ -59,7 +60,7 @@ def made(number, twice=()):
 
 
 def summary(coco, found, image_ids):
-    """The AP that pycocotools prints, in percent."""
+    """Return the AP that pycocotools prints, in percent."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(coco, coco.loadRes(found), 'bbox')
         evaluation.params.imgIds = image_ids
@@ -73,7 +74,7 @@ def ap_of(coco, found, image_ids):
     return CocoAP(coco, found, 'bbox', image_ids, CLASSES)
 
 
-def test_ap_is_pycocotools():
+def test_ap_equals_pycocotools():
     coco, found = made(30)
     for ids in (range(1, 31), [29, 3, 4, 8]):
         expected = summary(coco, found, list(ids))
@@ -81,8 +82,8 @@ def test_ap_is_pycocotools():
         assert ap_of(coco, found, ids).value() == pytest.approx(expected)
 
 
-def test_a_resample_counts_an_image_as_often_as_it_is_drawn():
-    """As if its copies were images of their own."""
+def test_resample_counts_an_image_as_often_as_it_is_drawn():
+    """As if each copy were an image of its own."""
     coco, found = made(8)
     drawn = np.array([0, 0, 2, 3, 3, 5, 6, 7])  # without images 2 and 5
     with_copies, found_in_copies = made(8, twice=(1, 4))
@@ -93,8 +94,7 @@ def test_a_resample_counts_an_image_as_often_as_it_is_drawn():
     assert ap.value() == pytest.approx(summary(coco, found, list(range(1, 9))))
 
 
-def test_interval():
-    """Around the value less the bias, and wider of fewer images."""
+def test_interval_is_corrected_for_bias_and_wider_for_fewer_images():
     coco, found = made(60)
     widths = []
     for number in (60, 10):
@@ -107,9 +107,8 @@ def test_interval():
     assert widths[0] == pytest.approx(0.0, abs=15) and widths[0] < widths[1]
 
 
-def test_interval_holds_the_ap_of_all():
-    """Of parts that are drawn at random, nearly always: 95 % of them, were it
-    exact and were they many."""
+def test_interval_of_a_subset_contains_the_ap_of_all_images():
+    """For at least 16 of 20 random subsets; 95 % are expected."""
     coco, found = made(300)
     whole = ap_of(coco, found, range(1, 301)).value()
     random = np.random.default_rng(1)
@@ -123,7 +122,7 @@ def test_interval_holds_the_ap_of_all():
     assert held >= 16
 
 
-def test_nothing_found():
+def test_no_detections():
     ap = ap_of(made(3)[0], [], [1, 2, 3])
     assert ap.value() == 0
     assert ap.interval() == (0, 100)
@@ -147,7 +146,7 @@ def figure(published=80.6, tolerance=0.2):
 )
 def test_verdict(measured, interval, verdict):
     assert judge(figure(), measured, interval, 200) == verdict
-    if interval:  # of so few images that it proves nothing
+    if interval:  # too few images
         assert judge(figure(), measured, interval, 199) == 'not checked'
     assert judge(figure(published=None), measured, interval) == 'for information'
     assert judge(figure(24158530, 0), 24158531) == 'missed'

@@ -1,4 +1,4 @@
-"""Our counting without values against MMEngine's, which runs the model."""
+"""FLOPs counted on the meta device against MMEngine's, which runs the model."""
 
 from mobilevig_det.config import load_config
 from reproduction.config_metrics import count, run_detector
@@ -13,7 +13,7 @@ from torch import nn
 
 
 class Run(nn.Module):
-    """A module that calls a function on a model."""
+    """Call a function of a model and an image."""
 
     def __init__(self, model, function):
         super().__init__()
@@ -24,7 +24,7 @@ class Run(nn.Module):
 
 
 def everything(detector, image):
-    """The tensors that a trace has to end in."""
+    """Return the tensors in which a trace has to end."""
     maps = detector.extract_feat(image)
     boxes = detector.roi_head.bbox_head(image.new_zeros(1000, 256, 7, 7))
     masks = detector.roi_head.mask_head(image.new_zeros(100, 256, 14, 14))
@@ -43,11 +43,11 @@ SLOW = [f'{family}_{size}_fpn_1x' for family, size in SMALLEST if family != 'ada
     [
         'mobilevig_ti_fpn_1x',
         'mobilevig_ti_300e',
-        'adaptvig_s_fpn_1x',  # it has attention and LayerNorm
+        'adaptvig_s_fpn_1x',  # has attention and LayerNorm
         *(pytest.param(config, marks=pytest.mark.slow) for config in SLOW),
     ],
 )
-def test_flops_are_mmengines(config):
+def test_flops_equal_mmengines(config):
     cfg = load_config(config)
     init_default_scope('mmdet')
     if 'fpn' in config:
@@ -64,5 +64,5 @@ def test_flops_are_mmengines(config):
     model = model.to('meta')
     flops, macs = count(lambda image: counted(model, image), (64, 96))
     assert flops == expected
-    products = ('conv', 'linear', 'matmul')  # of attention, as it is traced
+    products = ('conv', 'linear', 'matmul')  # matmul is how attention is traced
     assert macs == sum(operators.get(name, 0) for name in products)

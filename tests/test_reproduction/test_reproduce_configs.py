@@ -1,4 +1,4 @@
-"""What the tool finds of the configs themselves, without data."""
+"""tools/reproduce.py on the configs alone, without data."""
 
 import json
 
@@ -14,7 +14,7 @@ ONE_EACH = ('mobilevig_m', *(f'{family}_{size}' for family, size in SMALLEST))
 @pytest.mark.parametrize(
     'all_sizes', [False, pytest.param(True, marks=pytest.mark.slow)]
 )
-def test_configs_in_full(tmp_path, capsys, all_sizes):
+def test_configs_have_the_published_figures(tmp_path, capsys, all_sizes):
     figures = [
         figure
         for figure in FIGURES
@@ -31,8 +31,7 @@ def test_configs_in_full(tmp_path, capsys, all_sizes):
     capsys.readouterr()
 
 
-def test_a_config_that_differs(tmp_path):
-    """A schedule a little off, and a layer more: both are seen."""
+def test_changed_schedule_and_layers_are_missed(tmp_path):
     flags = ['--what', 'configs', '--out-dir', tmp_path, '--cfg-options']
     flags += ['param_scheduler.1.gamma=0.2', 'model.roi_head.mask_head.num_convs=5']
     figures = [

@@ -1,5 +1,8 @@
-"""The tool, whole, on stand-ins: files of the published layout, a miniature
-ImageNet and COCO, and a server that can be told to misbehave."""
+"""tools/reproduce.py on stand-ins.
+
+Checkpoints of the published layout, a miniature ImageNet and COCO, and a server that
+can be told to misbehave.
+"""
 
 import copy
 import hashlib
@@ -27,7 +30,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
 from tool import load, run
 
-SIZES = (6, 3, 1)  # images of the miniature ImageNet's classes
+SIZES = (6, 3, 1)  # images of each class of the miniature ImageNet
 FILES = {name: weights.PUBLISHED[name].path for name in ('s', 'coco-m')}
 
 CLASSIFIER = """
@@ -57,8 +60,10 @@ test_dataloader = dict(
 
 
 def classifier_file(raw_class, averaged_class=1):
-    """An ImageNet file of three classes; its raw and its averaged weights each
-    take every image for one class."""
+    """Return an ImageNet checkpoint of three classes.
+
+    Its raw and its averaged weights each predict one class for every image.
+    """
     checkpoint = imagenet_checkpoint()
     checkpoint['state_dict'] = copy.copy(checkpoint['state_dict_ema'])
     chosen = dict(state_dict=raw_class, state_dict_ema=averaged_class)
@@ -72,7 +77,7 @@ def classifier_file(raw_class, averaged_class=1):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves a folder; breaks off, or serves one file instead of another."""
+    """Serve a folder; break off a response, or serve one file instead of another."""
 
     def do_GET(self):
         self.server.asked.append(self.path)
@@ -93,7 +98,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory, shapes_root):
-    """What is made once: files, images, configs."""
+    """A folder with checkpoints, images and configs for all tests."""
     root = tmp_path_factory.mktemp('stand_ins')
     (root / 'files' / 'Detection').mkdir(parents=True)
     torch.save(classifier_file(0), root / 'files' / FILES['s'])
@@ -126,7 +131,7 @@ def made(tmp_path_factory, shapes_root):
 
 @pytest.fixture
 def stand(made, shapes_root, tmp_path, monkeypatch):
-    """The environment of a run, and ``run(*flags)``: its exit code."""
+    """The environment of a run; ``run(*flags)`` returns its exit code."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     monkeypatch.delenv('MOBILEVIG_WEIGHTS', raising=False)
     monkeypatch.setenv('IMAGENET_ROOT', str(made / 'imagenet'))
@@ -150,7 +155,7 @@ def stand(made, shapes_root, tmp_path, monkeypatch):
 
 
 def figures(classifier='', detector='', top1=60.1, ap=None):
-    """The published figures of the stand-ins: 6 of 10 images are right."""
+    """Return the published figures of the stand-ins: 6 of 10 images are correct."""
     found = [
         Figure('imagenet', classifier, 'top-1, %', top1, 0.2, 'paper', 'ti', 's'),
         Figure(
@@ -177,7 +182,7 @@ def run_with(figures, *flags):
         load('reproduce').main([str(flag) for flag in flags], figures=figures)
     except SystemExit as end:
         return end.code
-    raise AssertionError('it says how it ended')
+    raise AssertionError('the tool did not exit')
 
 
 def rows(stand):
@@ -185,8 +190,8 @@ def rows(stand):
     return {row['quantity']: row for row in content['figures']}
 
 
-def score_counted(monkeypatch, stop_after=99):
-    """The passes that are made from now on; Ctrl-C comes after some."""
+def record_passes(monkeypatch, stop_after=99):
+    """Return a list that gets the passes from now on; press Ctrl-C after some."""
     real, made = running.score, []
 
     def score(cfg, file, images, device, quantities, on_batch):
@@ -199,8 +204,9 @@ def score_counted(monkeypatch, stop_after=99):
     return made
 
 
-def test_whole(stand, made, monkeypatch, capsys, tmp_path):
-    """Against what is known of the stand-ins, and MMDetection's evaluator."""
+def test_scores_match_the_stand_ins_and_mmdetection(
+    stand, made, monkeypatch, capsys, tmp_path
+):
     assert stand.run() == 0
     found = rows(stand)
     assert found['top-1, %']['measured'] == pytest.approx(60)
@@ -222,7 +228,7 @@ def test_whole(stand, made, monkeypatch, capsys, tmp_path):
     assert page in capsys.readouterr().out
     assert '| top-1, % | 60.1 | 60.00 | -0.10 | 0.20 | reproduced | paper |' in page
     assert found['mask AP']['file']['sha256'] in page and torch.__version__ in page
-    assert str(tmp_path) not in page  # but for the stand-ins' config
+    assert str(tmp_path) not in page  # except for the stand-ins' config
 
     real, metrics = Runner.test, {}
     monkeypatch.setattr(Runner, 'test', lambda self: metrics.update(real(self)))
@@ -232,8 +238,8 @@ def test_whole(stand, made, monkeypatch, capsys, tmp_path):
         expected = 100 * metrics[f'coco/{key}_mAP']
         assert found[quantity]['measured'] == pytest.approx(expected, abs=0.051)
 
-    # All of it is kept; what is published may have changed meanwhile.
-    passes = score_counted(monkeypatch)
+    # All measurements are kept; published figures may have changed meanwhile.
+    passes = record_passes(monkeypatch)
     stand.figures = figures(stand.classifier, stand.detector, top1=60.3)
     assert stand.run() == 1
     assert passes == []
@@ -242,9 +248,10 @@ def test_whole(stand, made, monkeypatch, capsys, tmp_path):
     assert rows(stand)['box AP'] == found['box AP']
 
 
-def test_goes_on(stand, made, monkeypatch, tmp_path):
-    """After Ctrl-C, and with another file, only what has to be done again."""
-    passes = score_counted(monkeypatch, stop_after=2)
+def test_resume_measures_only_what_is_missing_or_has_changed(
+    stand, made, monkeypatch, tmp_path
+):
+    passes = record_passes(monkeypatch, stop_after=2)
     with pytest.raises(KeyboardInterrupt):
         stand.run()
     assert set(rows(stand)) == {'top-1, %', 'top-1 of the averaged weights, %'}
@@ -259,10 +266,10 @@ def test_goes_on(stand, made, monkeypatch, tmp_path):
     found = rows(stand)
     assert found['top-1, %']['measured'] == pytest.approx(10)
     assert found['top-1, %']['file']['name'] == 'other.pth.tar'
-    assert found['box AP']['verdict'] == 'reproduced'  # of before
+    assert found['box AP']['verdict'] == 'reproduced'  # from the run before
 
 
-def test_part_of_the_images(stand, monkeypatch):
+def test_random_subset_of_images(stand, monkeypatch):
     assert stand.run('--what', 'imagenet', '--images', 4) == 2
     found = rows(stand)['top-1, %']
     assert found['reason'] == '4 images are too few: give 200 or more'
@@ -274,13 +281,13 @@ def test_part_of_the_images(stand, monkeypatch):
     right = round(found['measured'] / 25)
     assert found['interval'] == pytest.approx(wilson(right, 4))
     assert ' 95 %: 4 of 10 images)' in (stand.out / 'reproduce.md').read_text()
-    # More than there are is all of them, measured anew.
+    # A larger number means all images, which are measured again.
     assert stand.run('--what', 'imagenet', '--images', 11) == 0
     found = rows(stand)['top-1, %']
     assert (found['images'], found['interval']) == (10, None)
 
 
-def test_part_of_coco(stand):
+def test_random_subset_of_coco(stand):
     assert stand.run('--what', 'coco', '--images', 2) == 2
     found = rows(stand)['box AP']
     assert (found['images'], found['of']) == (2, 4)
@@ -299,8 +306,10 @@ def test_part_of_coco(stand):
         ('no name', 'give it with --checkpoint ti='),
     ],
 )
-def test_not_checked(stand, trouble, reason, monkeypatch, tmp_path):
-    """Each says why, and the others are measured."""
+def test_unavailable_figures_have_a_reason(
+    stand, trouble, reason, monkeypatch, tmp_path
+):
+    """The other figures are measured."""
     path = f'/{FILES["s"]}'
     if trouble == 'cut':
         stand.server.cut.add(path[1:])
@@ -327,13 +336,13 @@ def test_not_checked(stand, trouble, reason, monkeypatch, tmp_path):
     assert 'measured' not in found['top-1, %']
     assert found['box AP']['verdict'] == 'reproduced'
     assert reason in (stand.out / 'reproduce.md').read_text()
-    # A missed figure goes before one that was not checked.
+    # A missed figure takes precedence over one that was not checked.
     stand.figures[2:] = figures('', stand.detector, ap={'box AP': 41.3})[2:]
     assert stand.run() == 1
 
 
 def stand_in_for_detectors(score, monkeypatch):
-    """Only classifiers are really run: detectors were, above."""
+    """Run classifiers only; another test runs detectors."""
 
     def quick(cfg, file, images, device, quantities, on_batch):
         if 'box AP' in quantities:
@@ -343,19 +352,19 @@ def stand_in_for_detectors(score, monkeypatch):
     return quick
 
 
-def test_measured_before_and_no_data_now(stand, monkeypatch, tmp_path):
-    """It counts as not checked, and is there again with the data."""
+def test_measurements_survive_a_run_without_data(stand, monkeypatch, tmp_path):
+    """Without the data they count as not checked; with it they are reused."""
     assert stand.run('--what', 'imagenet') == 0
     with monkeypatch.context() as patch:
         patch.setenv('IMAGENET_ROOT', str(tmp_path / 'none'))
         assert stand.run('--what', 'imagenet') == 2
         assert rows(stand)['top-1, %']['verdict'] == 'not checked'
-    passes = score_counted(monkeypatch)
+    passes = record_passes(monkeypatch)
     assert stand.run('--what', 'imagenet') == 0
     assert passes == []
 
 
-def test_refusals(stand, capsys):
+def test_wrong_arguments_and_foreign_reports_are_refused(stand, capsys):
     assert 'NAME=FILE' in stand.run('--checkpoint', 'xl=file')
     assert stand.run('--images', 0) == 2 and '1 or more' in capsys.readouterr().err
     assert 'cannot be used' in stand.run('--device', 'cuda:99')
@@ -365,20 +374,19 @@ def test_refusals(stand, capsys):
     assert (stand.out / 'reproduce.json').read_text() == '{"figures": ['
 
 
-def test_another_machine(stand, monkeypatch):
-    """Its figures are not mixed with ours."""
+def test_figures_of_another_machine_are_measured_again(stand, monkeypatch):
     assert stand.run('--what', 'imagenet') == 0
     path = stand.out / 'reproduce.json'
     content = json.loads(path.read_text())
     content['environment']['torch'] = '2.0.0'
     path.write_text(json.dumps(content))
-    passes = score_counted(monkeypatch)
+    passes = record_passes(monkeypatch)
     assert stand.run('--what', 'imagenet') == 0
     assert len(passes) == 2
 
 
-def test_a_folder_of_files(stand, made, tmp_path, monkeypatch):
-    """MOBILEVIG_WEIGHTS, without a server."""
+def test_checkpoints_from_mobilevig_weights(stand, made, tmp_path, monkeypatch):
+    """Nothing is downloaded."""
     monkeypatch.setenv('MOBILEVIG_WEIGHTS', str(tmp_path))
     shutil.copy(made / 'files' / FILES['s'], tmp_path)
     flags = ['--what', 'imagenet', '--out-dir', stand.out]
@@ -386,8 +394,8 @@ def test_a_folder_of_files(stand, made, tmp_path, monkeypatch):
     assert stand.server.asked == []
 
 
-def test_families_apart(stand, capsys):
-    """--family leaves the others' figures out; none left is a slip."""
+def test_family_selects_figures(stand, capsys):
+    """Selecting none is an error."""
     assert stand.run('--what', 'coco', '--family', 'mobilevig') == 0
     assert set(rows(stand)) == {'box AP', 'mask AP'}
     message = stand.run('--family', 'greedyvig', '--arch', 'ti')
