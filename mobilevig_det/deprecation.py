@@ -31,13 +31,13 @@ _OPERATORS = (
     'mmcv_ext',
     'nms',
     'roi_align',
-    'soft_nms',
 )
 # Old modules and names in modules, and where they are now.
 MOVED = {
     **{f'mobilevig_det.apis.{k}': f'{v}.{k}' for k, v in _APIS.items()},
     **{f'mobilevig_det.apis.cli.{k}': f'{v}.{k}' for k, v in _APIS.items()},
     **{f'mobilevig_det.ops.{k}': f'mobilevig_det.mmcv_ops.{k}' for k in _OPERATORS},
+    'mobilevig_det.ops.soft_nms': 'mobilevig_det.mmcv_ops.nms',
     'mobilevig_det.ops.use_on_cpus': 'mobilevig_det.mmcv_ops.use_on_cpus',
     'mobilevig_det.structures.CompactBitmapMasks': (
         'mobilevig_det.datasets.compact_masks.CompactBitmapMasks'

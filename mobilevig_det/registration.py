@@ -13,7 +13,7 @@ from .versions import check_stack
 check_stack()  # before the imports below fail in ways that are harder to understand
 
 from . import registry  # noqa: E402, F401  mobilevig_det:: in configs
-from .mmcv_ops.provide import provide_mmcv_ext  # noqa: E402
+from .mmcv_ops import provide_mmcv_ext  # noqa: E402
 
 provide_mmcv_ext()  # before the imports below import mmcv.ops
 

@@ -1,8 +1,8 @@
-"""Weighted sums of the rows of a table: a map, read between its pixels.
+"""Bilinear interpolation of a feature map as a weighted sum of table rows.
 
-Deformable convolution and deformable attention both are ``out[n] = sum over j
-of weight[n, j] * rows[index[n, j]]``, with four pixels around each position.
-Row 0 of a table is zero: it stands for all that is outside of the map.
+Deformable convolution computes ``out[n] = sum over j of weight[n, j] * rows[index[n,
+j]]``, with the four pixels around each position. The rows of the table are pixels, and
+row 0 is zero: it stands for everything outside of the map.
 """
 
 from collections.abc import Iterator
@@ -11,30 +11,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..custom_op import is_traced
+from ..custom_op import is_traced_or_compiled
 
-# Elements that are worked on at a time: on a CPU they stay in its cache.
+# Elements that are computed together: on a CPU they stay in its cache.
 CPU_PART_SIZE = 2**19
 PART_SIZE = 2**26
 
 
-def corners(
-    y: Tensor, x: Tensor, height: int | Tensor, width: int | Tensor
-) -> tuple[Tensor, Tensor]:
-    """The four pixels around each position, and their bilinear weights.
+def corners(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Find the four pixels around each position, and their bilinear weights.
 
-    A position at -1 or less, at the height (width) or more, or that isn't
-    finite is outside of the map, and has no gradient.
+    A position at -1 or less, at the height (width) or more, or that isn't finite is
+    outside of the map and has no gradient.
 
     Args:
         y (Tensor): Positions in pixels, of any shape (...).
-        x (Tensor): Likewise.
-        height (int or Tensor): Of the map, in pixels; may be broadcast.
-        width (int or Tensor): Likewise.
+        x (Tensor): Positions in pixels, of the same shape.
+        height (int): Height of the map, in pixels.
+        width (int): Width of the map, in pixels.
 
     Returns:
-        tuple: ``row * width + column`` of each pixel or -1 where it is
-        outside, int64 of shape (..., 4), and the weights, of the same shape.
+        tuple[Tensor, Tensor]: ``row * width + column`` of each pixel, or -1 outside of
+        the map, int64 of shape (..., 4), and the weights, of the same shape.
     """
     inside = (y > -1) & (y < height) & (x > -1) & (x < width)
     y, x = torch.where(inside, y, 0.0), torch.where(inside, x, 0.0)
@@ -54,38 +52,27 @@ def corners(
     return torch.stack(index, -1), weight
 
 
-def make_table(rows: Tensor) -> Tensor:
-    """Rows of shape (n, C), behind one of zeros: (1 + n, C)."""
-    return F.pad(rows, (0, 0, 1, 0))
-
-
 def sum_rows(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sums of rows: (R, C) at (n, j), weighted by (n, j), to (n, C)."""
-    if wants_plain() or not index.numel():
+    """Sum rows (R, C) at indices (n, j), weighted by (n, j), to (n, C)."""
+    if is_traced_or_compiled() or not index.numel():
         return (rows[index] * weight[..., None]).sum(1)
     return F.embedding_bag(index, rows, mode='sum', per_sample_weights=weight)
 
 
 def add_rows(rows: Tensor, index: Tensor, weight: Tensor, grad: Tensor) -> None:
-    """Add the gradient of the rows, for that of :func:`sum_rows`, to ``rows``."""
+    """Add the gradient of :func:`sum_rows` with respect to its rows to ``rows``."""
     grad = weight[..., None] * grad[:, None]
     rows.index_add_(0, index.flatten(), grad.flatten(0, 1))
 
 
 def parts(count: int, size: int, device: torch.device) -> Iterator[slice]:
-    """Split ``count`` things of ``size`` elements each into bounded pieces."""
+    """Split ``count`` items of ``size`` elements each into parts of bounded size."""
     limit = CPU_PART_SIZE if device.type == 'cpu' else PART_SIZE
     step = max(limit // max(size, 1), 1)
     for first in range(0, count, step):
         yield slice(first, first + step)
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """What to compute in: float32, or float64 if that is given."""
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to compute in: float64 for float64, otherwise float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def wants_plain() -> bool:
-    """Whether a compiler or exporter is looking: one expression, no pieces."""
-    compiling = getattr(torch.compiler, 'is_compiling', bool)  # torch >= 2.2
-    return is_traced() or compiling()

@@ -1,28 +1,34 @@
-"""Deformable convolution, versions 1 and 2 (modulated).
+"""Deformable convolution, versions 1 and 2 (modulated), as in mmcv's extension.
 
 Sources: Deformable Convolutional Networks (ICCV 2017, arXiv 1703.06211),
 Deformable ConvNets v2 (CVPR 2019, arXiv 1811.11168).
 
-The map becomes a table of pixels (channels last), from which the samples of
-some output pixels at a time are read; one matrix product makes their output.
-The backward reads them again instead of keeping them.
+``mmcv.ops.deform_conv`` and ``mmcv.ops.modulated_deform_conv`` call the functions at
+the end: names, arguments and buffers are mmcv's. Gradients of the map and of the
+parameters are added to the buffers, those of offset and mask are written. ``columns``,
+``ones`` and ``im2col_step`` size mmcv's own buffers and are ignored.
+
+The map becomes a table of pixels, channels last. For some output pixels at a time,
+the samples under the taps of the kernel are read from the table, and one matrix
+product computes the output. The backward reads the samples again instead of storing
+them. Half types are summed in float32.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..custom_op import is_traced_or_compiled
 from ..errors import UserError
-from .bilinear import add_rows, corners, make_table, parts, sum_rows, wants_plain, wide
+from .bilinear import add_rows, corners, parts, sum_rows, wide_dtype
 
 Pair = tuple[int, int]
 
 
 class Geometry(NamedTuple):
-    """How the kernel lies on the map; pairs are (height, width) in pixels."""
+    """Settings of the convolution; pairs are (height, width) in pixels."""
 
     kernel: Pair
     stride: Pair
@@ -31,112 +37,62 @@ class Geometry(NamedTuple):
     groups: int
     deform_groups: int
 
-
-def deform_conv2d(
-    x: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair = 0,
-    dilation: int | Pair = 1,
-    groups: int = 1,
-    deform_groups: int = 1,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Convolution whose kernel's taps are moved by an offset at each pixel.
-
-    A tap reads the map by bilinear interpolation; outside the map is 0, and
-    so is a tap whose offset isn't finite. With a ``mask`` each tap is
-    multiplied by it (version 2).
-
-    As in mmcv, the result has the dtype of the offset, whatever the others
-    have: under autocast the offset comes from a convolution and is half. Half
-    types are summed in float32. The gradient can't itself be differentiated.
-
-    Args:
-        x (Tensor): Map of shape (B, C, H, W).
-        offset (Tensor): (B, deform_groups * kh * kw * 2, H_out, W_out), in
-            pixels, y before x.
-        weight (Tensor): (C_out, C / groups, kh, kw).
-        bias (Tensor, optional): (C_out,).
-        stride (int or tuple): In pixels, one number or (height, width).
-        padding (int or tuple): Likewise.
-        dilation (int or tuple): Likewise.
-        groups (int): Groups of channels that are convolved apart.
-        deform_groups (int): Groups of channels with offsets of their own.
-        mask (Tensor, optional): (B, deform_groups * kh * kw, H_out, W_out).
-
-    Returns:
-        Tensor: (B, C_out, H_out, W_out).
-
-    Raises:
-        UserError: If the shapes don't fit each other.
-    """
-    geometry = Geometry(
-        _pair(tuple(weight.shape[2:])),
-        _pair(stride),
-        _pair(padding),
-        _pair(dilation),
-        groups,
-        deform_groups,
-    )
-    check(x, offset, weight, bias, mask, geometry)
-    x, weight = x.to(offset.dtype), weight.to(offset.dtype)
-    if mask is not None:
-        mask = mask.to(offset.dtype)
-    if wants_plain():
-        out = _plain(x, offset, weight, mask, geometry)
-    else:
-        out = _DeformConv.apply(x, offset, weight, mask, geometry)
-    return out if bias is None else out + bias.to(out.dtype)[:, None, None]
-
-
-class _DeformConv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, offset, weight, mask, geometry):
-        ctx.save_for_backward(x, offset, weight, mask)
-        ctx.geometry = geometry
-        return _convolve_in_parts(x, offset, weight, mask, geometry)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        of_x, of_offset, of_weight, of_mask, _ = ctx.needs_input_grad
-        of_samples = of_x or of_offset or of_mask
-        x, offset, weight, mask = ctx.saved_tensors
-        grads = convolve_backward(
-            grad, x, offset, weight, mask, ctx.geometry, of_samples, of_weight
-        )
-        return *grads, None
+    @classmethod
+    def from_sizes(
+        cls, kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int,
+        pad_w: int, dilation_h: int, dilation_w: int, groups: int, deform_groups: int,
+    ) -> 'Geometry':  # fmt: skip
+        kernel, stride = (kernel_h, kernel_w), (stride_h, stride_w)
+        padding, dilation = (pad_h, pad_w), (dilation_h, dilation_w)
+        return cls(kernel, stride, padding, dilation, groups, deform_groups)
 
 
 def convolve(
     x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: Geometry
 ) -> Tensor:
-    """The convolution of tensors that were checked, for what needs no gradient."""
-    if wants_plain():
-        return _plain(x, offset, weight, mask, geometry)
+    """Compute the convolution without bias.
+
+    A tap reads the map by bilinear interpolation. Outside of the map, and if its
+    offset isn't finite, it reads 0.
+
+    Args:
+        x (Tensor): Feature map of shape (B, C, H, W).
+        offset (Tensor): Of shape (B, deform_groups * kh * kw * 2, H_out, W_out), in
+            pixels, y before x.
+        weight (Tensor): Of shape (C_out, C / groups, kh, kw).
+        mask (Tensor, optional): Factors of the taps (version 2), of shape
+            (B, deform_groups * kh * kw, H_out, W_out).
+        geometry (Geometry): Kernel, stride, padding, dilation and groups.
+
+    Returns:
+        Tensor: Of shape (B, C_out, H_out, W_out) and the dtype of ``x``.
+
+    Raises:
+        UserError: If the shapes don't fit each other.
+    """
+    _check(x, offset, weight, mask, geometry)
+    if is_traced_or_compiled():
+        return _convolve_at_once(x, offset, weight, mask, geometry)
     return _convolve_in_parts(x, offset, weight, mask, geometry)
 
 
-def _plain(
+def _convolve_at_once(
     x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: Geometry
 ) -> Tensor:
-    """All at once, of operations that have gradients."""
+    """Compute all output pixels at once, of differentiable operations."""
     taps = _taps(offset, mask, geometry)
     at = torch.arange(taps.shape[0], device=x.device)
     points = _points(at, taps, x.shape, offset.shape, geometry)
     columns = _columns(sum_rows(_table(x, geometry), *points), taps, geometry)
     out = columns @ _matrix(weight, geometry).to(columns.dtype)
-    return _to_map(out.transpose(0, 1).flatten(1).to(x.dtype), x, offset)
+    return _to_map(out.transpose(0, 1).flatten(1).to(x.dtype), offset)
 
 
 @torch.no_grad()
 def _convolve_in_parts(
     x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: Geometry
 ) -> Tensor:
-    """Output of the convolution, some output pixels at a time."""
+    """Compute some output pixels at a time."""
     with torch.autocast(x.device.type, enabled=False):
         rows, taps = _table(x, geometry), _taps(offset, mask, geometry)
         matrix = _matrix(weight, geometry)
@@ -147,7 +103,7 @@ def _convolve_in_parts(
             columns = _columns(sum_rows(rows, *points), taps[part], geometry)
             product = columns.to(matrix.dtype) @ matrix
             out[part] = product.transpose(0, 1).flatten(1)
-        return _to_map(out, x, offset)
+        return _to_map(out, offset)
 
 
 @torch.no_grad()
@@ -161,7 +117,21 @@ def convolve_backward(
     of_samples: bool = True,
     of_weight: bool = True,
 ) -> tuple[Any, ...]:
-    """Gradients of x, offset, weight and mask; None if not asked for."""
+    """Compute the gradients of :func:`convolve`.
+
+    Args:
+        grad (Tensor): Gradient of the output.
+        x (Tensor): As for :func:`convolve`, as are the following.
+        offset (Tensor): Likewise.
+        weight (Tensor): Likewise.
+        mask (Tensor, optional): Likewise.
+        geometry (Geometry): Likewise.
+        of_samples (bool): Whether to compute those of x, offset and mask.
+        of_weight (bool): Whether to compute that of the weight.
+
+    Returns:
+        tuple: Gradients of x, offset, weight and mask; None if not computed.
+    """
     with torch.autocast(x.device.type, enabled=False):
         rows, taps = _table(x, geometry), _taps(offset, mask, geometry)
         matrix = _matrix(weight, geometry)
@@ -198,18 +168,19 @@ def convolve_backward(
 
 
 def _samples(x: Tensor, geometry: Geometry) -> int:
-    """Numbers that are read for one output pixel."""
+    """Count the elements that are read for one output pixel."""
     return x.shape[1] * geometry.kernel[0] * geometry.kernel[1]
 
 
 def _table(x: Tensor, geometry: Geometry) -> Tensor:
-    """(B, C, H, W) to (1 + B * H * W * deform_groups, C / deform_groups)."""
-    rows = x.permute(0, 2, 3, 1).to(wide(x.dtype))
-    return make_table(rows.reshape(-1, x.shape[1] // geometry.deform_groups))
+    """Turn (B, C, H, W) into (1 + B * H * W * deform_groups, C / deform_groups)."""
+    rows = x.permute(0, 2, 3, 1).to(wide_dtype(x.dtype))
+    rows = rows.reshape(-1, x.shape[1] // geometry.deform_groups)
+    return F.pad(rows, (0, 0, 1, 0))  # row 0 is outside
 
 
 def _taps(offset: Tensor, mask: Tensor | None, geometry: Geometry) -> Tensor:
-    """Offset and, if there is one, mask of each output pixel, tap and group:
+    """Stack offset and mask, if any, of each output pixel, tap and group:
     (B * H_out * W_out, kh * kw, deform_groups, 2 or 3)."""
     kernel, groups = geometry.kernel, geometry.deform_groups
     shape = offset.shape[0], groups, kernel[0] * kernel[1]
@@ -217,11 +188,11 @@ def _taps(offset: Tensor, mask: Tensor | None, geometry: Geometry) -> Tensor:
     if mask is not None:
         taps = torch.cat([taps, mask.reshape(*shape, 1, *offset.shape[2:])], 3)
     taps = taps.permute(0, 4, 5, 2, 1, 3).flatten(0, 2)
-    return taps.to(wide(offset.dtype)).contiguous()
+    return taps.to(wide_dtype(offset.dtype)).contiguous()
 
 
 def _from_taps(taps: Tensor, like: Tensor) -> Tensor:
-    """Some of :func:`_taps`' last dim back, to (B, channels, H_out, W_out)."""
+    """Turn a slice of the last dim of :func:`_taps` into the shape of ``like``."""
     batch, _, height, width = like.shape
     taps = taps.permute(2, 1, 3, 0).reshape(like.shape[1], batch, height, width)
     return taps.transpose(0, 1).to(like.dtype)
@@ -230,7 +201,7 @@ def _from_taps(taps: Tensor, like: Tensor) -> Tensor:
 def _points(
     at: Tensor, taps: Tensor, size: torch.Size, out_size: torch.Size, geometry: Geometry
 ) -> tuple[Tensor, Tensor]:
-    """What :func:`sum_rows` reads for the output pixels of number ``at``."""
+    """Return the index and weight of :func:`sum_rows` for output pixels ``at``."""
     height, width = size[2:]
     out_height, out_width = out_size[2:]
     tap = torch.arange(taps.shape[1], device=at.device)
@@ -251,59 +222,36 @@ def _points(
 
 
 def _columns(samples: Tensor, taps: Tensor, geometry: Geometry) -> Tensor:
-    """Samples to (groups, pixels, kh * kw * C / groups)."""
+    """Turn samples into (groups, pixels, kh * kw * C / groups)."""
     channels = samples.shape[1] * taps.shape[2] // geometry.groups
     samples = samples.reshape(*taps.shape[:2], geometry.groups, channels)
     return samples.permute(2, 0, 1, 3).flatten(2)
 
 
 def _matrix(weight: Tensor, geometry: Geometry) -> Tensor:
-    """Weight to (groups, kh * kw * C / groups, C_out / groups)."""
-    # The processors whose products of halves are fast sum them in float32.
-    half = weight.device.type != 'cpu'
-    weight = weight.to(weight.dtype if half else wide(weight.dtype))
+    """Turn the weight into (groups, kh * kw * C / groups, C_out / groups)."""
+    if weight.device.type == 'cpu':  # others sum products of halves in float32
+        weight = weight.to(wide_dtype(weight.dtype))
     weight = weight.unflatten(0, (geometry.groups, -1)).flatten(3)
     return weight.permute(0, 3, 2, 1).flatten(1, 2)
 
 
 def _from_matrix(matrix: Tensor, like: Tensor) -> Tensor:
-    """Back from :func:`_matrix`."""
+    """Invert :func:`_matrix`."""
     matrix = matrix.unflatten(1, (-1, like.shape[1])).permute(0, 3, 2, 1)
     return matrix.reshape(like.shape).to(like.dtype)
 
 
-def _to_map(out: Tensor, x: Tensor, offset: Tensor) -> Tensor:
-    """(pixels, C_out) to (B, C_out, H_out, W_out) in the format of ``x``."""
+def _to_map(out: Tensor, offset: Tensor) -> Tensor:
+    """Turn (pixels, C_out) into (B, C_out, H_out, W_out)."""
     out = out.view(offset.shape[0], *offset.shape[2:], out.shape[1])
-    out = out.permute(0, 3, 1, 2)
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    return out if last else out.contiguous()
+    return out.permute(0, 3, 1, 2)
 
 
-def _pair(value: int | Sequence[int]) -> Pair:
-    # How many there are is looked at in check(), which has the name.
-    return cast(Pair, (value,) * 2 if isinstance(value, int) else tuple(value))
-
-
-def check(
-    x: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    geometry: Geometry,
+def _check(
+    x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: Geometry
 ) -> None:
     """Raise a UserError that names the argument that doesn't fit."""
-    for name, tensor in (('x', x), ('offset', offset), ('weight', weight)):
-        if tensor.dim() != 4 or not tensor.is_floating_point():
-            raise UserError(
-                f'{name} must be four-dimensional and floating, '
-                f'but has {tensor.dim()} dims of {tensor.dtype}'
-            )
-    for name, least in (('stride', 1), ('padding', 0), ('dilation', 1)):
-        pair = getattr(geometry, name)
-        if len(pair) != 2 or min(pair) < least:
-            raise UserError(f'{name} must be one or two numbers >= {least}, not {pair}')
     for name, channels in (
         ('groups', (x.shape[1], weight.shape[0])),
         ('deform_groups', (x.shape[1],)),
@@ -325,8 +273,6 @@ def check(
     _check_shape('offset', offset, (x.shape[0], 2 * taps, *size))
     if mask is not None:
         _check_shape('mask', mask, (x.shape[0], taps, *size))
-    if bias is not None:
-        _check_shape('bias', bias, (weight.shape[0],))
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
@@ -337,3 +283,90 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> No
         raise UserError(
             f'{name} must have the shape {tuple(shape)}, not {tuple(tensor.shape)}'
         )
+
+
+def deform_conv_forward(
+    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor,
+    ones: Tensor, kW: int, kH: int, dW: int, dH: int, padW: int, padH: int,
+    dilationW: int, dilationH: int, group: int, deformable_group: int, im2col_step: int,
+) -> None:  # fmt: skip
+    """Version 1: write the result to ``output``."""
+    geometry = Geometry.from_sizes(
+        kH, kW, dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
+    )
+    output.copy_(convolve(input, offset, weight, None, geometry))
+
+
+def deform_conv_backward_input(
+    input: Tensor, offset: Tensor, gradOutput: Tensor, gradInput: Tensor,
+    gradOffset: Tensor, weight: Tensor, columns: Tensor, kW: int, kH: int, dW: int,
+    dH: int, padW: int, padH: int, dilationW: int, dilationH: int, group: int,
+    deformable_group: int, im2col_step: int,
+) -> None:  # fmt: skip
+    """Version 1: compute the gradients of the map and of the offset."""
+    geometry = Geometry.from_sizes(
+        kH, kW, dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
+    )
+    grad_input, grad_offset, _, _ = convolve_backward(
+        gradOutput, input, offset, weight, None, geometry, of_weight=False
+    )
+    gradInput.add_(grad_input)
+    gradOffset.copy_(grad_offset)
+
+
+def deform_conv_backward_parameters(
+    input: Tensor, offset: Tensor, gradOutput: Tensor, gradWeight: Tensor,
+    columns: Tensor, ones: Tensor, kW: int, kH: int, dW: int, dH: int, padW: int,
+    padH: int, dilationW: int, dilationH: int, group: int, deformable_group: int,
+    scale: float, im2col_step: int,
+) -> None:  # fmt: skip
+    """Version 1: compute the gradient of the weight, times ``scale``."""
+    geometry = Geometry.from_sizes(
+        kH, kW, dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
+    )
+    # The gradient of the weight depends on its shape only.
+    _, _, grad_weight, _ = convolve_backward(
+        gradOutput, input, offset, gradWeight, None, geometry, of_samples=False
+    )
+    gradWeight.add_(grad_weight, alpha=scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor, offset: Tensor,
+    mask: Tensor, output: Tensor, columns: Tensor, kernel_h: int, kernel_w: int,
+    stride_h: int, stride_w: int, pad_h: int, pad_w: int, dilation_h: int,
+    dilation_w: int, group: int, deformable_group: int, with_bias: bool,
+) -> None:  # fmt: skip
+    """Version 2: write the result to ``output``."""
+    geometry = Geometry.from_sizes(
+        kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
+        group, deformable_group,
+    )  # fmt: skip
+    output.copy_(convolve(input, offset, weight, mask, geometry))
+    if with_bias:
+        _check_shape('bias', bias, (weight.shape[0],))
+        output.add_(bias[:, None, None])
+
+
+def modulated_deform_conv_backward(
+    input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor, offset: Tensor,
+    mask: Tensor, columns: Tensor, grad_input: Tensor, grad_weight: Tensor,
+    grad_bias: Tensor, grad_offset: Tensor, grad_mask: Tensor, grad_output: Tensor,
+    kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int, pad_w: int,
+    dilation_h: int, dilation_w: int, group: int, deformable_group: int,
+    with_bias: bool,
+) -> None:  # fmt: skip
+    """Version 2: compute all gradients."""
+    geometry = Geometry.from_sizes(
+        kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
+        group, deformable_group,
+    )  # fmt: skip
+    of_input, of_offset, of_weight, of_mask = convolve_backward(
+        grad_output, input, offset, weight, mask, geometry
+    )
+    grad_input.add_(of_input)
+    grad_weight.add_(of_weight)
+    grad_offset.copy_(of_offset)
+    grad_mask.copy_(of_mask)
+    if with_bias:
+        grad_bias.add_(grad_output.sum((0, 2, 3)))

@@ -1,6 +1,6 @@
-"""Convolution at the pixels of a mask, under the names of mmcv's extension.
+"""Masked convolution, under the names and arguments of mmcv's extension.
 
-Guided anchoring predicts with it. Source: Region Proposal by Guided Anchoring
+Guided anchoring uses it at inference. Source: Region Proposal by Guided Anchoring
 (CVPR 2019, arXiv 1901.03278), section 3.2.
 """
 
@@ -19,17 +19,17 @@ def masked_im2col_forward(
     pad_h: int,
     pad_w: int,
 ) -> None:
-    """Copy what the kernel sees at each pixel of the mask.
+    """Copy the pixels under the kernel at each pixel of the mask to a column.
 
     Args:
-        im (Tensor): Map of shape (1, C, H, W).
+        im (Tensor): Feature map of shape (1, C, H, W).
         mask_h_idx (Tensor): Row of each pixel, int64 of shape (N,).
         mask_w_idx (Tensor): Column of each pixel.
-        col (Tensor): Is filled; (C * kernel_h * kernel_w, N).
+        col (Tensor): Is filled; of shape (C * kernel_h * kernel_w, N).
         kernel_h (int): Height of the kernel, in pixels.
-        kernel_w (int): Its width.
+        kernel_w (int): Width of the kernel, in pixels.
         pad_h (int): Rows of zeros above and below the map.
-        pad_w (int): Columns of zeros beside it.
+        pad_w (int): Columns of zeros left and right of the map.
     """
     padded = F.pad(im[0], (pad_w, pad_w, pad_h, pad_h))
     rows = mask_h_idx + torch.arange(kernel_h, device=im.device)[:, None, None]
@@ -46,6 +46,6 @@ def masked_col2im_forward(
     width: int,
     channels: int,
 ) -> None:
-    """Put a column of ``col``, (channels, N), at each pixel of the mask into
-    ``im``, (1, channels, height, width)."""
+    """Copy each column of ``col``, (channels, N), to a pixel of the mask in ``im``,
+    (1, channels, height, width)."""
     im[0, :, mask_h_idx, mask_w_idx] = col

@@ -1,51 +1,108 @@
-"""What mmcv.ops calls in ``mmcv._ext``, on PyTorch alone.
+"""Stand-in for ``mmcv._ext``: the operators that mmcv.ops calls, in PyTorch.
 
-Stands in for the extension where mmcv has none (mmcv_stand_in.py). Where it
-has one, nothing changes until :func:`use_on_cpus` is called.
+Where mmcv has no compiled extension, :func:`provide_mmcv_ext` or the file that the
+wheel installs (mmcv_stand_in.py) puts these operators in its place. A compiled
+extension is used until :func:`use_on_cpus` is called. On CUDA, torchvision's operators
+are preferred, because the ones here are written for CPUs.
 """
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
-from . import (
-    deform_conv_mmcv,
-    focal_loss,
-    masked_conv,
-    ms_deform_attn,
-    on_cuda,
-    soft_nms,
-)
+from . import deform_conv, focal_loss, masked_conv, ms_deform_attn
 from . import nms as _nms
 from . import roi_align as _roi_align
+
+NAME = 'mmcv._ext'
+STAND_IN = Path(__file__).with_name('mmcv_stand_in.py')
+
+
+def provide_mmcv_ext() -> bool:
+    """Make ``mmcv.ops`` importable where mmcv has no compiled operators.
+
+    A compiled extension, or the file that the wheel installs in its place, is left
+    alone. The effect lasts for this process.
+
+    Returns:
+        bool: Whether this call put the stand-in in place.
+    """
+    if NAME in sys.modules or find_spec(NAME):
+        return False
+    loader = SourceFileLoader(NAME, str(STAND_IN))
+    module = module_from_spec(ModuleSpec(NAME, loader, origin=str(STAND_IN)))
+    loader.exec_module(module)
+    # As an import statement would have done.
+    sys.modules[NAME] = module
+    vars(importlib.import_module('mmcv'))['_ext'] = module
+    return True
+
+
+@functools.cache
+def torchvision_ops():
+    """Return ``torch.ops.torchvision``, or None if torchvision is missing or built for
+    another torch."""
+    try:
+        import torchvision
+
+        torchvision.ops.nms  # noqa: B018  raises if its extension did not load
+    except Exception:  # it fails in many ways
+        return None
+    return torch.ops.torchvision
+
+
+def has_torchvision(tensor: Tensor) -> bool:
+    """Return whether torchvision is to compute with this tensor."""
+    return tensor.is_cuda and torchvision_ops() is not None
 
 
 @functools.wraps(_nms.nms)
 def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    if offset == 0 and on_cuda.has_torchvision(bboxes):
-        return on_cuda.nms(bboxes, scores, iou_threshold)
+    if offset == 0 and has_torchvision(bboxes):
+        return torchvision_ops().nms(bboxes.float(), scores.float(), iou_threshold)
     return _nms.nms(bboxes, scores, iou_threshold, offset)
 
 
 @functools.wraps(_roi_align.roi_align_forward)
 def roi_align_forward(input, rois, output, argmax_y, argmax_x, **kwargs):
-    if kwargs['pool_mode'] == 1 and on_cuda.has_torchvision(input):
-        on_cuda.roi_align_forward(input, rois, output, **kwargs)
+    if kwargs['pool_mode'] == 1 and has_torchvision(input):
+        settings = _torchvision_settings(**kwargs)
+        output.copy_(
+            torchvision_ops().roi_align(input, rois.to(input.dtype), *settings)
+        )
     else:
         _roi_align.roi_align_forward(input, rois, output, argmax_y, argmax_x, **kwargs)
 
 
 @functools.wraps(_roi_align.roi_align_backward)
 def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **kwargs):
-    if kwargs['pool_mode'] == 1 and on_cuda.has_torchvision(grad_output):
-        on_cuda.roi_align_backward(grad_output, rois, grad_input, **kwargs)
+    if kwargs['pool_mode'] == 1 and has_torchvision(grad_output):
+        scale, height, width, ratio, aligned = _torchvision_settings(**kwargs)
+        grad_input.add_(
+            torchvision_ops()._roi_align_backward(
+                grad_output, rois.to(grad_output.dtype), scale, height, width,
+                *grad_input.shape, ratio, aligned,
+            )
+        )  # fmt: skip
     else:
         _roi_align.roi_align_backward(
             grad_output, rois, argmax_y, argmax_x, grad_input, **kwargs
         )
+
+
+def _torchvision_settings(
+    aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int,
+    pool_mode: int, aligned: bool,
+) -> tuple:  # fmt: skip
+    return spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
 
 
 OPERATORS: dict[str, Callable] = {
@@ -54,16 +111,16 @@ OPERATORS: dict[str, Callable] = {
         nms,
         roi_align_forward,
         roi_align_backward,
-        soft_nms.softnms,
+        _nms.softnms,
         focal_loss.sigmoid_focal_loss_forward,
         focal_loss.sigmoid_focal_loss_backward,
         focal_loss.softmax_focal_loss_forward,
         focal_loss.softmax_focal_loss_backward,
-        deform_conv_mmcv.deform_conv_forward,
-        deform_conv_mmcv.deform_conv_backward_input,
-        deform_conv_mmcv.deform_conv_backward_parameters,
-        deform_conv_mmcv.modulated_deform_conv_forward,
-        deform_conv_mmcv.modulated_deform_conv_backward,
+        deform_conv.deform_conv_forward,
+        deform_conv.deform_conv_backward_input,
+        deform_conv.deform_conv_backward_parameters,
+        deform_conv.modulated_deform_conv_forward,
+        deform_conv.modulated_deform_conv_backward,
         masked_conv.masked_im2col_forward,
         masked_conv.masked_col2im_forward,
         ms_deform_attn.ms_deform_attn_forward,
@@ -73,7 +130,7 @@ OPERATORS: dict[str, Callable] = {
 
 
 def __getattr__(name: str) -> Callable:
-    """An operator by the name that mmcv has for it."""
+    """Return an operator by its name in mmcv, or a function that raises a UserError."""
     if name.startswith('__'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     if name in OPERATORS:
@@ -84,9 +141,9 @@ def __getattr__(name: str) -> Callable:
     def missing(*args, **kwargs):
         raise UserError(
             f'mmcv.ops needs the operator {name!r}, which is not among those that '
-            f'mobilevig_det brings ({", ".join(OPERATORS)}), and this mmcv has none of '
-            'its own. For all of them mmcv has to be compiled: docs/install.md, '
-            '"With a compiled mmcv".'
+            f'mobilevig_det has ({", ".join(OPERATORS)}), and this mmcv has none of '
+            'its own. Compile mmcv to have all of them: docs/install.md, "With a '
+            'compiled mmcv".'
         )
 
     return missing
@@ -97,16 +154,16 @@ def _extension():
 
 
 def is_compiled() -> bool:
-    """Whether mmcv has operators of its own."""
+    """Return whether mmcv has compiled operators."""
     return not (getattr(_extension(), '__file__', None) or '.py').endswith('.py')
 
 
 def use_on_cpus() -> None:
-    """With a compiled mmcv: have ours compute with tensors on CPUs.
+    """Replace the operators of a compiled mmcv for tensors on CPUs.
 
-    For programs, not for libraries: the whole process changes. Ours know half
-    types and are many times as fast there (docs/benchmark.md). Calling it again
-    does nothing, nor does it without a compiled mmcv, where ours are in use.
+    This package's operators support half types and are many times as fast there
+    (docs/benchmark.md). For programs, not for libraries: the whole process changes.
+    Without a compiled mmcv, and when called again, it does nothing.
     """
     extension = _extension()
     if not is_compiled():
@@ -129,7 +186,7 @@ def _by_device(ours: Callable, compiled: Callable) -> Callable:
 
 
 def in_use() -> str:
-    """Whose operators mmcv.ops calls, in words."""
+    """Describe whose operators mmcv.ops calls."""
     if not is_compiled():
         return "mobilevig_det's (mmcv has none)"
     if hasattr(_extension().nms, 'compiled'):

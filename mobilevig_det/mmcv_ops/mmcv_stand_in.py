@@ -1,9 +1,9 @@
-"""What ``import mmcv._ext`` finds where mmcv has no compiled operators.
+"""Module ``mmcv._ext`` where mmcv has no compiled operators.
 
-An installation of ours puts this file beside mmcv's own as ``mmcv/_ext.py``.
-Python prefers a compiled ``_ext`` in the same folder, so an mmcv that has its
-operators keeps them. ``mmcv.ops`` is half imported when it asks for the names
-below; so nothing of ours is imported before one of them is called.
+Installing mobilevig_det copies this file to ``mmcv/_ext.py``. Python prefers a compiled
+``_ext`` in the same folder, so that an mmcv with operators keeps them. ``mmcv.ops`` is
+only partly imported when it looks up the names below; therefore mobilevig_det is
+imported when one of them is called.
 """
 
 

@@ -1,7 +1,8 @@
-"""Non-maximum suppression, under the name and with the arguments of mmcv's
+"""Non-maximum suppression and Soft-NMS, under the names and arguments of mmcv's
 extension.
 
-Source: the greedy algorithm of R-CNN (arXiv 1311.2524), section 2.3.
+Sources: the greedy algorithm of R-CNN (arXiv 1311.2524), section 2.3; Soft-NMS (ICCV
+2017, arXiv 1704.04503).
 """
 
 import numpy as np
@@ -10,48 +11,43 @@ from torch import Tensor
 
 from ..custom_op import custom_op
 from ..errors import UserError
-from .bilinear import wide
+from .bilinear import wide_dtype
 
-# Boxes whose overlaps with all others are computed at a time.
+# Boxes whose overlaps with all others are computed together.
 BLOCK = 128
 
 
-def _fake(bboxes, scores, iou_threshold, offset):
+def _fake_nms(bboxes, scores, iou_threshold, offset):
     kept = torch.library.get_ctx().new_dynamic_size()
     return bboxes.new_empty(kept, dtype=torch.int64)
 
 
-@custom_op('nms', fake=_fake)
+@custom_op('nms', fake=_fake_nms)
 def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that are kept, from the highest score to the lowest.
+    """Return the indices of the boxes that are kept, from highest to lowest score.
 
-    A box goes if its IoU with a kept one of a higher score is over the
-    threshold; of equal scores :meth:`Tensor.sort` says which is the higher. A
-    box with a coordinate that is NaN stays, and suppresses nothing. Half types
-    are compared as float32.
+    A box is suppressed if its IoU with a kept box of a higher score is over the
+    threshold; :meth:`Tensor.sort` decides the order of equal scores. A box with a NaN
+    coordinate is kept and suppresses nothing. Half types are compared as float32.
 
     Args:
-        bboxes (Tensor): (x1, y1, x2, y2), of shape (N, 4).
-        scores (Tensor): Of shape (N, ).
-        iou_threshold (float): Largest IoU of two boxes that both stay.
+        bboxes (Tensor): (x1, y1, x2, y2) in pixels, of shape (N, 4).
+        scores (Tensor): Of shape (N,).
+        iou_threshold (float): Largest IoU of two boxes that are both kept.
         offset (int): 0, or 1 if x2 and y2 are the last pixels inside.
 
     Returns:
-        Tensor: int64, of shape (M, ).
+        Tensor: int64 of shape (M,).
 
     Raises:
         UserError: If the shapes don't fit.
     """
-    if bboxes.ndim != 2 or bboxes.shape[1] != 4 or scores.shape != bboxes.shape[:1]:
-        raise UserError(
-            'nms: bboxes must be of shape (N, 4) and scores of shape (N, ), but are '
-            f'{tuple(bboxes.shape)} and {tuple(scores.shape)}.'
-        )
+    _check(bboxes, scores)
     # Of equal scores mmcv takes first what this sort, which isn't stable, does.
     order = scores.sort(descending=True)[1]
     if len(order) < 2:
         return order
-    boxes = bboxes.to(wide(bboxes.dtype))[order].t().contiguous()
+    boxes = bboxes.to(wide_dtype(bboxes.dtype))[order].t().contiguous()
     keep = order.new_ones(len(order), dtype=torch.bool)
     for group in _apart(boxes, offset) if iou_threshold >= 0 else [...]:
         keep[group] = _greedy(boxes[:, group], iou_threshold, offset)
@@ -61,12 +57,12 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
 def _apart(boxes: Tensor, offset: int) -> list:
     """Split boxes (4, N) into groups whose x-ranges don't touch.
 
-    MMDetection moves each class, and each level of an RPN, to a place of its
-    own along the diagonal, so that there are such groups.
+    There are such groups because MMDetection offsets the boxes of each class, and of
+    each level of an RPN, along the diagonal.
 
     Returns:
-        list: Ascending indices of each group (or ``...``, all of them). Small
-        groups stay together.
+        list: Ascending indices of each group, or ``...`` for all boxes. Small groups
+        are merged.
     """
     number = boxes.shape[1]
     if number <= 4 * BLOCK:
@@ -84,7 +80,7 @@ def _apart(boxes: Tensor, offset: int) -> list:
 
 
 def _greedy(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Which boxes (4, N), by falling score, stay: bool of shape (N, )."""
+    """Return which boxes (4, N), by falling score, are kept: bool of shape (N,)."""
     keep = torch.zeros(boxes.shape[1], dtype=torch.bool, device=boxes.device)
     left = torch.arange(boxes.shape[1], device=boxes.device)
     corners = boxes.view(2, 2, -1)  # (first or last, x or y, N)
@@ -95,7 +91,7 @@ def _greedy(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
         suppressed = _overlap(corners, areas, size, offset) > iou_threshold
         kept = _scan(suppressed[:, :size])
         keep[left[kept]] = True
-        # Indices: for each use of booleans as such a GPU would be waited for.
+        # As indices: each use of a boolean mask would wait for a GPU.
         alive = (~suppressed[kept, size:].any(0)).nonzero().flatten() + size
         left = left[alive]
         corners, areas = corners[..., alive], areas[alive]
@@ -103,7 +99,7 @@ def _greedy(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
 
 
 def _overlap(corners: Tensor, areas: Tensor, size: int, offset: int) -> Tensor:
-    """IoU of the first boxes with all, (size, N), rounded as mmcv's are."""
+    """Return the IoU of the first boxes with all, (size, N), rounded as in mmcv."""
     first, last = corners[..., None, :]
     inter = torch.minimum(corners[1, :, :size, None], last)
     inter -= torch.maximum(corners[0, :, :size, None], first)
@@ -115,8 +111,9 @@ def _overlap(corners: Tensor, areas: Tensor, size: int, offset: int) -> Tensor:
 
 
 def _scan(suppressed: Tensor) -> Tensor:
-    """Indices of a block's boxes that stay, from which would suppress which, (n, n)."""
-    # A row is one integer, a bit for each box: 40 times as fast as tensors.
+    """Return the indices of a block's boxes that are kept, given which box would
+    suppress which, bool of shape (n, n)."""
+    # A row is one integer, a bit for each box: 40 times as fast as with tensors.
     rows = np.packbits(suppressed.cpu().numpy(), axis=1, bitorder='little')
     data, width = rows.tobytes(), rows.shape[1]
     gone = 0
@@ -126,3 +123,137 @@ def _scan(suppressed: Tensor) -> Tensor:
             kept.append(i)
             gone |= int.from_bytes(data[i * width : (i + 1) * width], 'little')
     return torch.tensor(kept, device=suppressed.device)
+
+
+SOFT_NMS_METHODS = ('naive', 'linear', 'gaussian')
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Lower the score of each box by its overlap with better ones.
+
+    By 'naive' the score of a box becomes 0 where the IoU is at least the threshold; by
+    'linear' it is multiplied by 1 - IoU there; by 'gaussian' it is multiplied by
+    exp(-IoU ** 2 / sigma) everywhere. Boxes whose IoU isn't a number, because they have
+    no area or no finite one, don't change each other's scores. Boxes with a NaN score
+    are dropped. The loop over the kept boxes runs on the CPU. Half types are computed
+    in float32.
+
+    Args:
+        boxes (Tensor): (x1, y1, x2, y2) in pixels, of shape (N, 4).
+        scores (Tensor): Of shape (N,).
+        dets (Tensor): Its first M rows are filled with the kept boxes and their new
+            scores, by falling score; of shape (N, 5).
+        iou_threshold (float): For 'naive' and 'linear'.
+        sigma (float): For 'gaussian'.
+        min_score (float): Boxes with lower scores are dropped, except for the best.
+        method (int): Index into ``SOFT_NMS_METHODS``.
+        offset (int): 0, or 1 if x2 and y2 are the last pixels inside.
+
+    Returns:
+        Tensor: Indices of the kept boxes, int64 of shape (M,).
+
+    Raises:
+        UserError: If an argument's shape or value doesn't fit.
+    """
+    _check(boxes, scores)
+    if not boxes.is_floating_point():
+        raise UserError(f'boxes must be of a floating dtype, but are of {boxes.dtype}.')
+    if not 0 <= method < len(SOFT_NMS_METHODS):
+        raise UserError(f'method must be 0, 1 or 2, but is {method}.')
+    if SOFT_NMS_METHODS[method] == 'gaussian' and not sigma > 0:
+        raise UserError(f'sigma must be above 0, but is {sigma}.')
+    new_scores, keep = _soft_nms(
+        boxes.detach(), scores.detach(), iou_threshold, sigma, min_score, method, offset
+    )
+    dets[: keep.shape[0]] = torch.cat([boxes[keep], new_scores[:, None]], 1)
+    return keep
+
+
+def _fake_soft_nms(boxes, scores, iou_threshold, sigma, min_score, method, offset):
+    count = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty(count), boxes.new_empty(count, dtype=torch.long)
+
+
+# One opaque call for compilers and exporters: the loop depends on the data.
+@custom_op('soft_nms', fake=_fake_soft_nms)
+def _soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> tuple[Tensor, Tensor]:
+    """Return new scores and indices of the kept boxes, best first."""
+    device, dtype = boxes.device, boxes.dtype
+    # With NumPy on the CPU, whose calls take a fraction of the time of PyTorch's: each
+    # step depends on the one before.
+    corners = boxes.cpu().to(wide_dtype(dtype)).numpy()
+    left = scores.cpu().to(wide_dtype(dtype), copy=True).numpy()
+    with np.errstate(all='ignore'):  # infinities
+        order = _decay(corners, left, iou_threshold, sigma, min_score, method, offset)
+    return (
+        torch.from_numpy(left[order]).to(device, dtype),
+        torch.from_numpy(order).to(device),
+    )
+
+
+def _decay(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> np.ndarray:
+    """Lower ``scores`` in place; return the indices of the remaining boxes.
+
+    The steps are mmcv's, since the order of equal scores depends on them: the best
+    remaining box is swapped to the front of the others, whose scores then decay; the
+    last box takes the place of one whose score falls below the least.
+    """
+    low, high = boxes[:, :2], boxes[:, 2:]
+    area = (high - low + offset).prod(1)
+    order = np.flatnonzero(~np.isnan(scores))
+    done = 0
+    while done < len(order):
+        best = done + int(scores[order[done:]].argmax())
+        order[[done, best]] = order[[best, done]]
+        best, rest = order[done], order[done + 1 :]
+        done += 1
+        size = np.minimum(high[rest], high[best]) - np.maximum(low[rest], low[best])
+        common = np.maximum(size + offset, 0).prod(1)
+        iou = common / (area[rest] + area[best] - common)
+        if SOFT_NMS_METHODS[method] == 'gaussian':
+            factor = np.exp(-(iou * iou) / sigma)
+        else:
+            lowered = 1 - iou if SOFT_NMS_METHODS[method] == 'linear' else 0
+            factor = np.where(iou >= iou_threshold, lowered, 1)
+        factor[np.isnan(iou)] = 1
+        scores[rest] *= factor
+        keep = scores[rest] >= min_score
+        if not keep.all():
+            # The last boxes take the places of those that are dropped.
+            count = np.count_nonzero(keep)
+            rest[:count][~keep[:count]] = rest[count:][keep[count:]][::-1]
+            order = order[: done + count]
+    return order
+
+
+def _check(boxes: Tensor, scores: Tensor) -> None:
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
+        raise UserError(
+            'boxes must be of shape (N, 4) and scores of shape (N,), but are '
+            f'{tuple(boxes.shape)} and {tuple(scores.shape)}.'
+        )

@@ -1,7 +1,7 @@
-"""Where RoIAlign samples the map, along each axis.
+"""Sampling positions of RoIAlign along each axis.
 
-Source: Mask R-CNN (ICCV 2017, arXiv 1703.06870), section 3; the samples are
-placed as in mmcv and detectron2, and their positions rounded as there.
+Source: Mask R-CNN (ICCV 2017, arXiv 1703.06870), section 3; the samples are placed, and
+their positions rounded, as in mmcv and detectron2.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ..errors import UserError
 
-# When RoIs of other shapes are computed apart: taps by those that are needed, and
-# how many a part of its own is not worth.
+# RoIs of different shapes are computed separately if together they would take more than
+# MOST_WASTE times the taps that they need; FEW_TAPS more don't justify another part.
 MOST_WASTE = 1.5
 FEW_TAPS = 2**10
 
 
 class Grid(NamedTuple):
-    """Samples of RoIs along one axis; every field of shape (N, )."""
+    """Samples of RoIs along one axis; every field of shape (N,)."""
 
     start: Tensor  # of the RoI, in pixels of the map
     bin: Tensor  # size of a bin
@@ -29,7 +29,7 @@ class Grid(NamedTuple):
         return Grid(*(field[index] for field in self))
 
     def taps(self, length: int) -> Tensor:
-        """At least as many as a bin covers of the map's pixels, (N, )."""
+        """Return an upper bound of the map's pixels that a bin covers, (N,)."""
         between = self.bin - self.bin / self.samples.clamp(min=1)
         return (between.ceil() + 2).clamp(max=length)
 
@@ -38,19 +38,24 @@ class RoIs(NamedTuple):
     """RoIs on one map, in the dtype of the computation."""
 
     image: Tensor
-    sound: Tensor  # finite, and not of a size that mmcv refuses
+    valid: Tensor  # finite, and of a size that mmcv accepts
     y: Grid
     x: Grid
 
     def select(self, index: Tensor | slice) -> 'RoIs':
-        image, sound = self.image[index], self.sound[index]
-        return RoIs(image, sound, self.y.select(index), self.x.select(index))
+        image, valid = self.image[index], self.valid[index]
+        return RoIs(image, valid, self.y.select(index), self.x.select(index))
 
 
 def parse_rois(
     rois: Tensor, shape: torch.Size, size: tuple[int, int], scale: float,
     sampling_ratio: int, aligned: bool, dtype: torch.dtype,
 ) -> RoIs:  # fmt: skip
+    """Check RoIs (N, 5) and compute their samples on maps of ``shape``.
+
+    The arguments are those of :func:`.roi_align.roi_align_forward`, and the dtype to
+    compute in.
+    """
     if len(shape) != 4:
         raise UserError(f'input must be of shape (B, C, H, W), but is {tuple(shape)}.')
     if rois.ndim != 2 or rois.shape[1] != 5:
@@ -59,10 +64,10 @@ def parse_rois(
             f'{tuple(rois.shape)}.'
         )
     rois = rois.to(dtype)
-    sound = rois.isfinite().all(1)
-    rois = rois.where(sound[:, None], 0)
+    valid = rois.isfinite().all(1)
+    rois = rois.where(valid[:, None], 0)
     image = rois[:, 0].long()
-    # In one piece: for each number a GPU is waited for.
+    # As one transfer: each number that is read waits for a GPU.
     least, most = torch.stack(image.aminmax()).tolist() if len(rois) else (0, 0)
     if len(rois) and not 0 <= least <= most < shape[0]:
         raise UserError(
@@ -70,9 +75,9 @@ def parse_rois(
             f'input has {shape[0]} images, counted from 0.'
         )
     x1, y1, x2, y2 = (rois[:, 1:] * scale - 0.5 * aligned).unbind(1)
-    sound &= (x2 - x1).isfinite() & (y2 - y1).isfinite()
+    valid &= (x2 - x1).isfinite() & (y2 - y1).isfinite()
     if aligned:
-        sound &= (x2 >= x1) & (y2 >= y1)
+        valid &= (x2 >= x1) & (y2 >= y1)
     grids = []
     for start, end, bins in ((y1, y2, size[0]), (x1, x2, size[1])):
         length = end - start
@@ -82,25 +87,26 @@ def parse_rois(
         if sampling_ratio > 0:
             count = torch.full_like(length, sampling_ratio)
         fields = start, length / bins, count
-        grids.append(Grid(*(field.where(sound, 0) for field in fields)))
-    return RoIs(image, sound, *grids)
+        grids.append(Grid(*(field.where(valid, 0) for field in fields)))
+    return RoIs(image, valid, *grids)
 
 
 class Samples(NamedTuple):
     """Samples along one axis, of shape (N, bins, samples a bin)."""
 
     exists: Tensor
-    inside: Tensor  # not so far outside of the map that they count as 0
+    inside: Tensor  # near enough to the map not to count as 0
     low: Tensor  # the pixel before, int64
-    high: Tensor  # the pixel after
-    part: Tensor  # how far from one to the other
+    high: Tensor  # the pixel after, int64
+    part: Tensor  # distance from low, in pixels
 
 
 def make_samples(grid: Grid, bins: int, length: int, sampling_ratio: int) -> Samples:
+    """Place the samples of RoIs on an axis of ``length`` pixels."""
     most = max(int(grid.samples.max()), 1)
     if sampling_ratio <= 0:
-        # At most a pixel apart and more than half of one, so that no more of
-        # a bin's lie on the map. The others are not made at all.
+        # Samples are more than half a pixel apart, so that no more of a bin's lie on
+        # the map. The others are left out.
         most = min(most, 2 * length + 6)
     dtype, device = grid.start.dtype, grid.start.device
     step = grid.bin / grid.samples.clamp(min=1)
@@ -111,7 +117,7 @@ def make_samples(grid: Grid, bins: int, length: int, sampling_ratio: int) -> Sam
     skipped = ((-1 - start) / step[:, None]).nan_to_num(0).floor() - 2
     skipped = skipped.clamp(min=0).minimum((grid.samples[:, None] - most).clamp(min=0))
     index = skipped[..., None] + torch.arange(most, dtype=dtype, device=device)
-    # In this order, for the rounding to be that of mmcv.
+    # In this order, to be rounded as in mmcv.
     count, size = (f[:, None, None] for f in (grid.samples.clamp(min=1), grid.bin))
     at = start[..., None] + (index + 0.5) * size / count
     exists = index < grid.samples[:, None, None]
@@ -126,11 +132,11 @@ def make_samples(grid: Grid, bins: int, length: int, sampling_ratio: int) -> Sam
 def axis_weights(
     grid: Grid, bins: int, length: int, sampling_ratio: int
 ) -> tuple[Tensor, Tensor]:
-    """The pixels that bins cover along one axis, and their weights in the mean.
+    """Find the pixels that bins cover along one axis, and their weights in the mean.
 
     Returns:
-        tuple[Tensor, Tensor]: The first pixel of each bin, int64 of shape
-        (N, bins), and the weights of it and those after, (N, bins, K).
+        tuple[Tensor, Tensor]: The first pixel of each bin, int64 of shape (N, bins),
+        and the weights of it and the pixels that follow, of shape (N, bins, K).
     """
     samples = make_samples(grid, bins, length, sampling_ratio)
     first = samples.low.where(samples.inside, length).amin(2)
@@ -146,8 +152,8 @@ def axis_weights(
 
 
 def pieces(costs: list[int], limit: int) -> Iterator[slice]:
-    """Split ascending costs where the largest times the number of a piece would
-    be over the limit."""
+    """Split ascending costs into pieces whose largest cost times their number stays
+    within the limit."""
     start = 0
     for i, cost in enumerate(costs):
         if i > start and (i + 1 - start) * cost > limit:
@@ -158,13 +164,15 @@ def pieces(costs: list[int], limit: int) -> Iterator[slice]:
 
 
 def alike(y: Tensor, x: Tensor, limit: int) -> Iterator[Tensor]:
-    """Split RoIs, of which all of a part take as many taps along each axis as the
-    longest of it: a long one and a wide one together would take both.
+    """Split RoIs into parts of similar shapes.
+
+    All RoIs of a part take as many taps along each axis as the largest of them, so that
+    a tall one and a wide one should not share a part.
 
     Args:
-        y (Tensor): Taps of each, (N, ).
-        x (Tensor): The same along x.
-        limit (int): Most taps of a part that has more than one RoI.
+        y (Tensor): Taps of each RoI along y, of shape (N,).
+        x (Tensor): Taps of each RoI along x, of shape (N,).
+        limit (int): Largest number of taps of a part with more than one RoI.
 
     Yields:
         Tensor: Indices of a part.
@@ -184,11 +192,11 @@ def alike(y: Tensor, x: Tensor, limit: int) -> Iterator[Tensor]:
 
 
 def pixel_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, C, H, W) as (B * H * W, C): a row of channels for each pixel."""
+    """Turn (B, C, H, W) into (B * H * W, C), a row of channels for each pixel."""
     maps = x.flatten(2)
     rows = maps.transpose(1, 2).to(dtype)
     if not rows.is_contiguous():
         rows = torch.empty_like(rows, memory_format=torch.contiguous_format)
         for image, out in zip(maps, rows):
-            out.copy_(image.t())  # of two dims, for which torch has a faster copy
+            out.copy_(image.t())  # torch has a faster copy for two dims
     return rows.flatten(0, 1)

@@ -4,7 +4,7 @@
 - The other convolutions and RoIAlign keep their maps channels-last, the layout of
   Winograd's results: each change of layout copies a map, and in the backward its
   gradient.
-- The layers of an RPN are one step with sparse gradients (:mod:`.rpn`).
+- The layers of an RPN are one step with sparse gradients (:func:`rpn_layers`).
 
 Each layer is a subclass that gives the same results as its base class, up to
 rounding, and is its base class on GPUs, in half precision, under autocast and for
@@ -17,6 +17,7 @@ import warnings
 from typing import TypeGuard
 
 import torch
+import torch.nn.functional as F
 from mmcv.ops import RoIAlign
 from mmdet.models import RPNHead
 from torch import Tensor, nn
@@ -25,8 +26,14 @@ from torch.autograd.function import once_differentiable
 from ..custom_op import is_traced_or_compiled
 from ..mmcv_ops.roi_align import roi_align_backward, roi_align_forward
 from .norm_act import has_hooks
-from .rpn import rpn_layers
-from .windows import window_count
+from .sparse_gradient import (
+    convolve_at,
+    few_pixels,
+    nonzero_pixels,
+    pixel_rows,
+    sparse_gradients,
+    window_count,
+)
 from .winograd import OUT, winograd_conv3x3
 
 # Measured: smaller convolutions don't gain from Winograd's algorithm.
@@ -189,8 +196,8 @@ class _AverageRoIAlign(torch.autograd.Function):
 
 
 class OneStepRPNHead(RPNHead):
-    """RPN head whose three layers are one step (:mod:`.rpn`) if its 3x3 convolution
-    takes Winograd's algorithm. Layers with hooks are called one by one."""
+    """RPN head whose three layers are one step if its 3x3 convolution takes Winograd's
+    algorithm. Layers with hooks are called one by one."""
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
         layers = self.rpn_conv, self.rpn_cls, self.rpn_reg
@@ -202,3 +209,73 @@ class OneStepRPNHead(RPNHead):
             return super().forward_single(x)
         scores, deltas = rpn_layers(x, *(p for m in layers for p in (m.weight, m.bias)))
         return scores, deltas
+
+
+def rpn_layers(
+    x: Tensor, weight: Tensor, bias: Tensor, *predictors: Tensor
+) -> tuple[Tensor, ...]:
+    """Apply a 3x3 convolution, by Winograd's algorithm, ReLU, and 1x1 convolutions.
+
+    No hidden map is stored for the backward, whose gradient is at few pixels
+    (:mod:`.sparse_gradient`): it is computed again at these only.
+
+    Args:
+        x (Tensor): float32 on a CPU, of shape (B, C, H, W).
+        weight (Tensor): Weight of the 3x3 convolution, (hidden, C, 3, 3).
+        bias (Tensor): Its bias, (hidden,).
+        *predictors (Tensor): Weight, (outputs, hidden, 1, 1), and bias, (outputs,), of
+            each 1x1 convolution.
+
+    Returns:
+        tuple[Tensor, ...]: Output of each 1x1 convolution, (B, outputs, H, W),
+        channels-last.
+    """
+    return _RPN.apply(x, weight, bias, *predictors)
+
+
+def _apply_rpn_layers(
+    x: Tensor, weight: Tensor, bias: Tensor, *predictors: Tensor
+) -> tuple[Tensor, ...]:
+    hidden = winograd_conv3x3(x, weight, bias).relu_()
+    pairs = zip(predictors[::2], predictors[1::2])
+    return tuple(F.conv2d(hidden, w, b) for w, b in pairs)
+
+
+class _RPN(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*inputs)
+        return _apply_rpn_layers(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        masks = [nonzero_pixels(grad) for grad in grads]
+        sparse = [mask for mask in masks if mask is not None]
+        all_sparse = len(sparse) == len(masks)
+        pixels = few_pixels(torch.stack(sparse).any(0)) if all_sparse else None
+        if pixels is None:
+            return _dense_rpn_gradients(ctx.saved_tensors, grads, ctx.needs_input_grad)
+        x, weight, bias, *predictors = ctx.saved_tensors
+        hidden = convolve_at(x, weight, bias, pixels).relu_()
+        of_hidden = torch.zeros_like(hidden)
+        of_predictors: list[Tensor] = []
+        for grad, predictor in zip(grads, predictors[::2]):
+            some = pixel_rows(grad)[pixels]
+            of_hidden.addmm_(some, predictor.flatten(1))
+            of_predictors += (some.T @ hidden).view_as(predictor), some.sum(0)
+        of_hidden = of_hidden.where(hidden > 0, 0)
+        of_layer = sparse_gradients(x, weight, of_hidden, pixels, ctx.needs_input_grad)
+        return (*of_layer, *of_predictors)
+
+
+def _dense_rpn_gradients(
+    inputs: tuple[Tensor, ...], grads: tuple[Tensor, ...], needed: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    inputs = tuple(t.detach().requires_grad_(n) for t, n in zip(inputs, needed))
+    with torch.enable_grad():
+        outs = _apply_rpn_layers(*inputs)
+    found = iter(
+        torch.autograd.grad(outs, [t for t in inputs if t.requires_grad], grads)
+    )
+    return tuple(next(found) if n else None for n in needed)

@@ -48,15 +48,10 @@ def norm_act(x: Tensor, norm: nn.Module | None, act: nn.Module | None) -> Tensor
         ):  # otherwise the norm raises its own error
             if norm.training and norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.add_(1)
+            statistics = norm.running_mean, norm.running_var
+            settings = norm.training, norm.momentum, norm.eps
             return _BatchNormGELU.apply(
-                x,
-                norm.weight,
-                norm.bias,
-                norm.running_mean,
-                norm.running_var,
-                norm.training,
-                norm.momentum,
-                norm.eps,
+                x, norm.weight, norm.bias, *statistics, *settings
             )
     if norm is not None:
         x = norm(x)
@@ -108,16 +103,8 @@ class _BatchNormGELU(torch.autograd.Function):
         ).to(x.dtype)
         grad = torch.ops.aten.gelu_backward.grad_input(grad, normed, grad_input=normed)
         # The running statistics (a variance) are read in eval mode only.
+        statistics = mean, invstd**-2 - ctx.eps, mean, invstd
         grads = torch.ops.aten.native_batch_norm_backward(
-            grad,
-            x,
-            weight,
-            mean,
-            invstd**-2 - ctx.eps,
-            mean,
-            invstd,
-            ctx.training,
-            ctx.eps,
-            [True] * 3,
+            grad, x, weight, *statistics, ctx.training, ctx.eps, [True] * 3
         )
         return (*grads, *[None] * 5)

@@ -14,14 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .sparse_gradient import few_pixels, nonzero_pixels, sparse_gradients, windows_with
-from .windows import (
+from .sparse_gradient import (
     drop_outside,
     empty_maps,
+    few_pixels,
     gather,
+    nonzero_pixels,
     pixel_rows,
+    sparse_gradients,
     window_count,
     window_rows,
+    windows_with,
 )
 
 OUT, IN = 4, 6  # sides of a tile of outputs, and of the inputs that it depends on

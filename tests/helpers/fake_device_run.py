@@ -8,7 +8,7 @@ import json
 import sys
 
 from mobilevig_det.config import load_config
-from mobilevig_det.mmcv_ops import nms, on_cuda, roi_align
+from mobilevig_det.mmcv_ops import mmcv_ext, nms, roi_align
 
 import fake_device
 import mmengine.runner.runner as runner_module
@@ -135,9 +135,9 @@ if __name__ == '__main__':
     found = dict(device=try_device())
     for device in devices:
         if 'torchvision' in device:
-            on_cuda.has_torchvision = lambda tensor: isinstance(
+            mmcv_ext.has_torchvision = lambda tensor: isinstance(
                 tensor, FakeDeviceTensor
             )
-            on_cuda.torchvision_ops = Torchvision
+            mmcv_ext.torchvision_ops = Torchvision
         found[device] = run(device.split()[0], f'{folder}/{device}')
     print('\n' + json.dumps(found))

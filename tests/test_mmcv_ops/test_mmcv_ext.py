@@ -1,4 +1,4 @@
-"""Our operators in the place of mmcv's extension."""
+"""The stand-in for mmcv's extension."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mobilevig_det.errors import UserError
-from mobilevig_det.mmcv_ops import mmcv_ext, mmcv_stand_in, on_cuda, use_on_cpus
+from mobilevig_det.mmcv_ops import mmcv_ext, mmcv_stand_in, use_on_cpus
 
 import mmcv.ops
 import pytest
@@ -36,17 +36,17 @@ def test_every_name_is_there():
         assert not hasattr(module, '__path__')
 
 
-def test_others_say_what_they_are():
+def test_missing_operators_are_named():
     with pytest.raises(UserError, match="'roi_pool_forward'.*not among.*install.md"):
         mmcv_stand_in.roi_pool_forward(1, 2, key=3)
 
 
-def test_reports_of_versions_go_through():
+def test_version_reports_of_mmcv_work():
     assert mmcv_stand_in.get_compiler_version() == 'n/a'
     assert mmcv_stand_in.get_compiling_cuda_version() == 'n/a'
 
 
-def test_stand_in_passes_everything_on():
+def test_stand_in_forwards_all_calls():
     for nms in (mmcv_stand_in.nms, mmcv_ext.nms):
         assert nms(BOXES, SCORES, iou_threshold=0.5, offset=0).tolist() == [1, 2]
     assert mmcv_stand_in.nms is mmcv_stand_in.nms
@@ -63,7 +63,7 @@ def compiled(monkeypatch):
     return module
 
 
-def test_compiled_is_used_until_asked(compiled):
+def test_compiled_operators_are_used_until_use_on_cpus(compiled):
     arguments = dict(iou_threshold=0.5, offset=0)
     assert mmcv_ext.is_compiled() and mmcv_ext.in_use() == "compiled mmcv's"
     assert compiled.nms(BOXES, SCORES, **arguments) == 'compiled nms'
@@ -73,7 +73,7 @@ def test_compiled_is_used_until_asked(compiled):
         elsewhere = BOXES.to('meta'), SCORES.to('meta')
         assert compiled.nms(*elsewhere, **arguments) == 'compiled nms'
     assert compiled.roi_pool_forward(BOXES) == 'compiled roi_pool_forward'
-    assert not hasattr(compiled, 'softnms')  # what it lacks it goes on lacking
+    assert not hasattr(compiled, 'softnms')  # nothing is added
     assert 'on CPUs mobilevig_det' in mmcv_ext.in_use()
 
 
@@ -99,7 +99,7 @@ def test_batched_nms_of_mmcv():
 
 
 class Torchvision:
-    """What torch.ops.torchvision has, noting that it was asked."""
+    """The operators of torch.ops.torchvision, which record their calls."""
 
     def __init__(self):
         self.asked = []
@@ -127,11 +127,11 @@ class Torchvision:
         return out
 
 
-def test_torchvision_is_asked_for_what_it_has(monkeypatch):
-    """On CUDA; as if the CPU were one, with the arguments in its order."""
+def test_torchvision_is_preferred_on_cuda(monkeypatch):
+    """With the CPU in the place of CUDA."""
     torchvision = Torchvision()
-    monkeypatch.setattr(on_cuda, 'torchvision_ops', lambda: torchvision)
-    assert not on_cuda.has_torchvision(BOXES)
+    monkeypatch.setattr(mmcv_ext, 'torchvision_ops', lambda: torchvision)
+    assert not mmcv_ext.has_torchvision(BOXES)
     torch.manual_seed(0)
     x = torch.randn(2, 3, 9, 8)
     rois = torch.cat([torch.tensor([[0.0], [1], [1]]), BOXES], 1)
@@ -152,7 +152,7 @@ def test_torchvision_is_asked_for_what_it_has(monkeypatch):
 
     expected = run()
     assert not torchvision.asked
-    monkeypatch.setattr(on_cuda, 'has_torchvision', lambda tensor: True)
+    monkeypatch.setattr(mmcv_ext, 'has_torchvision', lambda tensor: True)
     for a, b in zip(run(), expected):
         torch.testing.assert_close(a, b)
     assert torchvision.asked == ['roi_align', '_roi_align_backward', 'nms']

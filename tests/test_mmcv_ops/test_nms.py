@@ -128,7 +128,7 @@ def test_few(number):
 
 def test_refusals():
     for boxes, scores in (((3, 5), (3,)), ((3, 4), (2,)), ((4,), (4,))):
-        with pytest.raises(UserError, match=r'bboxes must be of shape \(N, 4\)'):
+        with pytest.raises(UserError, match=r'boxes must be of shape \(N, 4\)'):
             nms(torch.zeros(boxes), torch.zeros(scores), 0.5, 0)
 
 

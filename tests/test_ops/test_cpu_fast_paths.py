@@ -3,16 +3,18 @@
 import copy
 import warnings
 
-from mobilevig_det.ops import cpu_fast_paths
+from mobilevig_det.ops import cpu_fast_paths, sparse_gradient
 from mobilevig_det.ops.cpu_fast_paths import (
     ChannelsLastConv2d,
     WinogradConv2d,
     apply_cpu_fast_paths,
     cpu_fast_paths_enabled,
+    rpn_layers,
 )
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmcv.ops import RoIAlign
 from mmdet.models import RPNHead
 from mmengine.config import Config
@@ -72,6 +74,35 @@ def test_base_class_for_small_maps_half_precision_and_exporters(monkeypatch):
     exported = torch.export.export(model, (x,)).module()
     assert torch.equal(exported(x), plain(x))
     assert torch.equal(model.double()(x.double()), plain.double()(x.double()))
+
+
+@pytest.mark.parametrize('share', [0, 0.02, 0.1, 0.5, 1])
+@pytest.mark.parametrize('piece', [3, 2048])
+def test_rpn_step_matches_separate_layers_in_float64(share, piece, monkeypatch):
+    """At any share of pixels with a gradient."""
+    monkeypatch.setattr(sparse_gradient, 'PIECE', piece)
+    torch.manual_seed(0)
+    shapes = (
+        (2, 4, 17, 13),
+        (6, 4, 3, 3),
+        (6,),
+        (3, 6, 1, 1),
+        (3,),
+        (12, 6, 1, 1),
+        (12,),
+    )
+    inputs = [torch.randn(s, requires_grad=True) for s in shapes]
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    outs = rpn_layers(*inputs)
+    hidden = F.conv2d(*exact[:3], padding=1).relu()
+    wanted = F.conv2d(hidden, *exact[3:5]), F.conv2d(hidden, *exact[5:])
+    mask = torch.rand(2, 1, 17, 13) < share
+    grads = [torch.randn_like(o) * mask for o in outs]
+    found = torch.autograd.grad(outs, inputs, grads)
+    exact_found = torch.autograd.grad(wanted, exact, [g.double() for g in grads])
+    for a, b in zip((*outs, *found), (*wanted, *exact_found)):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() <= 2e-5 * max(b.abs().max(), 1)
 
 
 class RPNAndRoIAlign(nn.Module):

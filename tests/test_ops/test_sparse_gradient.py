@@ -1,15 +1,12 @@
-"""Sparse gradients of convolutions and of the RPN step, compared with dense ones in
-float64."""
+"""Sparse gradients of convolutions, compared with dense ones in float64."""
 
-from mobilevig_det.ops import sparse_gradient
-from mobilevig_det.ops.rpn import rpn_layers
 from mobilevig_det.ops.sparse_gradient import (
     few_pixels,
     nonzero_pixels,
+    pixel_rows,
     sparse_gradients,
     windows_with,
 )
-from mobilevig_det.ops.windows import pixel_rows
 from mobilevig_det.ops.winograd import winograd_conv3x3
 
 import pytest
@@ -83,28 +80,3 @@ def test_infinite_inputs_without_gradient_are_left_out():
     found = sparse_gradients(x, w, torch.full((1, 3), float('nan')), at)
     assert found[0][..., :3, :3].isnan().all() and found[0].isnan().sum() == 2 * 9
     assert found[1].isnan().all() and found[2].isnan().all()
-
-
-@pytest.mark.parametrize('pixels', PIXELS)
-@pytest.mark.parametrize('piece', [3, 2048])
-def test_rpn_step_matches_separate_layers(pixels, piece, monkeypatch):
-    monkeypatch.setattr(sparse_gradient, 'PIECE', piece)
-    torch.manual_seed(0)
-    shapes = (
-        (2, 4, 17, 13),
-        (6, 4, 3, 3),
-        (6,),
-        (3, 6, 1, 1),
-        (3,),
-        (12, 6, 1, 1),
-        (12,),
-    )
-    inputs = [torch.randn(s, requires_grad=True) for s in shapes]
-    exact = [t.detach().double().requires_grad_() for t in inputs]
-    outs = rpn_layers(*inputs)
-    hidden = F.conv2d(*exact[:3], padding=1).relu()
-    wanted = F.conv2d(hidden, *exact[3:5]), F.conv2d(hidden, *exact[5:])
-    close(outs, wanted)
-    grads = [torch.randn_like(o) * mask((2, 17, 13), pixels)[:, None] for o in outs]
-    found = torch.autograd.grad(outs, inputs, grads)
-    close(found, torch.autograd.grad(wanted, exact, [g.double() for g in grads]))

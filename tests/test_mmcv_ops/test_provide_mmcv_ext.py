@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STAND_IN = ROOT / 'mobilevig_det' / 'ops' / 'mmcv_stand_in.py'
+STAND_IN = ROOT / 'mobilevig_det' / 'mmcv_ops' / 'mmcv_stand_in.py'
 FORKS = """
 import json, os, sys, traceback
 import cv2, matplotlib.pyplot, mmengine, pycocotools.coco, scipy.optimize, torch
@@ -145,7 +145,7 @@ def test_it_looks_like_an_imported_module(lite, succeeds):
         'import mmcv._ext\n'
         'assert mmcv._ext is sys.modules["mmcv._ext"]\n'
         'assert importlib.util.find_spec("mmcv._ext")\n'
-        'from mobilevig_det.mmcv_ops.provide import provide_mmcv_ext\n'
+        'from mobilevig_det.mmcv_ops import provide_mmcv_ext\n'
         'assert not provide_mmcv_ext()\n'
         'assert not hasattr(mmcv._ext, "__all__")\n'
         'assert mmcv._ext.nms is mmcv._ext.nms\n',
@@ -214,7 +214,7 @@ def test_anothers_extension_is_left_alone(lite, succeeds):
         succeeds(
             lite,
             'import mobilevig_det, mmcv.ops\n'
-            'from mobilevig_det.mmcv_ops.provide import provide_mmcv_ext\n'
+            'from mobilevig_det.mmcv_ops import provide_mmcv_ext\n'
             'assert not provide_mmcv_ext()\n'
             'assert mmcv._ext.nms is len',
         )
