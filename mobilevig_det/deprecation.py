@@ -39,6 +39,9 @@ MOVED = {
     **{f'mobilevig_det.ops.{k}': f'mobilevig_det.mmcv_ops.{k}' for k in _OPERATORS},
     'mobilevig_det.ops.soft_nms': 'mobilevig_det.mmcv_ops.nms',
     'mobilevig_det.ops.use_on_cpus': 'mobilevig_det.mmcv_ops.use_on_cpus',
+    'mobilevig_det.ops.winograd.use_winograd': (
+        'mobilevig_det.ops.cpu_fast_paths.apply_cpu_fast_paths'
+    ),
     'mobilevig_det.structures.CompactBitmapMasks': (
         'mobilevig_det.datasets.compact_masks.CompactBitmapMasks'
     ),

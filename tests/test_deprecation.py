@@ -7,9 +7,10 @@ from mobilevig_det.deprecation import deprecated_type
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import LOOPS, VISBACKENDS, Registry
+from mmengine.registry import HOOKS, LOOPS, VISBACKENDS, Registry
 
 RENAMED = [
+    (HOOKS, 'WinogradHook', 'CpuFastPathsHook'),
     (LOOPS, 'SurvivingEpochTrainLoop', 'ResumableEpochTrainLoop'),
     (LOOPS, 'SurvivingIterTrainLoop', 'ResumableIterTrainLoop'),
     (VISBACKENDS, 'SurvivingLocalVisBackend', 'FaultTolerantLocalVisBackend'),

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..deprecation import moved_names
 from .sparse_gradient import (
     drop_outside,
     empty_maps,
@@ -153,3 +154,6 @@ def winograd_conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         Tensor: Of shape (B, outputs, H, W), channels-last.
     """
     return _Convolution.apply(x, weight, bias)
+
+
+__getattr__ = moved_names(__name__)

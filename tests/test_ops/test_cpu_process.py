@@ -44,9 +44,12 @@ def test_without_the_switch_nothing_happens(monkeypatch):
     assert cpu_process.keep_freed_memory() is False
 
 
-def test_old_place_of_use_on_cpus_is_deprecated():
+def test_old_places_of_functions_are_deprecated():
     from mobilevig_det import mmcv_ops, ops
+    from mobilevig_det.ops import cpu_fast_paths, winograd
 
     with pytest.warns(DeprecationWarning, match='mobilevig_det.mmcv_ops.use_on_cpus'):
         assert ops.use_on_cpus is mmcv_ops.use_on_cpus
+    with pytest.warns(DeprecationWarning, match='cpu_fast_paths.apply_cpu_fast_paths'):
+        assert winograd.use_winograd is cpu_fast_paths.apply_cpu_fast_paths
     assert not hasattr(ops, 'no_such_name')

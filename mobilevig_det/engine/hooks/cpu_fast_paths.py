@@ -6,6 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
+from ...deprecation import deprecated_type
+
 
 @HOOKS.register_module()
 class CpuFastPathsHook(Hook):
@@ -40,15 +42,4 @@ class CpuFastPathsHook(Hook):
             print_log(f"Convolutions by Winograd's algorithm on CPUs: {changed}.")
 
 
-@HOOKS.register_module()
-class WinogradHook(CpuFastPathsHook):
-    """Deprecated name of :class:`CpuFastPathsHook`."""
-
-    def __init__(self, enabled: bool = True) -> None:
-        warnings.warn(
-            'WinogradHook is deprecated and will be removed in 0.4; use '
-            'CpuFastPathsHook.',
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        super().__init__(enabled)
+WinogradHook = deprecated_type('WinogradHook', CpuFastPathsHook, HOOKS)
