@@ -2,7 +2,9 @@
 
 The only place of the project that names temporary files, replaces a file by a new
 version, or calls ``fsync``. Whatever interrupts a write (an error, Ctrl-C, a kill, a
-power cut), a reader finds the complete old version or the complete new one.
+power cut), a reader finds the complete old version or the complete new one. Folders
+are replaced by two renames: a reader never finds an incomplete one, but between the
+two it finds none.
 """
 
 import contextlib
@@ -39,6 +41,12 @@ def leftovers(folder: str | os.PathLike) -> list[Path]:
     """Return the temporary files that killed processes have left in a folder.
 
     Only to be used where no other process writes into the folder.
+
+    Args:
+        folder (str | PathLike): The folder; its subfolders aren't searched.
+
+    Returns:
+        list[Path]: Sorted paths of files and folders.
     """
     return sorted(Path(folder).glob('.*.part'))
 
@@ -170,9 +178,19 @@ def _sync_tree(path: Path) -> None:
 
 
 def _replace(part: Path, path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)  # os.replace replaces empty folders only
-    os.replace(part, path)
+    if not path.is_dir() or path.is_symlink():
+        os.replace(part, path)
+        return
+    # os.replace replaces empty folders only.
+    old = temporary_path(path.with_name(f'{path.name}.old'))
+    _remove_tree(old)  # left by a process that was killed
+    os.replace(path, old)
+    try:
+        os.replace(part, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove_tree(path: Path) -> None:

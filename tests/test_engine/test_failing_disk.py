@@ -2,14 +2,12 @@
 
 import errno
 import json
-import logging
 import os
 import resource
 
 from mobilevig_det.checkpoints import read_checkpoint
 from mobilevig_det.engine import FaultTolerantLocalVisBackend
 from mobilevig_det.errors import UserError
-from mobilevig_det.io import atomic_write, remove
 
 import pytest
 import tiny_training as tiny
@@ -125,35 +123,6 @@ def test_old_ones_that_cannot_be_deleted_go_later(tmp_path, monkeypatch):
     fault = Fault(monkeypatch, 'remove', errno.EACCES, times=2, after=29)
     tiny.train(cfg, prepare=fault)
     assert names(tmp_path) == ['epoch_3.pth', 'epoch_4.pth']
-
-
-def test_ctrl_c_in_a_write_leaves_nothing(tmp_path):
-    def write(part):
-        with open(part, 'w') as file:
-            file.write('half')
-        raise KeyboardInterrupt
-
-    (tmp_path / 'file').write_text('whole')
-    with pytest.raises(KeyboardInterrupt):
-        with atomic_write(tmp_path / 'file') as part:
-            write(part)
-    assert [path.name for path in tmp_path.iterdir()] == ['file']
-    assert (tmp_path / 'file').read_text() == 'whole'
-
-
-def test_the_first_error_is_told(tmp_path, monkeypatch):
-    def broken(path):
-        raise OSError(errno.EROFS, 'read-only')
-
-    monkeypatch.setattr(os, 'unlink', broken)
-    with pytest.raises(OSError, match='Input/output'):
-        with atomic_write(tmp_path / 'file') as part:
-            part.touch()
-            raise OSError(errno.EIO, 'Input/output')
-
-
-def test_remove_what_is_gone(tmp_path):
-    assert remove(str(tmp_path / 'none'), logging.getLogger())
 
 
 def test_training_continues_without_scalars(tmp_path):
