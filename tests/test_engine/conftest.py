@@ -1,4 +1,4 @@
-"""Commands that are ended with the test."""
+"""Training commands that are killed at the end of a test."""
 
 import pytest
 from training_jobs import Job

@@ -1,4 +1,4 @@
-"""The bounded history against MMEngine's: the same log, and no growth."""
+"""The bounded history compared with MMEngine's: the same log, and no growth."""
 
 import copy
 import itertools
@@ -57,7 +57,7 @@ def config(work_dir, hook, **changes):
 
 
 def logged(work_dir, leave_out=()):
-    """What went into scalars.json, in the order of the keys."""
+    """Return the content of scalars.json, in the order of the keys."""
     (path,) = work_dir.glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [[(k, v) for k, v in line.items() if k not in leave_out] for line in lines]
@@ -79,9 +79,9 @@ BY_ITERATION = [c for c in CUSTOM if c.get('window_size', 'epoch') != 'epoch']
         ),
     ],
 )
-def test_log_is_mmengines(processor, iters, late, tmp_path, monkeypatch):
-    """Two trainings whose iterations take the same times."""
-    monkeypatch.setattr(module, '_is_late', lambda device: late)
+def test_log_is_the_same_as_mmengines(processor, iters, late, tmp_path, monkeypatch):
+    """Compare two trainings whose iterations take the same times."""
+    monkeypatch.setattr(module, '_reads_wait', lambda device: late)
     logs, lengths = [], []
     for hook in (STOCK, OURS):
         ticks = itertools.count()
@@ -117,9 +117,9 @@ def test_checkpoints_do_not_grow(tmp_path):
 
 
 @pytest.mark.parametrize('first, then', [(STOCK, OURS), (OURS, STOCK)])
-def test_resumed_from_each_other(first, then, tmp_path, monkeypatch):
-    """Also in the middle of an epoch, with an epoch's window; as on a GPU."""
-    monkeypatch.setattr(module, '_is_late', lambda device: True)
+def test_resumes_from_checkpoints_of_the_other_hook(first, then, tmp_path, monkeypatch):
+    """In the middle of an epoch, with a window of an epoch, as on a GPU."""
+    monkeypatch.setattr(module, '_reads_wait', lambda device: True)
     processor = dict(window_size=7)
     if then is OURS:
         processor['custom_cfg'] = CUSTOM[:3]
@@ -140,7 +140,7 @@ def test_resumed_from_each_other(first, then, tmp_path, monkeypatch):
     assert got == want[-len(got) :]
 
 
-def test_no_more_than_is_needed_and_the_slack(monkeypatch):
+def test_history_is_no_longer_than_needed_plus_slack(monkeypatch):
     monkeypatch.setattr(module, 'SLACK', 20)
     hub = MessageHub('bounded')
     runner = types.SimpleNamespace(
@@ -158,7 +158,7 @@ def test_no_more_than_is_needed_and_the_slack(monkeypatch):
 
 
 class Waits(TorchDispatchMode):
-    """Counts what has the processor wait for a device: item()."""
+    """Count the calls that wait for a device: item()."""
 
     count = 0
 
@@ -167,7 +167,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_leaves_the_device_together():
+def test_values_of_an_iteration_are_fetched_together():
     outputs = dict(
         loss=torch.tensor(0.1, requires_grad=True) * 3,
         acc=torch.tensor([97.3]),
@@ -190,9 +190,9 @@ def test_leaves_the_device_together():
     assert found[0] == found[1]
 
 
-def test_fetched_when_somebody_reads(monkeypatch):
-    monkeypatch.setattr(module, '_is_late', lambda device: True)
-    monkeypatch.setattr(module, 'MOST_WAITING', 4)
+def test_deferred_values_are_fetched_when_the_history_is_read(monkeypatch):
+    monkeypatch.setattr(module, '_reads_wait', lambda device: True)
+    monkeypatch.setattr(module, 'MAX_PENDING', 4)
     hub, hook = MessageHub('late'), BoundedRuntimeInfoHook()
     runner = types.SimpleNamespace(
         message_hub=hub, log_processor=LogProcessor(window_size=50)
@@ -231,6 +231,6 @@ def test_fetched_when_somebody_reads(monkeypatch):
 @pytest.mark.parametrize(
     'name', ['mobilevig_m_fpn_1x', 'mobilevig_ti_fpn_shapes', 'mobilevig_m_300e']
 )
-def test_configs_take_it(name):
+def test_configs_use_the_hook(name):
     hooks = load_config(name).default_hooks
     assert hooks.runtime_info.type == 'mobilevig_det.engine.BoundedRuntimeInfoHook'

@@ -1,4 +1,4 @@
-"""Backbone and neck compiled: one graph each, for all sizes, and the same outputs."""
+"""A compiled backbone and neck: one graph each, and the same outputs."""
 
 import copy
 import shutil
@@ -63,8 +63,8 @@ def test_no_graph_breaks(training):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('part, graphs', [('backbone', 2), ('neck', 4)])
-def test_graphs_for_all_sizes(part, graphs):
-    """In training and in evaluation; of the neck one more each, of the first size."""
+def test_dynamic_graphs_serve_all_sizes(part, graphs):
+    """One graph for training and one for evaluation; the neck has two each."""
     torch._dynamo.reset()
     model, counter = Parts(), CompileCounter()
     other = compiled(model, parts=part, backend=counter, dynamic=True)
@@ -74,8 +74,8 @@ def test_graphs_for_all_sizes(part, graphs):
 
 
 @pytest.mark.slow
-def test_a_graph_for_each_size():
-    """As ``mode='reduce-overhead'`` captures them."""
+def test_static_graphs_are_one_for_each_size():
+    """``mode='reduce-overhead'`` captures these."""
     torch._dynamo.reset()
     model, counter = Parts(), CompileCounter()
     other = compiled(model, parts='backbone', backend=counter, dynamic=False)
@@ -85,7 +85,7 @@ def test_a_graph_for_each_size():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs g++')
-def test_by_the_real_compiler():
+def test_inductor_gives_the_same_outputs():
     torch._dynamo.reset()
     model = Parts()
     other = compiled(model, parts='backbone')
@@ -93,12 +93,12 @@ def test_by_the_real_compiler():
     assert_same(model, other, SIZES[:1], rtol=1e-3, atol=1e-3)
 
 
-def test_no_such_part():
+def test_unknown_part_is_an_error():
     with pytest.raises(UserError, match="no part 'nek'; it has backbone, neck"):
         compiled(Parts(), parts=('backbone', 'nek'))
 
 
 @pytest.mark.parametrize('with_cp', [True, 'act'])
-def test_not_what_is_recomputed(with_cp):
+def test_compiling_recomputed_stages_is_an_error(with_cp):
     with pytest.raises(UserError, match='one of them'):
         MobileViG(ARCH, with_cp=with_cp, compile_cfg=dict(fullgraph=True))

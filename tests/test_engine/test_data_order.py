@@ -72,7 +72,7 @@ def make_loader(dataset, sampler=None, batch_sampler=BatchSampler, **kwargs):
 
 
 @pytest.mark.parametrize('batch_sampler', [BatchSampler, AspectRatioBatchSampler])
-def test_beginning_anywhere(batch_sampler):
+def test_epoch_can_start_at_any_batch(batch_sampler):
     plain = make_loader(NoisyImages(), batch_sampler=batch_sampler)
     loader = with_ordered_batches(plain, endless=False)
     for epoch in range(2):
@@ -86,8 +86,8 @@ def test_beginning_anywhere(batch_sampler):
             assert batches(loader, epoch, first) == expected[first:]
 
 
-def test_a_sampler_of_torchs_differs_from_epoch_to_epoch():
-    """It draws its seed from torch's generator, whose stream is kept."""
+def test_torch_random_sampler_differs_from_epoch_to_epoch():
+    """It draws its seed from torch's generator, which is restored afterwards."""
     dataset = NoisyImages()
     loader = with_ordered_batches(
         make_loader(dataset, RandomSampler(dataset)), endless=False
@@ -104,7 +104,7 @@ class Repeating(DefaultSampler):
         return iter([index for index in super().__iter__() for _ in range(3)])
 
 
-def test_repetitions_are_augmented_each_in_its_own_way():
+def test_repeated_samples_are_augmented_differently():
     dataset = NoisyImages()
     loader = with_ordered_batches(make_loader(dataset, Repeating(dataset)), False)
     first, second, third = next(iter(loader))
@@ -127,7 +127,7 @@ class MixWithAnother:
 
 
 @pytest.mark.parametrize('persistent', [False, True])
-def test_mixed_images_whatever_the_workers(persistent):
+def test_mixed_images_do_not_depend_on_the_number_of_workers(persistent):
     def load(workers):
         dataset = MultiImageMixDataset(
             NoisyImages(), [dict(type='mmdet.MixWithAnother')]
@@ -147,8 +147,8 @@ def test_mixed_images_whatever_the_workers(persistent):
     assert not torch.equal(alone[0], alone[20])
 
 
-def test_hooks_reach_the_data_set():
-    """MMDetection's switch of the pipeline, and of the mixing, set attributes."""
+def test_attributes_reach_the_wrapped_dataset():
+    """MMDetection's hooks that switch pipelines and mixing set attributes."""
     dataset = NoisyImages()
     wrapped = pickle.loads(pickle.dumps(SeededDataset(dataset)))
     assert wrapped.metainfo == dataset.metainfo and len(wrapped) == len(dataset)
@@ -161,7 +161,7 @@ def test_hooks_reach_the_data_set():
     assert torch.equal(wrapped[key]['inputs'], dataset[3]['inputs'])
 
 
-def test_data_without_indices():
+def test_data_without_indices_is_an_error():
     class Stream(IterableDataset):
         def __iter__(self):
             return iter(range(3))

@@ -1,4 +1,4 @@
-"""The shapes' detector through tools/train.py: killed in a write, and resumed."""
+"""The shapes detector, trained by tools/train.py: killed while writing, and resumed."""
 
 import os
 import shutil
@@ -18,13 +18,13 @@ def train(work_dir, *flags):
 
 
 @pytest.mark.slow
-def test_resumed_detector_is_the_same(shapes_root, tmp_path, monkeypatch):
+def test_resumed_detector_is_bit_identical(shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     monkeypatch.chdir(tmp_path)
     real = os.replace
 
     def copying(part, path):
-        """What a kill would leave that comes while this file is written."""
+        """Copy what a kill during this write would leave."""
         if path.endswith('epoch_1_iter_4.pth') and not os.path.exists('killed'):
             shutil.copytree('whole', 'killed')
         real(part, path)

@@ -1,4 +1,4 @@
-"""Checkpoints through kills, torn files, full disks and moved folders."""
+"""Checkpoints after kills, and with truncated files and moved folders."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def names(folder):
 
 @pytest.fixture(scope='module')
 def interrupted(tmp_path_factory):
-    """Killed in the second epoch; saved by the clock, each other iteration."""
+    """Killed in the second epoch; saved by time, every second iteration."""
     folder = tmp_path_factory.mktemp('interrupted') / 'run'
     assert tiny.train(tiny.config(folder), dict(iter=15), minutes=2).killed
     return folder
@@ -30,12 +30,12 @@ def interrupted(tmp_path_factory):
 
 @pytest.fixture
 def work_dir(interrupted, tmp_path):
-    """A copy, somewhere else."""
+    """A copy in another place."""
     return shutil.copytree(interrupted, tmp_path / 'moved')
 
 
 def resumed_from(work_dir, **changes):
-    """Name of the file that a resumed run would take."""
+    """Return the name of the file that a resumed run takes."""
     result = tiny.train(
         {**tiny.config(work_dir), 'resume': True, **changes}, dict(iter=16)
     )
@@ -44,7 +44,7 @@ def resumed_from(work_dir, **changes):
     return os.path.basename(path)
 
 
-def test_what_is_kept(interrupted):
+def test_files_of_an_interrupted_run(interrupted):
     assert names(interrupted) == [
         'best_acc_epoch_1.pth',
         'epoch_1.pth',
@@ -84,7 +84,7 @@ def test_retention_policy():
 
 
 @pytest.mark.parametrize('left', [0, 100, 0.5, -1])
-def test_a_torn_newest_is_passed_over(work_dir, left, capsys):
+def test_resume_skips_truncated_checkpoint(work_dir, left, capsys):
     newest = work_dir / 'epoch_1_iter_15.pth'
     data = newest.read_bytes()
     newest.write_bytes(
@@ -98,14 +98,14 @@ def test_a_torn_newest_is_passed_over(work_dir, left, capsys):
     assert 'epoch_1_iter_15.pth' in said
 
 
-def test_zeros_where_the_power_went(work_dir):
+def test_resume_skips_checkpoint_of_zeros(work_dir):
     newest = work_dir / 'epoch_1_iter_15.pth'
     newest.write_bytes(bytes(newest.stat().st_size))
     assert resumed_from(work_dir) == 'epoch_1_iter_13.pth'
 
 
-def test_a_bit_that_flipped(work_dir):
-    """torch reads it, and gives another weight."""
+def test_resume_skips_checkpoint_with_a_flipped_bit(work_dir):
+    """torch would load it, with a wrong weight."""
     newest = work_dir / 'epoch_1_iter_15.pth'
     with zipfile.ZipFile(newest) as archive:
         weights = [info for info in archive.infolist() if '/data/' in info.filename]
@@ -123,39 +123,39 @@ def test_a_bit_that_flipped(work_dir):
     'pointer',
     ['', None, '/elsewhere/run/epoch_1_iter_15.pth', 'no such file', '\0\xff'],
 )
-def test_the_pointer_is_a_hint(work_dir, pointer):
+def test_resume_survives_a_wrong_pointer(work_dir, pointer):
     (work_dir / 'last_checkpoint').unlink()
     if pointer is not None:
         (work_dir / 'last_checkpoint').write_text(pointer)
     assert resumed_from(work_dir) == 'epoch_1_iter_15.pth'
 
 
-def test_killed_between_file_and_pointer(work_dir):
+def test_resume_takes_a_file_newer_than_the_pointer(work_dir):
     (work_dir / 'last_checkpoint').write_text('epoch_1_iter_13.pth')
     assert resumed_from(work_dir) == 'epoch_1_iter_15.pth'
 
 
-def test_leftovers_go(work_dir):
+def test_resume_deletes_incomplete_files(work_dir):
     part = work_dir / '.epoch_1_iter_17.pth.part'
     part.write_bytes(b'half')
     resumed_from(work_dir)
     assert not part.exists()
 
 
-def test_none_can_be_read(work_dir):
+def test_resume_fails_if_no_checkpoint_can_be_read(work_dir):
     for path in work_dir.glob('*.pth'):
         path.write_bytes(b'PK')
     with pytest.raises(UserError, match='nothing to resume from'):
         tiny.train(tiny.config(work_dir, resume=True))
 
 
-def test_nothing_to_resume_is_a_new_run(tmp_path):
+def test_resume_without_checkpoints_starts_a_new_run(tmp_path):
     result = tiny.train(tiny.config(tmp_path, resume=True), dict(iter=1))
     assert min(result.losses) == 0
 
 
-def test_load_from_is_where_the_first_run_begins(work_dir, interrupted, tmp_path):
-    """Set in a config, as weights to begin with: a resumed run has newer ones."""
+def test_resume_prefers_checkpoints_to_load_from(work_dir, interrupted, tmp_path):
+    """load_from in a config holds initial weights; a resumed run has newer ones."""
     weights = dict(
         state_dict=read_checkpoint(interrupted / 'epoch_1.pth')['state_dict']
     )
@@ -171,21 +171,21 @@ def test_load_from_is_where_the_first_run_begins(work_dir, interrupted, tmp_path
     assert min(result.losses) == 0
 
 
-def test_a_named_file_is_taken(work_dir):
+def test_resume_takes_a_named_file(work_dir):
     cfg = tiny.config(work_dir, resume=True, load_from=str(work_dir / 'epoch_1.pth'))
     cfg['default_hooks']['checkpoint']['resume_newest'] = False
     result = tiny.train(cfg, dict(iter=11))
     assert min(result.losses) == 10
 
 
-def test_another_runs_files_are_not_the_newest(work_dir):
-    """A run from the start, in a folder where one had come farther."""
+def test_resume_ignores_checkpoints_of_an_earlier_run(work_dir):
+    """A new run in a folder where an earlier one got further."""
     tiny.train(tiny.config(work_dir), dict(iter=5), minutes=2)
     assert resumed_from(work_dir) == 'epoch_0_iter_5.pth'
 
 
-def test_killed_before_its_first_checkpoint_it_begins_again(work_dir):
-    """A new run in the folder of another: not that one is resumed."""
+def test_run_killed_before_its_first_checkpoint_starts_again(work_dir):
+    """The folder's earlier run is not resumed instead."""
     tiny.train(tiny.config(work_dir), dict(iter=5))
     cfg = tiny.config(work_dir, resume=True, log_level='WARNING')
     result = tiny.train(cfg, dict(iter=3))
@@ -193,7 +193,7 @@ def test_killed_before_its_first_checkpoint_it_begins_again(work_dir):
     (log,) = (work_dir / result.runner.timestamp).glob('*.log')
     assert 'starts again' in (said := log.read_text())
     assert f'{work_dir}/epoch_1_iter_15.pth belongs to another run' in said
-    # Its own first checkpoint torn: the other's aren't the next best.
+    # If its own first checkpoint is truncated, the earlier run's aren't used instead.
     tiny.train(tiny.config(work_dir), dict(iter=5), minutes=4)
     assert names(work_dir)[1] == 'epoch_0_iter_5.pth'
     (work_dir / 'epoch_0_iter_5.pth').write_bytes(b'torn')
@@ -201,7 +201,7 @@ def test_killed_before_its_first_checkpoint_it_begins_again(work_dir):
         tiny.train(tiny.config(work_dir, resume=True))
 
 
-def test_the_other_run_goes_on_where_it_is_named(work_dir):
+def test_earlier_run_resumes_if_its_file_is_named(work_dir):
     tiny.train(tiny.config(work_dir), dict(iter=5))
     cfg = tiny.config(
         work_dir, resume=True, load_from=str(work_dir / 'epoch_1_iter_13.pth')
@@ -211,8 +211,8 @@ def test_the_other_run_goes_on_where_it_is_named(work_dir):
     assert resumed_from(work_dir) == 'epoch_1_iter_15.pth'
 
 
-def test_files_that_name_no_run(work_dir):
-    """Of MMEngine's own hook: named, they make the folder theirs again."""
+def test_named_file_without_a_run_name_takes_the_folder_over(work_dir):
+    """Such as files of MMEngine's own hook."""
     tiny.train(tiny.config(work_dir), dict(iter=5))
     assert (work_dir / 'current_run').exists()
     for path in work_dir.glob('epoch*.pth'):
@@ -227,11 +227,11 @@ def test_files_that_name_no_run(work_dir):
     assert resumed_from(work_dir) == 'epoch_1_iter_15.pth'
 
 
-def test_one_run_alone_leaves_no_name(interrupted):
+def test_single_run_writes_no_run_name(interrupted):
     assert not (interrupted / 'current_run').exists()
 
 
-def test_checkpoints_of_mmengines_own_hook(tmp_path):
+def test_checkpoint_of_mmengines_hook_resumes(tmp_path):
     cfg = tiny.config(
         tmp_path, epochs=2, val_cfg=None, val_dataloader=None, val_evaluator=None
     )
@@ -266,7 +266,7 @@ def test_nan_weights_are_not_saved(tmp_path):
         assert all(torch.isfinite(w).all() for w in weights.values())
 
 
-def test_a_mask_of_infinity_is_no_spoilt_weight(tmp_path):
+def test_buffer_of_infinity_is_saved(tmp_path):
     def mask(runner):
         runner.model.register_buffer('mask', torch.tensor([0.0, -float('inf')]))
 
@@ -274,8 +274,8 @@ def test_a_mask_of_infinity_is_no_spoilt_weight(tmp_path):
     assert 'epoch_1_iter_15.pth' in names(tmp_path)
 
 
-def test_nothing_goes_before_the_new_is_safe(tmp_path, monkeypatch):
-    """The calls to the system, in their order, of every checkpoint."""
+def test_old_checkpoint_is_deleted_after_the_new_one_is_synced(tmp_path, monkeypatch):
+    """Compare the order of the system calls for a checkpoint."""
     calls = []
 
     def log(name):
@@ -318,7 +318,7 @@ def test_nothing_goes_before_the_new_is_safe(tmp_path, monkeypatch):
     assert calls[-len(last) :] == last
 
 
-def test_the_best_is_replaced_when_the_new_is_there(tmp_path, monkeypatch):
+def test_previous_best_is_deleted_after_the_new_one_is_there(tmp_path, monkeypatch):
     scores = iter([0.5, 0.25, 0.75])
     monkeypatch.setattr(
         tiny.DrawingMetric, 'compute_metrics', lambda *_: dict(acc=next(scores))
@@ -345,8 +345,8 @@ def test_the_best_is_replaced_when_the_new_is_there(tmp_path, monkeypatch):
         assert torch.equal(value, best['state_dict'][name])
 
 
-def test_best_goes_on_after_the_folder_was_moved(work_dir):
-    """An old best is replaced where it is now, not where it was."""
+def test_best_checkpoint_is_replaced_in_a_moved_folder(work_dir):
+    """The old best checkpoint is deleted where it is now, not where it was."""
     cfg = tiny.config(work_dir, resume=True)
     cfg['default_hooks']['checkpoint'].update(save_best='acc', rule='less')
     result = tiny.train(cfg)
@@ -355,7 +355,7 @@ def test_best_goes_on_after_the_folder_was_moved(work_dir):
     assert len([name for name in names(work_dir) if 'best' in name]) == 1
 
 
-def test_save_now_in_a_validation_is_what_was_before_it(tmp_path):
+def test_save_now_in_a_validation_keeps_the_checkpoint_before_it(tmp_path):
     class Ask(Hook):
         def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             hook = tiny.checkpoint_hook(runner)
@@ -369,7 +369,7 @@ def test_save_now_in_a_validation_is_what_was_before_it(tmp_path):
     )
 
 
-def test_arguments():
+def test_wrong_arguments():
     with pytest.raises(UserError, match='minutes=-1'):
         DurableCheckpointHook(minutes=-1)
     assert DurableCheckpointHook(max_keep_ckpts=1).max_keep_ckpts == 2

@@ -1,4 +1,4 @@
-"""torchrun --max-restarts, through tools/train.py itself, on the shapes' detector."""
+"""torchrun --max-restarts with tools/train.py and the shapes detector."""
 
 import os
 import signal
@@ -26,10 +26,10 @@ class DiesOnce(Hook):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != 'linux', reason='signals as Linux has them')
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs the signals of Linux')
 @pytest.mark.parametrize('used', [False, True], ids=['empty', 'used'])
-def test_a_killed_process_is_started_anew(shapes_root, tmp_path, used):
-    """The folder may hold a longer run's checkpoint, which is not the one to take."""
+def test_killed_process_is_restarted_and_resumes(shapes_root, tmp_path, used):
+    """The folder may hold a longer run's checkpoint, which must not be resumed."""
     (tmp_path / 'dies_once.py').write_text(DIES_ONCE)
     (tmp_path / 'config.py').write_text(
         f'_base_ = {find_config("mobilevig_ti_fpn_shapes")!r}\n'

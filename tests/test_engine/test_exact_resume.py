@@ -1,4 +1,4 @@
-"""An interrupted and resumed training ends as one that was not, to the bit."""
+"""An interrupted and resumed training is bit-identical to an uninterrupted one."""
 
 import os
 
@@ -13,7 +13,7 @@ def whole(tmp_path_factory):
     return tiny.train(tiny.config(tmp_path_factory.mktemp('whole')))
 
 
-def test_two_runs_of_one_seed_are_equal(whole, tmp_path):
+def test_two_runs_of_one_seed_are_bit_identical(whole, tmp_path):
     tiny.assert_equal(whole, tiny.train(tiny.config(tmp_path)))
 
 
@@ -29,13 +29,13 @@ def test_two_runs_of_one_seed_are_equal(whole, tmp_path):
         (dict(iter=14), None, 'epoch_1.pth'),
     ],
 )
-def test_interrupted_equals_whole(whole, tmp_path, kill, minutes, resumed_from):
+def test_interrupted_run_is_bit_identical(whole, tmp_path, kill, minutes, resumed_from):
     result = tiny.train_interrupted(lambda: tiny.config(tmp_path), kill, minutes)
     assert result.runner._load_from == str(tmp_path / resumed_from)
     tiny.assert_equal(whole, result)
 
 
-def test_killed_before_the_first_checkpoint(whole, tmp_path):
+def test_run_killed_before_its_first_checkpoint_is_bit_identical(whole, tmp_path):
     result = tiny.train_interrupted(lambda: tiny.config(tmp_path), dict(iter=2))
     tiny.assert_equal(whole, result)
 
@@ -43,8 +43,8 @@ def test_killed_before_the_first_checkpoint(whole, tmp_path):
 @pytest.mark.parametrize(
     'step', [pytest.param('fsync', marks=pytest.mark.slow), 'replace']
 )
-def test_killed_in_the_write(whole, tmp_path, monkeypatch, step):
-    """… of the second epoch's checkpoint, or of the pointer to it."""
+def test_run_killed_while_writing_is_bit_identical(whole, tmp_path, monkeypatch, step):
+    """Killed while writing the second epoch's checkpoint, or the pointer to it."""
     for number in (0, 2):
         folder = tmp_path / str(number)
 
@@ -71,8 +71,8 @@ def test_killed_in_the_write(whole, tmp_path, monkeypatch, step):
 @pytest.mark.parametrize(
     'kill, accumulate', [(dict(iter=12), 4), (dict(val=10), 4), (dict(epoch=20), 3)]
 )
-def test_accumulated_gradients_go_on(tmp_path, kill, accumulate):
-    """One, two or two iterations after the last step."""
+def test_accumulated_gradients_are_restored(tmp_path, kill, accumulate):
+    """Interrupted one or two iterations after the last optimizer step."""
 
     def config(name):
         return tiny.config(tmp_path / name, accumulate=accumulate)
@@ -89,7 +89,7 @@ def test_accumulated_gradients_go_on(tmp_path, kill, accumulate):
 
 
 class SaveAt(Hook):
-    """As a hook does that was told to stop."""
+    """Save as StopOnSignalHook does."""
 
     def __init__(self, iteration):
         self.iteration = iteration
@@ -104,7 +104,7 @@ class SaveAt(Hook):
     'kill, minutes', [(dict(iter=10), 1), (dict(iter=16), 5), (dict(val=16), None)]
 )
 @pytest.mark.parametrize('sampler', ['InfiniteSampler', 'DefaultSampler'])
-def test_iterations(tmp_path, kill, minutes, sampler):
+def test_iteration_based_run_is_bit_identical(tmp_path, kill, minutes, sampler):
     def config(name):
         cfg = tiny.config(tmp_path / name, iters=24)
         cfg['train_dataloader']['sampler']['type'] = sampler
@@ -119,7 +119,7 @@ def test_iterations(tmp_path, kill, minutes, sampler):
     assert len(tiny.NoisyImages.loaded) == tiny.BATCH * (done + again)
 
 
-def test_resuming_loads_nothing_again(tmp_path):
+def test_resuming_does_not_load_seen_samples(tmp_path):
     tiny.train(tiny.config(tmp_path), dict(iter=13), 1)
     tiny.NoisyImages.loaded.clear()
     tiny.train(tiny.config(tmp_path, epochs=2, resume=True))

@@ -1,4 +1,4 @@
-"""Disks that are full, or fail otherwise, while a checkpoint is written."""
+"""Full and failing disks while checkpoints and scalars are written."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ def names(folder):
 
 
 class FullDisk:
-    """Writes past a few kilobytes fail, as the real limit of the system has it."""
+    """Limit the size of files to a few kilobytes, with the system's own limit."""
 
     def __init__(self, iterations):
         self.iterations = iterations
@@ -39,7 +39,7 @@ class FullDisk:
         hook._write = limited
 
 
-def test_a_full_disk_costs_one_checkpoint(tmp_path):
+def test_full_disk_skips_one_checkpoint(tmp_path):
     cfg = tiny.config(tmp_path)
     result = tiny.train(cfg, dict(iter=13), minutes=2, prepare=FullDisk({12}))
     hook = tiny.checkpoint_hook(result.runner)
@@ -52,8 +52,8 @@ def test_a_full_disk_costs_one_checkpoint(tmp_path):
     assert hook.last_ckpt == str(tmp_path / 'epoch_1_iter_14.pth')
 
 
-def test_a_disk_that_stays_full(tmp_path):
-    """The training is done, but nobody is told that all is well."""
+def test_disk_that_stays_full_ends_with_an_error(tmp_path):
+    """The training is done, but must not seem to have succeeded."""
     with pytest.raises(UserError, match='last weights could not be saved'):
         tiny.train(tiny.config(tmp_path), prepare=FullDisk(set(range(11, 99))))
     assert names(tmp_path) == ['best_acc_epoch_1.pth', 'epoch_1.pth']
@@ -62,7 +62,7 @@ def test_a_disk_that_stays_full(tmp_path):
 
 
 class Fault:
-    """A call to the system that fails, from an iteration on, so many times."""
+    """Let a system call fail, from an iteration on, for a number of times."""
 
     def __init__(self, monkeypatch, name, code, times, after=0):
         real, calls = getattr(os, name), []
@@ -85,8 +85,8 @@ FAULTS = [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EIO, errno.ESTALE]
 
 @pytest.mark.parametrize('code', FAULTS, ids=lambda code: errno.errorcode[code])
 @pytest.mark.parametrize('name', ['open', 'fsync', 'replace'])
-def test_any_fault_costs_one_checkpoint(tmp_path, monkeypatch, name, code):
-    """… in the second epoch; the next is there a minute later."""
+def test_any_disk_error_skips_one_checkpoint(tmp_path, monkeypatch, name, code):
+    """In the second epoch; the next checkpoint is written a minute later."""
     cfg = tiny.config(tmp_path, val_cfg=None, val_dataloader=None, val_evaluator=None)
     cfg['default_hooks']['checkpoint']['save_best'] = None
     fault = Fault(monkeypatch, name, code, times=1, after=11)
@@ -99,8 +99,8 @@ def test_any_fault_costs_one_checkpoint(tmp_path, monkeypatch, name, code):
     assert os.strerror(code) in log
 
 
-def test_a_fault_that_stays(tmp_path, monkeypatch):
-    """As a folder that became read-only: nothing can be deleted, either."""
+def test_read_only_folder_ends_with_an_error(tmp_path, monkeypatch):
+    """Nothing can be renamed or deleted from the second epoch on."""
     cfg = tiny.config(tmp_path)
     cfg['default_hooks']['checkpoint']['max_keep_ckpts'] = 2
     replace = Fault(monkeypatch, 'replace', errno.EACCES, times=99, after=11)
@@ -116,7 +116,7 @@ def test_a_fault_that_stays(tmp_path, monkeypatch):
     read_checkpoint(tmp_path / 'epoch_1.pth')
 
 
-def test_old_ones_that_cannot_be_deleted_go_later(tmp_path, monkeypatch):
+def test_checkpoints_that_cannot_be_deleted_are_deleted_later(tmp_path, monkeypatch):
     cfg = tiny.config(tmp_path, epochs=4)
     cfg['default_hooks']['checkpoint'].update(max_keep_ckpts=2, save_best=None)
     # Of the third epoch: its checkpoint is saved before and after its validation.
@@ -126,7 +126,7 @@ def test_old_ones_that_cannot_be_deleted_go_later(tmp_path, monkeypatch):
 
 
 def test_training_continues_without_scalars(tmp_path):
-    """MMEngine's own backend ends it here."""
+    """MMEngine's own backend would end the training."""
     own = 'mobilevig_det.engine.FaultTolerantLocalVisBackend'
     cfg = tiny.config(tmp_path, epochs=2)
     cfg['default_hooks']['logger'] = dict(type='LoggerHook', interval=1)
@@ -135,7 +135,7 @@ def test_training_continues_without_scalars(tmp_path):
     )
 
     def prepare(runner):
-        """No curves from the start: their file is a folder."""
+        """Make the file of scalars a folder, so that it can't be written."""
         (tmp_path / runner.timestamp / 'vis_data' / 'scalars.json').mkdir(parents=True)
 
     result = tiny.train(cfg, prepare=prepare)
@@ -145,7 +145,7 @@ def test_training_continues_without_scalars(tmp_path):
 
 
 def test_no_incomplete_line_in_the_scalars_file(tmp_path):
-    """A limit of the file's size, and room again."""
+    """The size of the file is limited for a while."""
     backend = FaultTolerantLocalVisBackend(str(tmp_path))
     backend.add_scalars(dict(loss=0.5), 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: named, left out, and the end after many."""
+"""NaN and infinite losses and gradients: reported and skipped."""
 
 import itertools
 import logging
@@ -25,7 +25,7 @@ NUMBER = itertools.count()
 
 
 class Inf(torch.autograd.Function):
-    """What it is given; its gradient is infinite."""
+    """Identity with an infinite gradient."""
 
     @staticmethod
     def forward(ctx, x):
@@ -37,7 +37,7 @@ class Inf(torch.autograd.Function):
 
 
 class Tiny(BaseModel):
-    """A model with a norm, whose batches say what goes wrong with them."""
+    """A model with a norm; each batch says what goes wrong with it."""
 
     def __init__(self):
         super().__init__()
@@ -107,7 +107,7 @@ def make_runner(
 
 
 def errors_of(runner):
-    """A list, into which what is logged as an error goes."""
+    """Return a list that collects the messages logged as errors."""
     errors = []
     handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: errors.append(record.getMessage())
@@ -116,7 +116,7 @@ def errors_of(runner):
 
 
 def train(folder, wrongs, **kwargs):
-    """The trained model, and what was logged as errors."""
+    """Return the trained model and the messages logged as errors."""
     runner = make_runner(folder, wrongs, **kwargs)
     errors = errors_of(runner)
     runner.train()
@@ -134,7 +134,7 @@ WRONGS = ['loss', 'gradient', 'loss without a gradient', 'statistics', 'image']
 
 
 def skipping(wrongs, clip, **kwargs):
-    """A loop written out: batches that are wrong are not even looked at."""
+    """Train in a plain loop that never sees the bad batches."""
     model = Tiny()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, **kwargs)
     for batch, wrong in zip(batches(wrongs), wrongs):
@@ -150,8 +150,8 @@ def skipping(wrongs, clip, **kwargs):
 
 @pytest.mark.parametrize('fused', [False, True])
 @pytest.mark.parametrize('clip', [None, 0.5])
-def test_leaves_no_trace(tmp_path, fused, clip):
-    """Weights and statistics of a run that has never seen the bad batches."""
+def test_bad_iterations_do_not_change_the_model(tmp_path, fused, clip):
+    """Weights and statistics are those of a run without the bad batches."""
     wrongs = [None, *(w for wrong in WRONGS for w in (wrong, None)), None]
     wrapper = dict(type='OptimWrapper')
     if clip:
@@ -162,7 +162,7 @@ def test_leaves_no_trace(tmp_path, fused, clip):
     assert_same(model, skipping(wrongs, clip, fused=fused))
 
 
-def test_good_numbers_are_left_alone(tmp_path):
+def test_finite_training_is_bit_identical_without_the_hook(tmp_path):
     model, errors = train(tmp_path, [None] * 4)
     without, _ = train(tmp_path, [None] * 4, hook=False)
     assert not errors
@@ -171,7 +171,7 @@ def test_good_numbers_are_left_alone(tmp_path):
     assert not model._forward_hooks
 
 
-def test_what_is_named(tmp_path):
+def test_log_names_losses_gradients_and_images(tmp_path):
     wrongs = [None, 'loss', None, 'gradient', None, 'statistics']
     _, (loss, gradient, statistics) = train(tmp_path, wrongs)
     assert 'Iteration 2 is skipped' in loss and '(1 in a row, 3 end' in loss
@@ -186,8 +186,8 @@ def test_what_is_named(tmp_path):
     assert 'layers.1.running_var' in statistics
 
 
-def test_patience_and_recovery(tmp_path):
-    """Two bad in a row, twice, are borne; three are not."""
+def test_training_ends_after_patience_bad_iterations(tmp_path):
+    """Two bad iterations in a row are skipped; three end the training."""
     bad = 'loss'
     _, errors = train(tmp_path, [bad, bad, None, bad, bad])
     assert len(errors) == 4
@@ -203,7 +203,7 @@ def test_patience_and_recovery(tmp_path):
     assert not non_finite_weights(runner.model.state_dict())
 
 
-def test_bad_weights_are_said_to_be(tmp_path):
+def test_non_finite_weights_are_reported_at_the_end(tmp_path):
     runner = make_runner(tmp_path, [None] * 5)
     with torch.no_grad():
         runner.model.head.weight[0, 1] = float('nan')
@@ -214,8 +214,8 @@ def test_bad_weights_are_said_to_be(tmp_path):
     assert 'first: head.weight, 1 of them' in errors[-1]
 
 
-def test_accumulated_gradients(tmp_path):
-    """What was accumulated up to the bad batch is dropped; what follows counts."""
+def test_accumulated_gradients_of_a_bad_batch_are_dropped(tmp_path):
+    """Gradients of the batches after the bad one are used."""
     wrongs = [None, None, None, 'gradient', None, None]
     model, errors = train(
         tmp_path,
@@ -238,7 +238,7 @@ def test_accumulated_gradients(tmp_path):
 
 
 class CpuScaler(torch.amp.GradScaler):
-    """Scales on CPUs too, where MMEngine takes no scaler."""
+    """GradScaler on the CPU, where MMEngine has none."""
 
     def __init__(self, **kwargs):
         super().__init__('cpu', **kwargs)
@@ -262,8 +262,8 @@ def scaler(monkeypatch):
 
 @pytest.mark.parametrize('fused', [False, True])
 @pytest.mark.parametrize('clip', [None, 0.5])
-def test_overflows_of_a_scaled_loss_do_not_count(tmp_path, scaler, fused, clip):
-    """A loss that is not finite does, and at a scale of 1 all do."""
+def test_overflow_of_a_scaled_loss_is_not_bad(tmp_path, scaler, fused, clip):
+    """A non-finite loss is bad, and at a scale of 1 so is every overflow."""
     given = dict(
         optim_wrapper=scaler(clip), optimizer=dict(type='AdamW', lr=0.1, fused=fused)
     )
@@ -309,7 +309,7 @@ def in_rank(rank, folder, results):
     leave_process_group()
 
 
-def test_two_processes_decide_alike(tmp_path):
+def test_two_ranks_skip_the_same_iterations(tmp_path):
     context = torch.multiprocessing.get_context('fork')  # imports are done
     results = context.Queue()
     ranks = [
@@ -330,8 +330,8 @@ def test_two_processes_decide_alike(tmp_path):
     assert weights == others
 
 
-def test_exit_code_of_a_process(tmp_path):
-    """As a shell sees it: no stack of frames, the message, and 3."""
+def test_process_exits_with_3_and_no_traceback(tmp_path):
+    """Run it as a command."""
     program = """if True:
         import sys
         from pathlib import Path

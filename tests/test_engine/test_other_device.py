@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     not hasattr(
         torch.utils.backend_registration, '_setup_privateuseone_for_python_backend'
     ),
-    reason='this torch knows no devices that are written in Python',
+    reason='this torch has no devices written in Python',
 )
 
 
@@ -41,7 +41,7 @@ def run(shapes_root, folder, *more):
 
 
 def ours(waits):
-    """How often a file of ours waited, by what for."""
+    """Count the waits of each of this project's files, by reason."""
     counts = Counter()
     for line, number in waits.items():
         where = line.split(':')[0]
@@ -50,7 +50,7 @@ def ours(waits):
     return dict(counts)
 
 
-def test_the_device_itself(found):
+def test_stand_in_device_detects_waits(found):
     failed = {program for program, (failed, _) in found['device'].items() if failed}
     waits = {program: waits for program, (_, waits) in found['device'].items() if waits}
     assert failed == {
@@ -74,7 +74,7 @@ def test_the_device_itself(found):
 
 
 def check_numbers(found):
-    """A training and a validation give what they do on the CPU."""
+    """Check that losses and metrics are those of the CPU."""
     there, cpu = found['there'], found['cpu']
     assert len(cpu['losses']) == 2
     assert there['losses'][0] == pytest.approx(cpu['losses'][0], rel=1e-5)
@@ -84,7 +84,7 @@ def check_numbers(found):
     assert cpu['training'] == cpu['validation'] == {}
 
 
-def test_whole_run(found):
+def test_run_waits_only_where_needed(found):
     """With torchvision's operators, as on most GPUs."""
     check_numbers(found)
     training, validation = found['there']['training'], found['there']['validation']
@@ -101,7 +101,7 @@ def test_whole_run(found):
 
 
 @pytest.mark.slow
-def test_whole_run_without_torchvision(shapes_root, tmp_path):
+def test_run_without_torchvision(shapes_root, tmp_path):
     found = run(shapes_root, tmp_path)
     check_numbers(found)
     assert ours(found['there']['training']).keys() > {

@@ -1,4 +1,4 @@
-"""Several processes over gloo: signals, dead and hung peers, restarts, numbers."""
+"""Several ranks over gloo: signals, dead and stalled ranks, restarts, results."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from mmengine.dataset import DefaultSampler
 from training_jobs import position
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(signal, 'sigtimedwait'), reason='signals as Linux has them'
+    not hasattr(signal, 'sigtimedwait'), reason='needs the signals of Linux'
 )
 
 
@@ -43,7 +43,7 @@ def free_port():
 
 @pytest.fixture
 def start_two(start):
-    """Without torchrun, which would end the other by itself."""
+    """Without torchrun, which would end the other rank."""
 
     def start_two(settings):
         environ = dict(
@@ -65,7 +65,7 @@ def is_running(pid):
         return False
 
 
-def test_torchrun_goes_on_after_a_kill_and_ends_by_sigterm(start, tmp_path):
+def test_torchrun_restarts_after_a_kill_and_stops_on_sigterm(start, tmp_path):
     """Killed after seven iterations, of five an epoch: the checkpoint is the first
     epoch's."""
     job = start(
@@ -86,7 +86,7 @@ def test_torchrun_goes_on_after_a_kill_and_ends_by_sigterm(start, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_of_two(start_two, tmp_path):
+def test_signal_to_one_rank_stops_both(start_two, tmp_path):
     jobs = start_two(dict(slow=0.2))
     jobs[1].wait_for('iter_2.1')
     jobs[1].process.terminate()
@@ -94,7 +94,7 @@ def test_a_signal_to_one_of_two(start_two, tmp_path):
     assert position(tmp_path)[1] >= 2
 
 
-def test_a_stopped_peer_ends_the_other(start_two):
+def test_stalled_rank_ends_the_other(start_two):
     jobs = start_two(dict(slow=0.05, epochs=1000, watchdog=dict(seconds=3)))
     jobs[1].wait_for('iter_3.1')
     os.kill(jobs[1].process.pid, signal.SIGSTOP)
@@ -106,15 +106,15 @@ def test_a_stopped_peer_ends_the_other(start_two):
     'name',
     ['epoch_2.pth', pytest.param('best_acc_epoch_1.pth', marks=pytest.mark.slow)],
 )
-def test_a_peer_that_stops_in_a_write_ends_the_other(start_two, name):
-    """The first checkpoint tells how long the others may take."""
+def test_rank_that_stalls_while_writing_ends_the_other(start_two, name):
+    """The duration of the first checkpoint limits that of the others."""
     jobs = start_two(dict(stop_in_write=name, watchdog=dict(seconds=2)))
     assert jobs[1].wait(60) == 4, jobs[1].text()
     assert 'its checkpoint is not after' in jobs[1].text()
 
 
 @pytest.mark.slow
-def test_a_signal_while_a_peer_is_stopped(start_two):
+def test_signal_while_another_rank_stalls(start_two):
     jobs = start_two(dict(slow=0.05, epochs=1000, hook=dict(seconds=2)))
     jobs[1].wait_for('iter_3.1')
     os.kill(jobs[1].process.pid, signal.SIGSTOP)
@@ -185,7 +185,7 @@ def train_and_evaluate(rank, folder):
 
 
 def many_objects():
-    """Five images, an odd number, of twelve objects each."""
+    """Five images, an odd number, with twelve objects each."""
     images = [
         dict(id=3 * i, file_name=f'{i}.jpg', width=160, height=120) for i in range(5)
     ]
@@ -208,8 +208,8 @@ def many_objects():
     )
 
 
-def test_two_equal_one(tmp_path):
-    """Weights as with the whole batch; AP of an odd number of images."""
+def test_two_ranks_give_the_weights_and_ap_of_one(tmp_path):
+    """Weights of half batches, and AP of an odd number of images."""
     (tmp_path / 'annotations.json').write_text(json.dumps(many_objects()))
     train_and_evaluate(-1, tmp_path)
     torch.multiprocessing.start_processes(
@@ -222,7 +222,7 @@ def test_two_equal_one(tmp_path):
     assert 0 < one['scores']['coco/bbox_mAP'] < 1
 
 
-def test_a_group_outlives_its_models(tmp_path):
+def test_leaving_a_process_group_does_not_deadlock(tmp_path):
     """Else one of these rounds ends in a deadlock: gloo's threads get Python's lock
     only where the main thread waits. And no fork joins threads that it hasn't, whose
     atexit is cleared since Python 3.13."""
@@ -264,7 +264,7 @@ class Dying(torch.utils.data.Dataset):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_is_one_message():
+def test_killed_worker_gives_one_message():
     @command(lambda argv: Namespace())
     def main(args):
         list(torch.utils.data.DataLoader(Dying(), num_workers=1))
@@ -273,7 +273,7 @@ def test_a_killed_worker_is_one_message():
         main()
 
 
-def test_an_exit_code_of_its_own_leaves_the_group(tmp_path):
+def test_exit_leaves_the_process_group(tmp_path):
     @command(lambda argv: Namespace())
     def main(args):
         torch.distributed.init_process_group(
@@ -289,7 +289,7 @@ def test_an_exit_code_of_its_own_leaves_the_group(tmp_path):
 @pytest.mark.parametrize(
     'saves, limit', [([], 600), ([1.0], 60), ([10.0, 1.0], 100), ([500.0], 600)]
 )
-def test_how_long_a_checkpoint_may_take(monkeypatch, saves, limit):
+def test_time_limit_of_a_checkpoint(monkeypatch, saves, limit):
     now = [0.0]
     monkeypatch.setattr(hang_watchdog.time, 'monotonic', lambda: now[0])
     hook = hang_watchdog.HangWatchdogHook()
@@ -301,11 +301,11 @@ def test_how_long_a_checkpoint_may_take(monkeypatch, saves, limit):
     with hook.saving():
         assert hook._limit[1] == limit
         now[0] += 7
-    # As if the time in between had not been.
+    # The time in between does not count.
     assert hook._limit == (now[0] + 55, 60, 'not finished')
 
 
-def test_other_errors_stay():
+def test_other_errors_are_raised():
     @command(lambda argv: Namespace())
     def main(args):
         raise RuntimeError('Caught RuntimeError in DataLoader worker process 0.')

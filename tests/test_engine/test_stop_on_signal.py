@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C to a whole process group, with loader workers."""
+"""SIGTERM and Ctrl-C to a process group with loader workers."""
 
 import signal
 import time
@@ -11,12 +11,12 @@ from mmengine.config import Config
 from training_jobs import position
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(signal, 'sigtimedwait'), reason='signals as Linux has them'
+    not hasattr(signal, 'sigtimedwait'), reason='needs the signals of Linux'
 )
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_in_the_middle_of_an_epoch(start, tmp_path, number):
+def test_signal_in_the_middle_of_an_epoch_saves_and_exits(start, tmp_path, number):
     job = start(dict(workers=2, slow=0.2))
     job.wait_for('iter_3.0')
     assert len(job.members()) == 3
@@ -34,7 +34,7 @@ def test_in_the_middle_of_an_epoch(start, tmp_path, number):
         assert sorted(losses) == list(range(done, 10))
 
 
-def test_in_validation(start, tmp_path):
+def test_signal_in_validation_exits_without_saving_again(start, tmp_path):
     job = start(dict(slow=0.2))
     job.wait_for('val_10.0')
     job.group(signal.SIGTERM)
@@ -44,7 +44,7 @@ def test_in_validation(start, tmp_path):
     assert 'epoch_1.pth' in job.text()
 
 
-def test_with_the_checkpoint_hook_of_mmengine(start, tmp_path):
+def test_signal_with_mmengines_checkpoint_hook_saves(start, tmp_path):
     job = start(dict(slow=0.2, mmengine=True))
     job.wait_for('iter_3.0')
     job.group(signal.SIGTERM)
@@ -54,7 +54,7 @@ def test_with_the_checkpoint_hook_of_mmengine(start, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(start, tmp_path):
+def test_second_signal_exits_at_once(start, tmp_path):
     job = start(dict(slow=60))
     job.wait_for('iter_1.0')
     job.group(signal.SIGTERM)
@@ -65,7 +65,7 @@ def test_a_second_signal_ends_at_once(start, tmp_path):
     assert 'without a new checkpoint; there is none' in job.text()
 
 
-def test_no_orphans_of_a_killed_process(start):
+def test_workers_of_a_killed_process_end(start):
     job = start(dict(workers=2, slow=0.2))
     job.wait_for('iter_2.0')
     job.process.kill()
@@ -73,7 +73,7 @@ def test_no_orphans_of_a_killed_process(start):
     job.wait_for_no_member()
 
 
-def test_loaders_of_a_config():
+def test_worker_init_fn_is_added_to_loaders_with_workers():
     own = dict(type='own')
     cfg = Config(
         dict(

@@ -1,4 +1,4 @@
-"""Two processes over gloo: each goes on with its own states."""
+"""Two ranks over gloo resume with the states of each rank."""
 
 import os
 
@@ -49,7 +49,7 @@ def one_process(rank, folder, kill, minutes, accumulate):
         (dict(val=5), None, 4, 'epoch_1.pth'),
     ],
 )
-def test_two_interrupted_equal_two_whole(
+def test_interrupted_run_of_two_ranks_is_bit_identical(
     tmp_path, kill, minutes, accumulate, resumed_from
 ):
     mp.start_processes(
@@ -62,8 +62,7 @@ def test_two_interrupted_equal_two_whole(
         assert (tmp_path / f'equal{rank}').read_text() == resumed_from
 
 
-def test_another_number_of_processes_is_said(tmp_path):
-    """… and the position in the epoch is converted."""
+def test_another_number_of_ranks_is_reported_and_the_position_converted(tmp_path):
     tiny.train(tiny.config(tmp_path), dict(iter=14), minutes=4)
     path = tmp_path / 'epoch_1_iter_15.pth'
     checkpoint = torch.load(path, weights_only=True)

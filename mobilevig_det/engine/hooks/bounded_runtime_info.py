@@ -1,4 +1,4 @@
-"""A history of what is logged that is no longer than the log needs it."""
+"""Limit the log history to what the log needs."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,36 +12,38 @@ from mmengine.registry import HOOKS
 from mmengine.runner import LogProcessor, Runner
 from torch import Tensor
 
-SLACK = 100  # values more than are needed, before they are cut off
-MOST_WAITING = 1000  # values are not held on a device for longer, if nobody reads
+SLACK = 100  # values beyond the needed ones, before the history is cut
+MAX_PENDING = 1000  # values are kept on a device no longer than this
 
 
-def _is_late(device: torch.device) -> bool:
-    """Whether who reads a value waits for what the device has to do before."""
+def _reads_wait(device: torch.device) -> bool:
+    """Return whether reading a value waits for the device's queued work."""
     return device.type != 'cpu'
 
 
-class _LateHistory(HistoryBuffer):
-    """A history whose last values are fetched from the device when it is read.
+class _DeferredHistory(HistoryBuffer):
+    """History whose newest values are fetched from the device when it is read.
 
-    Copies of it, and what is in checkpoints, are HistoryBuffers.
+    Copies of it, as in checkpoints, are HistoryBuffers.
 
     Args:
-        waiting (list): Histories and their values, of each iteration that was not
-            fetched yet; all histories of a training share it.
-        history (HistoryBuffer): What there is already.
+        pending (list): Histories and their values for each iteration that was not
+            fetched yet; shared by all histories of a training.
+        history (HistoryBuffer): The values so far.
     """
 
-    def __init__(self, waiting: list, history: HistoryBuffer) -> None:
-        self._waiting: list[tuple[list[HistoryBuffer], Tensor]] = waiting
+    def __init__(self, pending: list, history: HistoryBuffer) -> None:
+        self._pending: list[tuple[list[HistoryBuffer], Tensor]] = pending
         super().__init__(*history.data)
 
     def _fetch(self) -> None:
-        waiting = self._waiting[:]
-        self._waiting.clear()
-        for histories, values in waiting:
+        pending = self._pending[:]
+        self._pending.clear()
+        for histories, values in pending:
             for history, number in zip(histories, values.tolist()):
                 history.update(number)
+
+    # HistoryBuffer reads and sets these two attributes in all its methods.
 
     @property
     def _log_history(self) -> np.ndarray:
@@ -62,8 +64,8 @@ class _LateHistory(HistoryBuffer):
         self._counts = counts
 
     def shorten(self, length: int) -> None:
-        self._log_history = self.fetched[-length:]
-        self._count_history = self._counts[-length:]
+        self.fetched = self.fetched[-length:]
+        self._counts = self._counts[-length:]
 
     def __reduce__(self):
         return HistoryBuffer, self.data
@@ -71,36 +73,35 @@ class _LateHistory(HistoryBuffer):
 
 @HOOKS.register_module()
 class BoundedRuntimeInfoHook(RuntimeInfoHook):
-    """MMEngine's RuntimeInfoHook, which doesn't slow a long training.
+    """RuntimeInfoHook that keeps only the history that the log needs.
 
-    MMEngine keeps every number that was ever logged, copies all of them at each
-    iteration, and saves them in each checkpoint. Here as many of each are kept as
-    the log processor looks back: its ``window_size`` where it takes a mean, else the
-    last one; for its ``custom_cfg`` that window, an epoch's for ``'epoch'``, and all
-    for ``'global'``. The log is the same. The histories in checkpoints are MMEngine's
-    own, and the long ones of older checkpoints are cut.
+    MMEngine keeps every logged number, copies all of them in each iteration, and saves
+    them in each checkpoint, which slows long trainings. This hook keeps as many as the
+    log processor looks back: its ``window_size`` if it takes a mean, otherwise the last
+    one; for its ``custom_cfg`` that window, an epoch's for ``'epoch'``, and all for
+    ``'global'``. The log is the same. Checkpoints hold MMEngine's own type of history,
+    and long ones of older checkpoints are cut.
 
-    What an iteration logs stays on the device until somebody reads the history, as
-    the log does every so many iterations: reading a number has the processor wait
-    for the device.
+    The numbers of an iteration stay on the device until the history is read, which the
+    log does once in its interval, because reading waits for the device.
     """
 
     def __init__(self) -> None:
         self._needed: dict[str, int | None] = {}
-        self._waiting: list[tuple[list[HistoryBuffer], Tensor]] = []
+        self._pending: list[tuple[list[HistoryBuffer], Tensor]] = []
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Log what the model gave."""
+        """Log the model's outputs."""
         histories = runner.message_hub.log_scalars
         numbers = dict(outputs or {})
         for group in _scalars(numbers):
             values = torch.stack(list(group.values()))
             keys = [f'train/{name}' for name in group]
-            # MMEngine makes the first ones.
-            if _is_late(values.device) and all(key in histories for key in keys):
-                self._keep(histories, keys, values)
+            # MMEngine creates the histories in the first iteration.
+            if _reads_wait(values.device) and all(key in histories for key in keys):
+                self._defer(histories, keys, values)
                 for name in group:
                     del numbers[name]
             else:
@@ -108,26 +109,26 @@ class BoundedRuntimeInfoHook(RuntimeInfoHook):
         super().after_train_iter(runner, batch_idx, data_batch, numbers)
         self._shorten(runner, histories, SLACK)
 
-    def _keep(self, histories: dict, keys: list[str], values: Tensor) -> None:
+    def _defer(self, histories: dict, keys: list[str], values: Tensor) -> None:
         for key in keys:
-            if not isinstance(histories[key], _LateHistory):
-                histories[key] = _LateHistory(self._waiting, histories[key])
-        self._waiting.append(([histories[key] for key in keys], values))
-        if len(self._waiting) > MOST_WAITING:
-            histories[keys[0]].data  # noqa: B018  fetches
+            if not isinstance(histories[key], _DeferredHistory):
+                histories[key] = _DeferredHistory(self._pending, histories[key])
+        self._pending.append(([histories[key] for key in keys], values))
+        if len(self._pending) > MAX_PENDING:
+            histories[keys[0]]._fetch()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Histories as long after the first epoch as after the last."""
+        """Cut the histories in the checkpoint, so that its size stays the same."""
         self._shorten(runner, checkpoint['message_hub']['log_scalars'])
 
     def _shorten(self, runner: Runner, histories: dict, slack: int = 0) -> None:
         for key, history in histories.items():
             if key not in self._needed:
-                self._needed[key] = _needed(runner, key)
+                self._needed[key] = _needed_length(runner, key)
             needed = self._needed[key]
             if needed is None:
                 continue
-            if isinstance(history, _LateHistory):
+            if isinstance(history, _DeferredHistory):
                 if len(history.fetched) > needed + slack:
                     history.shorten(needed)
                 continue
@@ -136,8 +137,8 @@ class BoundedRuntimeInfoHook(RuntimeInfoHook):
                 histories[key] = HistoryBuffer(values[-needed:], counts[-needed:])
 
 
-def _needed(runner: Runner, key: str) -> int | None:
-    """How many values of ``mode/name`` the log looks back; None for all."""
+def _needed_length(runner: Runner, key: str) -> int | None:
+    """Return how many values of ``mode/name`` the log uses; None for all."""
     processor = runner.log_processor
     mode, _, name = key.partition('/')
     if mode not in ('train', 'val', 'test') or not isinstance(processor, LogProcessor):
@@ -148,7 +149,7 @@ def _needed(runner: Runner, key: str) -> int | None:
         if entry['data_src'] == name and entry.get('method_name') != 'current':
             windows.append(entry.get('window_size'))
     if 'epoch' in windows:
-        # No validation is cut: the log is done with it when training goes on.
+        # Validations aren't cut: they are logged before the training continues.
         epoch = len(runner.train_dataloader) if mode == 'train' else 1
         windows = [epoch if window == 'epoch' else window for window in windows]
     if all(isinstance(window, int) and window > 0 for window in windows):
@@ -157,7 +158,7 @@ def _needed(runner: Runner, key: str) -> int | None:
 
 
 def _scalars(outputs: Mapping) -> list[dict[str, Tensor]]:
-    """Every tensor of one value, those of one device and dtype together."""
+    """Group the tensors of one value by device and dtype."""
     groups: dict[tuple, dict[str, Tensor]] = defaultdict(dict)
     for name, value in outputs.items():
         if isinstance(value, Tensor) and value.numel() == 1:
