@@ -97,7 +97,7 @@ setup(
         ],
         'test': [
             'hypothesis',
-            'import-linter',
+            'import-linter>=2.15',
             'mypy',
             'pytest',
             'pytest-timeout',

@@ -13,6 +13,8 @@ from mmengine.runner import Runner
 from .errors import UserError
 from .paths import shipped_folder
 
+__all__ = ['check_device', 'find_checkpoint', 'find_config', 'load_config']
+
 
 def find_config(name: str) -> str:
     """Return the path of a config.

@@ -1,9 +1,12 @@
 """Names of 0.2 that keep working, with a DeprecationWarning."""
 
+import importlib
+import pkgutil
+import sys
 import warnings
 
 import mobilevig_det.engine as engine
-from mobilevig_det.deprecation import deprecated_type
+from mobilevig_det.deprecation import MOVED, deprecated_type
 
 import pytest
 from mmengine.config import Config
@@ -67,3 +70,33 @@ def test_old_base_config_is_the_new_one(tmp_path):
         warnings.simplefilter('error', DeprecationWarning)
         new = load('default_runtime.py')
     assert old.to_dict() == new.to_dict()
+
+
+@pytest.mark.parametrize('old_name', sorted(MOVED))
+def test_moved_names_can_be_imported_with_a_warning(old_name):
+    new = pkgutil.resolve_name(MOVED[old_name])
+    module, _, name = old_name.rpartition('.')
+    message = f'{old_name} is deprecated .* use {MOVED[old_name]}'
+    with pytest.warns(DeprecationWarning, match=message) as found:
+        sys.modules.pop(old_name, None)  # a module warns when it is first imported
+        exec(f'from {module} import {name}', scope := {})
+    assert scope[name] is new
+    assert found[0].filename == '<string>'  # the line that imports it
+
+
+def test_moved_modules_keep_their_own_names():
+    with pytest.warns(DeprecationWarning):
+        sys.modules.pop('mobilevig_det.structures.mask', None)
+        old = importlib.import_module('mobilevig_det.structures.mask')
+    assert old.__name__ == old.__spec__.name == 'mobilevig_det.datasets.compact_masks'
+
+
+@pytest.mark.parametrize(
+    'name', ['mobilevig_det.apis.nothing', 'mobilevig_det.nothing', 'nothing']
+)
+def test_other_names_are_missing_as_before(name):
+    with pytest.raises(ImportError):
+        importlib.import_module(name)
+    module, _, attribute = name.rpartition('.')
+    with pytest.raises(ImportError, match=f'cannot import name {attribute!r}'):
+        exec(f'from {module or "mobilevig_det"} import {attribute}')
