@@ -96,7 +96,15 @@ def build_wheel(source, folder):
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    return copy_of_tree(tmp_path_factory.mktemp('source') / 'source')
+    """A clone where git makes no symbolic links, but files that name their targets."""
+    folder = copy_of_tree(tmp_path_factory.mktemp('source') / 'source')
+    links = [path for path in folder.rglob('*') if path.is_symlink()]
+    assert {link.parent.name for link in links} == {'.mim'}
+    for link in links:
+        target = os.readlink(link)
+        link.unlink()
+        link.write_text(target)
+    return folder
 
 
 @pytest.fixture(scope='module')
@@ -155,7 +163,20 @@ def test_wheel_has_every_file(unpacked):
     assert (package / '.mim' / 'model-index.yml').read_text() == (
         ROOT / 'model-index.yml'
     ).read_text()
-    (metadata,) = unpacked.glob('*.dist-info/METADATA')
+    (info,) = unpacked.glob('*.dist-info')
+    assert (info / 'entry_points.txt').read_text().split('\n')[:2] == [
+        '[console_scripts]',
+        'mobilevig_det = mobilevig_det_cli:main',
+    ]
+    entry_point = 'mobilevig_det_cli.py'
+    assert (unpacked / entry_point).read_text() == (ROOT / entry_point).read_text()
+    assert {path.name for path in unpacked.iterdir()} == {
+        'mmcv',
+        'mobilevig_det',
+        entry_point,
+        info.name,
+    }
+    metadata = info / 'METADATA'
     required = [
         line
         for line in metadata.read_text().splitlines()
@@ -274,6 +295,8 @@ def anywhere(unpacked, shapes_root, tmp_path_factory):
         ['train', config, *SMALL, 'train_cfg.max_epochs=1'],
         ['test', config, checkpoint, *SMALL],
         ['infer', *map(str, pictures(shapes_root)), *given],
+        ['benchmark'],
+        ['run-onnx', '--help'],
     ]
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', 'program.py', json.dumps(calls)],
@@ -309,13 +332,15 @@ def test_user_config_inherits_ours_without_a_clone(anywhere, unpacked):
 
 
 def test_tools_work_without_a_clone(anywhere, shapes_root):
-    folder, (_, refused, trained, tested, inferred) = anywhere
+    folder, (_, refused, trained, tested, inferred, *others) = anywhere
     assert "end mobilevig_det test: There is no checkpoint file 'no.pth'" in refused
     assert 'end' not in [t.split()[0] for t in (trained + tested).splitlines() if t]
     assert 'Average Precision' in tested
     assert (folder / 'work_dirs/mobilevig_ti_fpn_shapes/epoch_1.pth').is_file()
     found = json.loads((folder / 'work_dirs/infer/predictions.json').read_text())
     assert len(found['images']) == len(pictures(shapes_root)) == 4
+    assert 'needs a clone of the repository' in others[0]
+    assert others[1].startswith('usage: run_onnx.py')
 
 
 def test_index_lists_every_metafile():
