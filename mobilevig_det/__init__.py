@@ -26,13 +26,9 @@ __all__ = [
 ]
 
 # Public classes, which are imported on first use, and their rooms.
-_ROOMS = {
-    'AdaptViG': 'backbones',
-    'GreedyViG': 'backbones',
-    'MobileViG': 'backbones',
-    'MobileViGv2': 'backbones',
-    'RapidNet': 'backbones',
-}
+_ROOMS = dict.fromkeys(
+    ('AdaptViG', 'GreedyViG', 'MobileViG', 'MobileViGv2', 'RapidNet'), 'backbones'
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,8 @@ _OPERATORS = (
 MOVED = {
     **{f'mobilevig_det.apis.{k}': f'{v}.{k}' for k, v in _APIS.items()},
     **{f'mobilevig_det.apis.cli.{k}': f'{v}.{k}' for k, v in _APIS.items()},
+    'mobilevig_det.export.new_file': 'mobilevig_det.export.new_files',
+    'mobilevig_det.export.prove': 'mobilevig_det.export.verify',
     **{f'mobilevig_det.ops.{k}': f'mobilevig_det.mmcv_ops.{k}' for k in _OPERATORS},
     'mobilevig_det.ops.soft_nms': 'mobilevig_det.mmcv_ops.nms',
     'mobilevig_det.ops.use_on_cpus': 'mobilevig_det.mmcv_ops.use_on_cpus',

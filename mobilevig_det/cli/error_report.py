@@ -7,6 +7,7 @@ import json
 import math
 
 import numpy as np
+from matplotlib.figure import Figure
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -136,16 +137,8 @@ def rows_of(by_class: dict[str, dict[str, Loss]]) -> dict[str, Loss]:
 
 def show_table(rows: dict[str, Loss]) -> None:
     """Print the rows as a table."""
-    table: list[list] = [
-        [
-            'class',
-            'objects',
-            'AP',
-            'AP75',
-            'AP50',
-            *(f'lost: {name}' for name in LOSSES),
-        ]
-    ]
+    head = 'class objects AP AP75 AP50'.split()
+    table: list[list] = [[*head, *(f'lost: {name}' for name in LOSSES)]]
     for name, loss in rows.items():
         table.append(
             [name, loss.objects]
@@ -164,55 +157,34 @@ def write_csv(rows: dict[str, Loss], path: str) -> None:
 
 def plot_losses(rows: dict[str, Loss], kind: str, path: str) -> None:
     """Draw AP50 and what was lost of it as stacked bars, one a row."""
-    import matplotlib
-
-    matplotlib.use('agg')
-    import matplotlib.pyplot as plt
-
     rows = {name: loss for name, loss in rows.items() if loss.objects}
     names = list(rows)[::-1]
-    figure, axes = plt.subplots(
-        figsize=(9, 1.4 + 0.32 * len(names)), layout='constrained'
-    )
+    figure = Figure(figsize=(9, 1.4 + 0.32 * len(names)), layout='constrained')
+    axes = figure.subplots()
     left = np.zeros(len(names))
     for part, colour in zip(('ap50', *LOSSES), COLOURS):
         values = np.array([getattr(rows[name], part) for name in names])
-        axes.barh(
-            names,
-            values,
-            left=left,
-            color=colour,
-            label='AP50' if part == 'ap50' else part,
-        )
-        for y, (start, value) in enumerate(zip(left, values)):
-            if value > 0.045:
-                axes.text(
-                    start + value / 2,
-                    y,
-                    f'{value:.2f}',
-                    ha='center',
-                    va='center',
-                    fontsize=8,
-                )
+        label = 'AP50' if part == 'ap50' else part
+        bars = axes.barh(names, values, left=left, color=colour, label=label)
+        texts = [f'{value:.2f}' if value > 0.045 else '' for value in values]
+        axes.bar_label(bars, texts, label_type='center', fontsize=8)
         left += values
     axes.set(xlim=(0, 1), title=f'Where AP50 is lost ({kind})')
     axes.margins(y=0.02)
     axes.spines[['top', 'right']].set_visible(False)
     figure.legend(loc='outside lower center', ncols=5, frameon=False)
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def plot_confusion(
     counts: np.ndarray, classes: list[str], score_thr: float, path: str
 ) -> None:
     """Draw the confusion matrix (classes + 1, classes + 1), rows are ground truth."""
-    import matplotlib.pyplot as plt
-
     sums = counts.sum(1, keepdims=True)
     share = counts / np.maximum(sums, 1)
     side = 3 + 0.36 * len(classes)
-    figure, axes = plt.subplots(figsize=(side + 0.8, side), layout='constrained')
+    figure = Figure(figsize=(side + 0.8, side), layout='constrained')
+    axes = figure.subplots()
     image = axes.imshow(share, cmap='Blues', vmin=0, vmax=1)
     ticks = range(len(classes) + 1)
     axes.set_xticks(ticks, [*classes, 'missed'], rotation=90)
@@ -234,4 +206,3 @@ def plot_confusion(
         )
     figure.colorbar(image, shrink=0.7, label='share of the row')
     figure.savefig(path, dpi=130)
-    plt.close(figure)

@@ -5,6 +5,7 @@ the detector; ``verification`` compares each file with the model; ``runtimes`` l
 exported files.
 """
 
+from ..deprecation import moved_names
 from .formats import FORMATS, check_part, check_size, new_files, verify, write
 from .metadata import make_metadata
 from .runtimes import Session, load
@@ -23,3 +24,5 @@ __all__ = [
     'verify',
     'write',
 ]
+
+__getattr__ = moved_names(__name__)
