@@ -17,9 +17,8 @@ from mobilevig_det.backbones import (
     RapidNet,
 )
 from mobilevig_det.backbones.adaptvig import ExponentialDecayGating
-from mobilevig_det.backbones.layers import Branch, ConvNormAct
+from mobilevig_det.backbones.layers import Branch, ConvNormAct, GraphMixer
 from mobilevig_det.backbones.mobilevig import MaxRelativeGraphConv
-from mobilevig_det.backbones.siblings import GraphMixer
 
 import torch
 from torch import Tensor, nn

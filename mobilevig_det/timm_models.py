@@ -1,11 +1,11 @@
 """``timm.create_model('mobilevig_m')``: backbones and classifiers in timm's registry.
 
-Importing this module registers them: ``import mobilevig_det`` does where timm was
-imported before. What the methods of the model must do is timm's, see its
+Importing this module registers them; ``import mobilevig_det`` does so where timm was
+imported before. timm defines what the methods of the model must do: see its
 ``efficientformer_v2.py``, which has two classifiers too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,13 +15,10 @@ from torch import Tensor, nn
 from .backbones import AdaptViG, GreedyViG, MobileViG, MobileViGv2, RapidNet
 from .backbones.base import KAIMING, BaseBackbone
 from .backbones.layers import ConvNormAct
-from .checkpoints import find_file
-from .checkpoints.key_mapping import (
-    CLASSIFIER_PREFIXES,
-    from_authors,
-    is_authors_layout,
-)
+from .checkpoints import find_file, read_checkpoint
+from .checkpoints.key_mapping import from_authors, is_authors_layout, with_parts
 from .checkpoints.reading import both_weights
+from .checkpoints.sibling_keys import with_unfolded_positions
 from .checkpoints.weights import name_of
 from .classification.classifier import DistilledHead
 from .errors import UserError
@@ -44,36 +41,23 @@ POOLS = ('avg', '')
 
 
 class Family(NamedTuple):
-    """What the sizes of a backbone have in common."""
+    """A backbone, the widths of its sizes' classifiers, and its sources."""
 
-    backbone: Callable[..., BaseBackbone]
-    hidden_channels: dict[str, int]  # of each size, in the classifier
+    backbone: type[BaseBackbone]
+    hidden_channels: dict[str, int]
     code: str
     paper: str
 
 
+_MOBILEVIG_HEADS = dict(ti=512, s=512, m=768, b=768)
+_VIG_HEADS = dict(s=768, m=768, b=768)
+_V2_HEADS = dict(ti=512, s=512, m=512, b=768)
 FAMILIES = dict(
-    mobilevig=Family(
-        MobileViG, dict(ti=512, s=512, m=768, b=768), 'SLDGroup/MobileViG', '2307.00395'
-    ),
-    mobilevigv2=Family(
-        MobileViGv2,
-        dict(ti=512, s=512, m=512, b=768),
-        'SLDGroup/MobileViGv2',
-        '2406.05850',
-    ),
-    greedyvig=Family(
-        GreedyViG, dict(s=768, m=768, b=768), 'SLDGroup/GreedyViG', '2405.06849'
-    ),
-    rapidnet=Family(
-        RapidNet,
-        dict(ti=512, s=512, m=512, b=768),
-        'mmunir127/RapidNet-Official',
-        '2412.10995',
-    ),
-    adaptvig=Family(
-        AdaptViG, dict(s=768, m=768, b=768), 'mmunir127/AdaptViG', '2511.09942'
-    ),
+    mobilevig=Family(MobileViG, _MOBILEVIG_HEADS, 'SLDGroup/MobileViG', '2307.00395'),
+    mobilevigv2=Family(MobileViGv2, _V2_HEADS, 'SLDGroup/MobileViGv2', '2406.05850'),
+    greedyvig=Family(GreedyViG, _VIG_HEADS, 'SLDGroup/GreedyViG', '2405.06849'),
+    rapidnet=Family(RapidNet, _V2_HEADS, 'mmunir127/RapidNet-Official', '2412.10995'),
+    adaptvig=Family(AdaptViG, _VIG_HEADS, 'mmunir127/AdaptViG', '2511.09942'),
 )
 
 
@@ -297,38 +281,33 @@ class TimmMobileViG(nn.Module):
 def checkpoint_filter_fn(
     state_dict: Mapping[str, Any], model: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """Weights under the model's names: the authors' are renamed. Of a whole
-    checkpoint the averaged weights are taken, as timm does."""
+    """Return weights under the model's names: the authors' are renamed.
+
+    Of a whole checkpoint, the averaged weights are preferred, as in timm.
+    """
     both = both_weights(state_dict)
     weights = dict(both.raw if both.averaged is None else both.averaged)
     if not is_authors_layout(weights):
         return weights
-    return {
-        ('head.' if key.startswith(CLASSIFIER_PREFIXES) else 'backbone.') + key: value
-        for key, value in from_authors(weights).items()
-    }
-
-
-def _cfg(family: Family) -> dict[str, Any]:
-    return dict(
-        url='',
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(7, 7),
-        crop_pct=0.9,
-        interpolation='bicubic',
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        first_conv='backbone.stem.0.conv',
-        classifier=('head.head', 'head.dist_head'),
-        origin_url=f'https://github.com/{family.code}',
-        paper_ids=f'arXiv:{family.paper}',
-    )
+    return with_parts(with_unfolded_positions(from_authors(weights)))
 
 
 default_cfgs = generate_default_cfgs(
     {
-        f'{family}_{arch}': _cfg(parts)
+        f'{family}_{arch}': dict(
+            url='',
+            num_classes=1000,
+            input_size=(3, 224, 224),
+            pool_size=(7, 7),
+            crop_pct=0.9,
+            interpolation='bicubic',
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            first_conv='backbone.stem.0.conv',
+            classifier=('head.head', 'head.dist_head'),
+            origin_url=f'https://github.com/{parts.code}',
+            paper_ids=f'arXiv:{parts.paper}',
+        )
         for family, parts in FAMILIES.items()
         for arch in parts.hidden_channels
     }
@@ -336,16 +315,24 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(family: str, arch: str, pretrained: bool, **kwargs) -> nn.Module:
-    """Build a model; ``pretrained`` loads the file that was given through
-    ``pretrained_cfg_overlay=dict(file=…)``, or else the published one."""
+    """Build a model.
+
+    ``pretrained`` loads the file given by ``pretrained_cfg_overlay=dict(file=…)``, or
+    else the published one. It is read here: timm makes fewer checks.
+    """
     name = f'{family}_{arch}'
     if pretrained:
         overlay = dict(kwargs.get('pretrained_cfg_overlay') or {})
         cfg = resolve_pretrained_cfg(name, kwargs.get('pretrained_cfg'), overlay)
+        file = cfg.file
         if not cfg.has_weights and not cfg.state_dict:
-            overlay['file'] = _published(name_of(family, arch))
+            file = _published(name_of(family, arch))
+        is_pickle = file and not str(file).endswith('.safetensors')
+        if is_pickle and not cfg.source and not cfg.state_dict:
+            weights = checkpoint_filter_fn(read_checkpoint(file))
+            overlay.update(file=file, state_dict=weights)
             kwargs['pretrained_cfg_overlay'] = overlay
-    return build_model_with_cfg(
+    model = build_model_with_cfg(
         TimmMobileViG,
         name,
         pretrained,
@@ -355,6 +342,9 @@ def _create(family: str, arch: str, pretrained: bool, **kwargs) -> nn.Module:
         family=family,
         **kwargs,
     )
+    for module in model.modules():  # timm keeps the weights a second time there
+        getattr(module, 'pretrained_cfg', {}).pop('state_dict', None)
+    return model
 
 
 def _published(name: str) -> str:
@@ -367,17 +357,17 @@ def _published(name: str) -> str:
         ) from error
 
 
-def _entrypoint(family: str, arch: str) -> Callable[..., nn.Module]:
-    """What timm calls; it goes by the function's name."""
+def _register(family: str, arch: str) -> None:
+    """Register an entry point, which timm finds by the function's name."""
 
     def create(pretrained: bool = False, **kwargs) -> nn.Module:
         return _create(family, arch, pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = f'{family}_{arch}'
     create.__doc__ = f'{family}_{arch}, with both classifiers.'
-    return register_model(create)
+    globals()[create.__name__] = register_model(create)
 
 
 for _family, _parts in FAMILIES.items():
     for _arch in _parts.hidden_channels:
-        globals()[f'{_family}_{_arch}'] = _entrypoint(_family, _arch)
+        _register(_family, _arch)

@@ -225,6 +225,7 @@ def test_published_file(timm, tmp_path, monkeypatch):
     monkeypatch.setenv('MOBILEVIG_WEIGHTS', str(tmp_path))
     model = timm.create_model('mobilevig_s', pretrained=True)
     assert torch.equal(model.head.head.bias, golden_state_dict('s')['head.bias'])
+    assert 'state_dict' not in model.pretrained_cfg  # no second copy of the weights
     with pytest.raises(UserError, match='not known.*pretrained_cfg_overlay'):
         timm.create_model('mobilevig_ti', pretrained=True)
 

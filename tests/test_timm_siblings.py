@@ -124,3 +124,20 @@ def test_file_of_another_family(timm, tmp_path):
     torch.save(dict(state_dict=golden_state_dict('greedyvig', 's')), path)
     with pytest.raises(UserError, match='GreedyViG'):
         timm.create_model('adaptvig_s', checkpoint_path=str(path))
+
+
+def test_folded_position_encodings(timm, tmp_path):
+    """As MobileViGv2's code can write them."""
+    weights = dict(golden_state_dict('mobilevigv2', 'ti'))
+    want = weights['backbone.1.3.mixer.cpe.pe.weight']
+    for key in [key for key in weights if '.cpe.pe.' in key]:
+        value = weights.pop(key).clone()
+        if value.dim() == 4:
+            value[:, :, 3, 3] += 1
+        weights[key.replace('.cpe.pe.', '.cpe.reparam_conv.')] = value
+    torch.save(weights, tmp_path / 'folded.pth')
+    model = timm.create_model(
+        'mobilevigv2_ti', checkpoint_path=str(tmp_path / 'folded.pth')
+    )
+    got = model.backbone.stages[1][2].mixer.position.weight
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=0)

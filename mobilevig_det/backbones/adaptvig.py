@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..custom_op import is_traced
 from ..ops import gated_max
-from .siblings import SiblingBackbone
+from .base import BaseBackbone
 
 
 class ExponentialDecayGating(nn.Module):
@@ -63,7 +63,7 @@ class GlobalAttention(nn.Module):
 
 
 @MODELS.register_module()
-class AdaptViG(SiblingBackbone):
+class AdaptViG(BaseBackbone):
     """AdaptViG backbone.
 
     A PyTorch implementation of `AdaptViG: Adaptive Vision GNN with Exponential Decay

@@ -1,6 +1,6 @@
-"""What all backbones do alike, whatever their stages are made of."""
+"""Base class of the backbones: a stem and four stages of blocks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn as nn
@@ -8,8 +8,7 @@ from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 
-from ..checkpoints import through_scheme
-from ..checkpoints.diagnosis import check_weights
+from ..checkpoints import check_weights, through_scheme
 from ..checkpoints.key_mapping import (
     CLASSIFIER_PREFIXES,
     backbone_of_classifier,
@@ -21,15 +20,30 @@ from ..custom_op import is_traced
 from ..errors import UserError
 from .arguments import (
     NUM_STAGES,
+    check_bool,
     check_compile_cfg,
     check_frozen_stages,
+    check_graph_strides,
     check_init_cfg,
-    check_norm_eval,
+    check_layer_cfg,
+    check_layer_scale,
     check_with_cp,
+    drop_path_rates,
     parse_arch,
     parse_out_indices,
 )
-from .layers import Branch, ConvNormAct, recomputed
+from .layers import (
+    FFN,
+    Branch,
+    ConvNormAct,
+    Downsample,
+    GraphBlock,
+    GraphMixer,
+    MBConv,
+    Mixer,
+    Stem,
+    recomputed,
+)
 
 KAIMING = dict(
     type='Kaiming', layer='Conv2d', mode='fan_in', distribution='normal', bias=0
@@ -37,17 +51,14 @@ KAIMING = dict(
 
 
 class BaseBackbone(BaseModule):
-    """A stem and four stages of blocks, with a convolution between stages.
+    """A stem and four stages, with a convolution between stages.
 
-    Runs, freezes, fuses and loads them. A subclass names its sizes and how the
-    authors name its weights, builds the parts, and documents the arguments.
+    A stage has MBConv blocks and then graph blocks. The base class builds, runs,
+    freezes, fuses and loads them. A subclass names its sizes, makes its graph blocks,
+    and documents the arguments.
 
     Args:
-        arch (str | dict): As the user gave it.
-        stem (nn.Module): Leads from the image to stride 4.
-        downsamples (Sequence[nn.Module]): The i-th leads from stage i to
-            stage i + 1, at half of the size.
-        stages (Sequence[Sequence[nn.Module]]): The blocks of each stage.
+        graph_strides (Sequence[int], optional): See the subclass.
         others: See :class:`.MobileViG`.
     """
 
@@ -55,39 +66,68 @@ class BaseBackbone(BaseModule):
     num_stages = NUM_STAGES
     min_size = 32
     fused = False
+    # Distances K of the graph neighbours; a user must give as many.
+    graph_strides: tuple[int, ...] = ()
+    # Whether an MBConv has the drop-path rate of the graph block that follows: some of
+    # the authors' code takes the next rate after a graph block only.
+    rates_skip_mbconv = False
+    # Shape of a layer scale of C channels: (C,) rather than (C, 1, 1).
+    flat_layer_scale = False
+    # Which of them draws its first random weights first.
+    builds_stem_first = False
+    mixer: Callable[..., Mixer] = GraphMixer
+    ffn: Callable[..., Branch] = FFN
 
     def __init__(
         self,
-        arch: str | dict,
-        stem: nn.Module,
-        downsamples: Sequence[nn.Module],
-        stages: Sequence[Sequence[nn.Module]],
-        out_indices: Sequence[int],
-        norm_eval: bool,
-        frozen_stages: int,
-        with_cp: bool | str,
-        compile_cfg: dict | None,
-        init_cfg: dict | list[dict] | None,
+        arch: str | dict = 'm',
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        graph_strides: Sequence[int] | None = None,
+        drop_path_rate: float = 0.1,
+        layer_scale_init_value: float = 1e-5,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        norm_eval: bool = False,
+        frozen_stages: int = -1,
+        with_cp: bool | str = False,
+        compile_cfg: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        strides = self.graph_strides if graph_strides is None else graph_strides
+        check_graph_strides(strides, len(self.graph_strides))
+        check_layer_scale(layer_scale_init_value)
+        check_layer_cfg('norm_cfg', norm_cfg)
+        check_layer_cfg('act_cfg', act_cfg)
+        check_bool('norm_eval', norm_eval)
+        check_frozen_stages(frozen_stages)
+        check_with_cp(with_cp)
+        check_compile_cfg(compile_cfg, with_cp)
         check_init_cfg(init_cfg)
         super().__init__(through_scheme(KAIMING if init_cfg is None else init_cfg))
         self.arch = arch
         self.out_indices = parse_out_indices(out_indices)
-        check_frozen_stages(frozen_stages)
-        check_with_cp(with_cp)
-        check_norm_eval(norm_eval)
-        check_compile_cfg(compile_cfg, with_cp)
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
-        self.stem = stem
-        self.downsamples = nn.ModuleList(downsamples)
+        norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
+        act_cfg = act_cfg or dict(type='GELU')
+        channels = self.out_channels(arch)
+        stages: Iterable = self._build_stages(
+            arch, strides, drop_path_rate, layer_scale_init_value, norm_cfg, act_cfg
+        )
+        if not self.builds_stem_first:
+            stages = list(stages)
+        self.stem = Stem(channels[0], norm_cfg, act_cfg)
+        self.downsamples = nn.ModuleList(
+            Downsample(c_in, c_out, norm_cfg)
+            for c_in, c_out in zip(channels[:-1], channels[1:])
+        )
         self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
         for module in self.modules():
             if isinstance(module, Branch):
                 module.recompute_act = with_cp == 'act'
-        # Stages after the last output are there for checkpoints to fit, but
-        # never run: DDP would wait for their gradients.
+        # Stages after the last output exist for checkpoints to fit, but never run: DDP
+        # would wait for their gradients.
         last = self.out_indices[-1]
         for module in (*self.downsamples[last:], *self.stages[last + 1 :]):
             module.requires_grad_(False)
@@ -101,11 +141,66 @@ class BaseBackbone(BaseModule):
                 ) from error
 
     @classmethod
+    def layout(
+        cls, arch: str | dict
+    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        """Return the stages' channels, and their numbers of MBConv and graph blocks."""
+        setting = parse_arch(arch, cls.arch_settings)
+        depths = list(zip(setting['blocks'], setting['graph_blocks']))
+        return setting['channels'], depths
+
+    def _build_stages(
+        self,
+        arch: str | dict,
+        strides: Sequence[int],
+        drop_path_rate: float,
+        layer_scale_init_value: float,
+        norm_cfg: dict,
+        act_cfg: dict,
+    ) -> Iterator[list[nn.Module]]:
+        channels, depths = self.layout(arch)
+        rates = drop_path_rates(drop_path_rate, sum(map(sum, depths)))
+        number = 0  # of the rate
+        for stage, (width, (blocks, graph_blocks)) in enumerate(zip(channels, depths)):
+            shape = (width,) if self.flat_layer_scale else (width, 1, 1)
+            layer_scale = torch.full(shape, float(layer_scale_init_value))
+            modules: list[nn.Module] = []
+            for i in range(blocks + graph_blocks):
+                args = (width, rates[number], norm_cfg, act_cfg, layer_scale)
+                if i < blocks:
+                    modules.append(MBConv(*args))
+                    number += not self.rates_skip_mbconv
+                else:
+                    modules.append(self.graph_block(stage, strides, *args))
+                    number += 1
+            yield modules
+
+    def graph_block(
+        self, stage: int, strides: Sequence[int], channels: int, *args
+    ) -> nn.Module:
+        """Build a graph block of a stage, counted from 0.
+
+        Args:
+            stage (int): The stage.
+            strides (Sequence[int]): The ``graph_strides``.
+            channels (int): Channels of the stage.
+            args: Further arguments of :class:`.FFN`.
+        """
+        step = self.graph_step(stage, channels, strides)
+        return GraphBlock(self.mixer(channels, *args, step), self.ffn(channels, *args))
+
+    @staticmethod
+    def graph_step(
+        stage: int, channels: int, strides: Sequence[int]
+    ) -> Callable[[Tensor], Tensor] | None:
+        """Return what computes x_j in the graph blocks of a stage, counted from 0."""
+        raise NotImplementedError
+
+    @classmethod
     def out_channels(
         cls, arch: str | dict = 'm', out_indices: Sequence[int] = (0, 1, 2, 3)
     ) -> list[int]:
-        """Channels of the returned stages: what a neck's ``in_channels``
-        must be."""
+        """Return the channels of the returned stages: a neck's ``in_channels``."""
         channels = parse_arch(arch, cls.arch_settings)['channels']
         return [channels[i] for i in parse_out_indices(out_indices)]
 
@@ -125,8 +220,8 @@ class BaseBackbone(BaseModule):
                 f'{self.min_size} pixels, but got {x.shape[-2]} x '
                 f'{x.shape[-1]} (H x W): resize or pad them.'
             )
-        # CPUs convolve channels-last maps much faster. The outputs are of the
-        # usual format again, which is what mmcv's operators are written for.
+        # CPUs convolve channels-last maps much faster. The outputs have the usual
+        # format again, which mmcv's operators are written for.
         channels_last = x.device.type == 'cpu' and not is_traced()
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -147,10 +242,10 @@ class BaseBackbone(BaseModule):
     def fuse(self) -> 'BaseBackbone':
         """Fold norms and layer scales into the convolutions, for inference.
 
-        Changes the model in place, for good: outputs stay what they were to
-        rounding, the weights' names don't, and it can't be trained any more.
-        Load the checkpoint before. Doing it again does nothing. Norms other
-        than BatchNorm stay, and the layer scales behind them.
+        Changes the model permanently and in place. Outputs stay the same to rounding;
+        the weights' names change, and the model can't be trained any more. Load the
+        checkpoint first. A second call does nothing. Norms other than BatchNorm stay,
+        and so do the layer scales behind them.
 
         Returns:
             BaseBackbone: The model itself.
@@ -183,12 +278,12 @@ class BaseBackbone(BaseModule):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'BaseBackbone':
-        """Convert the model into training mode while keeping the frozen
-        stages, and with ``norm_eval`` the norm layers, in eval mode."""
+        """Set training mode, but keep the frozen stages, and with ``norm_eval`` the
+        norm layers, in eval mode."""
         if mode and self.fused:
             raise UserError(
-                'A fused model has no norms left to train: build '
-                'it anew and load its checkpoint.'
+                'A fused model has no norms left to train: build it again and load its '
+                'checkpoint.'
             )
         super().train(mode)
         self._freeze_stages()
@@ -201,9 +296,9 @@ class BaseBackbone(BaseModule):
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args, **kwargs
     ) -> None:
-        # Here, because every way of loading a checkpoint into a model comes
-        # through here, whatever its prefix. Strict, whatever the caller asked
-        # for: a backbone that kept its random weights would train, and badly.
+        # Checked here, because every way of loading a checkpoint into a model comes
+        # through here, whatever its prefix. Strict, whatever the caller asked for: a
+        # backbone that kept its random weights would train, and badly.
         weights = {
             key[len(prefix) :]: state_dict.pop(key)
             for key in list(state_dict)
@@ -229,7 +324,7 @@ class BaseBackbone(BaseModule):
 
 
 def _with_sizes(cls: type[BaseBackbone]) -> Iterator[type[BaseBackbone]]:
-    """The backbones that there are, below one class."""
+    """Find the subclasses of a backbone that have sizes."""
     for below in cls.__subclasses__():
         if hasattr(below, 'arch_settings'):
             yield below
@@ -237,10 +332,10 @@ def _with_sizes(cls: type[BaseBackbone]) -> Iterator[type[BaseBackbone]]:
 
 
 def fuse_backbones(model: nn.Module) -> int:
-    """Fuse every backbone of ours in a model that is loaded and in eval mode.
+    """Fuse every backbone of this package in a loaded model in eval mode.
 
     Returns:
-        int: How many there are.
+        int: Number of backbones.
     """
     backbones = [m for m in model.modules() if isinstance(m, BaseBackbone)]
     for backbone in backbones:

@@ -11,11 +11,11 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..ops import thresholded_max
-from .siblings import SiblingBackbone
+from .base import BaseBackbone
 
 
 @MODELS.register_module()
-class GreedyViG(SiblingBackbone):
+class GreedyViG(BaseBackbone):
     """GreedyViG backbone.
 
     A PyTorch implementation of `GreedyViG: Dynamic Axial Graph Construction for

@@ -1,8 +1,9 @@
-"""The layers and blocks that MobileViG shares with its siblings."""
+"""Layers and blocks of the backbones."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -17,10 +18,10 @@ from ..ops.norm_act import norm_act
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, with a bias also before a norm, norm, activation.
+    """Convolution (with a bias also before a norm), norm, activation.
 
-    Not mmcv's ConvModule: that one warns of the bias and initialises the
-    weights in its own way.
+    Not mmcv's ConvModule, which warns of the bias and initializes the weights in its
+    own way.
     """
 
     conv: nn.Conv2d
@@ -61,7 +62,7 @@ class ConvNormAct(nn.Sequential):
         return norm_act(x, getattr(self, 'norm', None), getattr(self, 'act', None))
 
     def fuse(self) -> None:
-        """Fold the norm, if it is a BatchNorm, into the convolution."""
+        """Fold a BatchNorm into the convolution. Other norms stay."""
         norm = getattr(self, 'norm', None)
         if isinstance(norm, _BatchNorm):
             self.conv = fuse_conv_bn_eval(self.conv, norm)
@@ -69,7 +70,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class Stem(nn.Sequential):
-    """Two convolutions 3x3 of stride 2, to half of the channels and to all."""
+    """Two 3x3 convolutions of stride 2: to half of the channels, then to all."""
 
     def __init__(self, channels: int, norm_cfg: dict, act_cfg: dict) -> None:
         super().__init__(
@@ -81,7 +82,7 @@ class Stem(nn.Sequential):
 
 
 class Downsample(ConvNormAct):
-    """Convolution 3x3 of stride 2, from one stage to the next."""
+    """3x3 convolution of stride 2, from one stage to the next."""
 
     def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict) -> None:
         super().__init__(in_channels, out_channels, 3, 2, norm_cfg=norm_cfg)
@@ -89,7 +90,7 @@ class Downsample(ConvNormAct):
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Keep running statistics from counting a recomputed batch twice."""
+    """Keep the running statistics from counting a recomputed batch twice."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -102,7 +103,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 def recomputed(function: Callable, module: nn.Module, x: Tensor) -> Tensor:
-    """Run ``function`` of ``module``, and once more in the backward."""
+    """Run ``function``, a part of ``module``, and once more in the backward."""
     return cp.checkpoint(
         function,
         x,
@@ -112,30 +113,42 @@ def recomputed(function: Callable, module: nn.Module, x: Tensor) -> Tensor:
 
 
 class Branch(nn.Module):
-    """What has a residual branch of convolutions one after another.
+    """Residual block: ``x + drop_path(layer_scale * branch(x))``.
 
     Args:
-        drop_path_rate (float): How often training leaves the branch out.
-        layer_scale (Tensor, optional): Initial scale of its result: of shape
+        drop_path_rate (float): Probability that training leaves the branch out.
+        layer_scale (Tensor, optional): Initial scale of the branch's result, of shape
             (C, 1, 1) or (C,). Defaults to None: not scaled.
     """
 
+    # Names of the convolutions, in order. The layer scale is folded into the last.
+    layers: tuple[str, ...]
     # Set by a backbone's with_cp='act'.
     recompute_act = False
-    last_layer: str  # the name of the one that the scale is folded into
 
     def __init__(
         self, drop_path_rate: float, layer_scale: Tensor | None = None
     ) -> None:
         super().__init__()
         self.drop_path = DropPath(drop_path_rate)
-        self.layer_scale = None if layer_scale is None else nn.Parameter(layer_scale)
+        self.layer_scale = (
+            None if layer_scale is None else nn.Parameter(layer_scale.clone())
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add(self.scaled(self.branch(x)), x)
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.run([getattr(self, name) for name in self.layers], x)
 
     def run(self, layers: Sequence[ConvNormAct], x: Tensor) -> Tensor:
-        """Run the layers, between two of them perhaps with norm and
-        activation recomputed in the backward: of the three maps that norm,
-        activation and convolution keep, that leaves the first. (PyTorch stops
-        recomputing at the last of them, before the convolution.)"""
+        """Run layers one after another.
+
+        With ``recompute_act``, norms and activations between two layers are recomputed
+        in the backward: of the three maps that norm, activation and convolution keep,
+        only the first is left. (PyTorch stops recomputing at the last of them, before
+        the convolution.)
+        """
         if not (self.recompute_act and torch.is_grad_enabled() and x.requires_grad):
             for layer in layers:
                 x = layer(x)
@@ -153,16 +166,19 @@ class Branch(nn.Module):
         )
 
     def add(self, out: Tensor, x: Tensor) -> Tensor:
-        """``x`` plus the branch's ``out``, in the memory of ``out``, which no
+        """Add the branch's ``out`` to ``x``, in the memory of ``out``, which no
         backward reads."""
         out = self.drop_path(out)
         return out.add_(x) if out.dtype == x.dtype else x + out
 
     def fuse(self) -> None:
-        """Fold the layer scale into the last convolution, if it is next."""
-        if self.layer_scale is None or hasattr(getattr(self, self.last_layer), 'norm'):
+        """Fold the layer scale into the last convolution, unless a norm follows it."""
+        if self.layer_scale is None:
             return
-        scale, conv = self.layer_scale.detach(), getattr(self, self.last_layer).conv
+        last = getattr(self, self.layers[-1])
+        if hasattr(last, 'norm'):
+            return
+        scale, conv = self.layer_scale.detach(), last.conv
         conv.weight.data.mul_(scale.view(-1, 1, 1, 1))
         conv.bias.data.mul_(scale.flatten())
         self.layer_scale = None
@@ -172,15 +188,15 @@ class MBConv(Branch):
     """Inverted residual block with a layer scale."""
 
     expand_ratio = 4
-    last_layer = 'project'
+    layers = ('expand', 'depthwise', 'project')
 
     def __init__(
         self,
         channels: int,
         drop_path_rate: float,
-        layer_scale: Tensor,
         norm_cfg: dict,
         act_cfg: dict,
+        layer_scale: Tensor,
     ) -> None:
         super().__init__(drop_path_rate, layer_scale)
         mid = channels * self.expand_ratio
@@ -190,16 +206,12 @@ class MBConv(Branch):
         )
         self.project = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.run((self.expand, self.depthwise, self.project), x)
-        return self.add(self.scaled(out), x)
-
 
 class FFN(Branch):
     """Two 1x1 convolutions, four times as wide in between."""
 
     expand_ratio = 4
-    last_layer = 'fc2'
+    layers: tuple[str, ...] = ('fc1', 'fc2')
 
     def __init__(
         self,
@@ -214,6 +226,94 @@ class FFN(Branch):
         self.fc1 = ConvNormAct(channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.fc2 = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
 
+
+class PositionEncoding(nn.Conv2d):
+    """Conditional position encoding: x plus a 7x7 depthwise convolution of it."""
+
+    folded = False
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 7, padding=3, groups=channels)
+
     def forward(self, x: Tensor) -> Tensor:
-        out = self.run((self.fc1, self.fc2), x)
-        return self.add(self.scaled(out), x)
+        out = super().forward(x)
+        if self.folded:
+            return out
+        return out.add_(x) if out.dtype == x.dtype else out + x
+
+    def fold(self) -> None:
+        """Make the convolution add x itself, through its centre weight."""
+        if not self.folded:
+            self.weight.data[:, :, 3, 3] += 1
+            self.folded = True
+
+
+class Mixer(Branch):
+    """Position encoding, 1x1 convolution, a mixing of pixels, 1x1 convolution.
+
+    Args:
+        graph_conv (nn.Module): Mixes the pixels, or combines them with their graph
+            neighbours.
+        others: See :class:`FFN`.
+    """
+
+    layers = ('fc1', 'graph_conv', 'fc2')
+
+    def __init__(
+        self,
+        channels: int,
+        drop_path_rate: float,
+        norm_cfg: dict,
+        layer_scale: Tensor,
+        graph_conv: nn.Module,
+    ) -> None:
+        super().__init__(drop_path_rate, layer_scale)
+        self.position = PositionEncoding(channels)
+        self.fc1 = ConvNormAct(channels, channels, norm_cfg=norm_cfg)
+        self.graph_conv: Any = graph_conv
+        self.fc2 = ConvNormAct(channels, channels, norm_cfg=norm_cfg)
+
+    def fuse(self) -> None:
+        super().fuse()
+        self.position.fold()
+
+
+class GraphMixer(Mixer):
+    """Mixer with a graph convolution: concat(x, x_j), then 1x1 convolution.
+
+    Args:
+        graph_step (Callable): Computes x_j from x; may be a module.
+        others: See :class:`Mixer`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        drop_path_rate: float,
+        norm_cfg: dict,
+        act_cfg: dict,
+        layer_scale: Tensor,
+        graph_step: Callable[[Tensor], Tensor],
+    ) -> None:
+        graph_conv = ConvNormAct(
+            2 * channels, channels, norm_cfg=norm_cfg, act_cfg=act_cfg
+        )
+        super().__init__(channels, drop_path_rate, norm_cfg, layer_scale, graph_conv)
+        self.graph_step = graph_step
+
+    def branch(self, x: Tensor) -> Tensor:
+        x = self.fc1(self.position(x))
+        x = torch.cat([x, self.graph_step(x)], dim=1)
+        return self.run((self.graph_conv, self.fc2), x)
+
+
+class GraphBlock(nn.Module):
+    """A mixer, then an FFN."""
+
+    def __init__(self, mixer: Branch, ffn: Branch) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.ffn = ffn
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ffn(self.mixer(x))

@@ -12,16 +12,9 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..ops import max_relative
-from .arguments import (
-    check_graph_stride,
-    check_layer_cfg,
-    check_layer_scale,
-    check_triton,
-    drop_path_rates,
-    parse_arch,
-)
+from .arguments import check_graph_stride, check_triton, parse_arch
 from .base import BaseBackbone
-from .layers import FFN, Branch, ConvNormAct, Downsample, MBConv, Stem
+from .layers import FFN, Branch, ConvNormAct
 
 
 class MaxRelativeGraphConv(ConvNormAct):
@@ -34,7 +27,7 @@ class MaxRelativeGraphConv(ConvNormAct):
         self.graph_stride = graph_stride
 
     def join(self, x: Tensor) -> Tensor:
-        """What the convolution is of."""
+        """Concatenate x and x_j, the convolution's input."""
         return torch.cat([x, max_relative(x, self.graph_stride)], dim=1)
 
 
@@ -56,28 +49,17 @@ class Grapher(Branch):
         )
         self.fc2 = ConvNormAct(2 * channels, channels, norm_cfg=norm_cfg)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.graph_conv.join(self.fc1(x))
-        out = self.run((self.graph_conv, self.fc2), out)
-        return self.add(out, x)
+    def branch(self, x: Tensor) -> Tensor:
+        return self.run((self.graph_conv, self.fc2), self.graph_conv.join(self.fc1(x)))
 
 
 class SVGABlock(nn.Module):
     """Sparse vision graph attention block: Grapher, then FFN (stage 4)."""
 
-    def __init__(
-        self,
-        channels: int,
-        graph_stride: int,
-        drop_path_rate: float,
-        norm_cfg: dict,
-        act_cfg: dict,
-    ) -> None:
+    def __init__(self, grapher: Grapher, ffn: FFN) -> None:
         super().__init__()
-        self.grapher = Grapher(
-            channels, graph_stride, drop_path_rate, norm_cfg, act_cfg
-        )
-        self.ffn = FFN(channels, drop_path_rate, norm_cfg, act_cfg)
+        self.grapher = grapher
+        self.ffn = ffn
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ffn(self.grapher(x))
@@ -149,6 +131,8 @@ class MobileViG(BaseBackbone):
         'm': dict(channels=(42, 84, 224, 400), blocks=(3, 3, 9, 3)),
         'b': dict(channels=(42, 84, 240, 464), blocks=(5, 5, 15, 5)),
     }
+    graph_strides = (2,)
+    builds_stem_first = True
 
     def __init__(
         self,
@@ -166,46 +150,15 @@ class MobileViG(BaseBackbone):
         init_cfg: dict | list[dict] | None = None,
         triton: bool = False,
     ) -> None:
-        setting = parse_arch(arch, self.arch_settings)
-        channels, blocks = setting['channels'], setting['blocks']
         check_graph_stride(graph_stride)
-        check_layer_scale(layer_scale_init_value)
-        check_layer_cfg('norm_cfg', norm_cfg)
-        check_layer_cfg('act_cfg', act_cfg)
-        norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
-        act_cfg = act_cfg or dict(type='GELU')
-        rates = iter(drop_path_rates(drop_path_rate, sum(blocks)))
-
-        stem = Stem(channels[0], norm_cfg, act_cfg)
-        downsamples = [
-            Downsample(c_in, c_out, norm_cfg)
-            for c_in, c_out in zip(channels[:-1], channels[1:])
-        ]
-        stages: list[list[nn.Module]] = [
-            [
-                MBConv(
-                    width,
-                    next(rates),
-                    torch.full((width, 1, 1), float(layer_scale_init_value)),
-                    norm_cfg,
-                    act_cfg,
-                )
-                for _ in range(depth)
-            ]
-            for width, depth in zip(channels[:-1], blocks[:-1])
-        ]
-        stages.append(
-            [
-                SVGABlock(channels[-1], graph_stride, next(rates), norm_cfg, act_cfg)
-                for _ in range(blocks[-1])
-            ]
-        )
         super().__init__(
             arch,
-            stem,
-            downsamples,
-            stages,
             out_indices,
+            (graph_stride,),
+            drop_path_rate,
+            layer_scale_init_value,
+            norm_cfg,
+            act_cfg,
             norm_eval,
             frozen_stages,
             with_cp,
@@ -213,3 +166,18 @@ class MobileViG(BaseBackbone):
             init_cfg,
         )
         check_triton(triton)
+
+    @classmethod
+    def layout(
+        cls, arch: str | dict
+    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+        setting = parse_arch(arch, cls.arch_settings)
+        *blocks, graph_blocks = setting['blocks']
+        return setting['channels'], [*((n, 0) for n in blocks), (0, graph_blocks)]
+
+    def graph_block(
+        self, stage: int, strides: Sequence[int], channels: int, *args
+    ) -> nn.Module:
+        args = args[:-1]  # no layer scale
+        grapher = Grapher(channels, strides[0], *args)
+        return SVGABlock(grapher, FFN(channels, *args))

@@ -11,11 +11,11 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..ops import cross_max
-from .siblings import SiblingBackbone
+from .base import BaseBackbone
 
 
 @MODELS.register_module()
-class MobileViGv2(SiblingBackbone):
+class MobileViGv2(BaseBackbone):
     """MobileViGv2 backbone.
 
     A PyTorch implementation of `Scaling Graph Convolutions for Mobile Vision

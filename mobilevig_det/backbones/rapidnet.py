@@ -10,12 +10,12 @@ import torch.nn as nn
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from .layers import FFN, ConvNormAct
-from .siblings import Mixer, SiblingBackbone
+from .base import BaseBackbone
+from .layers import FFN, ConvNormAct, Mixer
 
 
 class MultiLevelDilatedConv(nn.ModuleList):
-    """The sum of two dense convolutions 3x3, of dilation 2 and 3."""
+    """Sum of two dense 3x3 convolutions of dilation 2 and 3."""
 
     def __init__(self, channels: int, norm_cfg: dict, act_cfg: dict) -> None:
         super().__init__(
@@ -35,7 +35,7 @@ class MultiLevelDilatedConv(nn.ModuleList):
 
 
 class DilatedMixer(Mixer):
-    """Mixes by dilated convolutions."""
+    """Mixer with dilated convolutions instead of a graph."""
 
     def __init__(
         self,
@@ -49,38 +49,29 @@ class DilatedMixer(Mixer):
         graph_conv = MultiLevelDilatedConv(channels, norm_cfg, act_cfg)
         super().__init__(channels, drop_path_rate, norm_cfg, layer_scale, graph_conv)
 
-    def mix(self, x: Tensor) -> Tensor:
-        return self.fc2(self.graph_conv(x))
+    def branch(self, x: Tensor) -> Tensor:
+        return self.fc2(self.graph_conv(self.fc1(self.position(x))))
 
 
 class LargeKernelFFN(FFN):
-    """A depthwise convolution 7x7 without a bias, then an FFN."""
+    """7x7 depthwise convolution without a bias, then an FFN."""
 
-    def __init__(
-        self,
-        channels: int,
-        drop_path_rate: float,
-        norm_cfg: dict,
-        act_cfg: dict,
-        layer_scale: Tensor | None = None,
-    ) -> None:
-        super().__init__(channels, drop_path_rate, norm_cfg, act_cfg, layer_scale)
+    layers = ('depthwise', 'fc1', 'fc2')
+
+    def __init__(self, channels: int, rate: float, norm_cfg: dict, *args) -> None:
+        super().__init__(channels, rate, norm_cfg, *args)
         self.depthwise = ConvNormAct(
             channels, channels, 7, groups=channels, norm_cfg=norm_cfg, bias=False
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.run((self.depthwise, self.fc1, self.fc2), x)
-        return self.add(self.scaled(out), x)
-
 
 @MODELS.register_module()
-class RapidNet(SiblingBackbone):
+class RapidNet(BaseBackbone):
     """RapidNet backbone.
 
     A PyTorch implementation of `RapidNet: Multi-Level Dilated Convolution Based
-    Mobile Backbone <https://arxiv.org/abs/2412.10995>`_: MBConv blocks, and in the
-    last two stages then blocks of dilated convolutions. It has no graph.
+    Mobile Backbone <https://arxiv.org/abs/2412.10995>`_: MBConv blocks, followed by
+    blocks of dilated convolutions in the last two stages. It has no graph.
 
     Args:
         arch (str | dict): 'ti', 's', 'm' or 'b', or a dict with the four stages'

@@ -4,7 +4,7 @@ import copy
 
 import mobilevig_det
 from mobilevig_det.backbones import adaptvig, greedyvig, mobilevigv2
-from mobilevig_det.backbones.siblings import GraphBlock, PositionEncoding
+from mobilevig_det.backbones.layers import GraphBlock, PositionEncoding
 from mobilevig_det.checkpoints.key_mapping import convert, from_authors, to_authors
 from mobilevig_det.errors import UserError
 from mobilevig_det.ops.agc import naive_gated_max

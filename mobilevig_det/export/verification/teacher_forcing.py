@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...backbones.siblings import GraphMixer
+from ...backbones.layers import GraphMixer
 from ...ops import thresholded_max
 from ...ops.dagc import naive_thresholded_max
 from ..runtimes import Session, load
