@@ -326,9 +326,15 @@ def _create(family: str, arch: str, pretrained: bool, **kwargs) -> nn.Module:
         cfg = resolve_pretrained_cfg(name, kwargs.get('pretrained_cfg'), overlay)
         file = cfg.file
         if not cfg.has_weights and not cfg.state_dict:
-            file = _published(name_of(family, arch))
-        is_pickle = file and not str(file).endswith('.safetensors')
-        if is_pickle and not cfg.source and not cfg.state_dict:
+            try:
+                file = str(find_file(f'mobilevig://{name_of(family, arch)}'))
+            except UserError as error:
+                raise UserError(
+                    f'{error} In timm: pretrained_cfg_overlay=dict(file=…) names a '
+                    'file, pretrained=False takes random weights.'
+                ) from error
+        for_timm = cfg.source or cfg.state_dict or str(file).endswith('.safetensors')
+        if file and not for_timm:
             weights = checkpoint_filter_fn(read_checkpoint(file))
             overlay.update(file=file, state_dict=weights)
             kwargs['pretrained_cfg_overlay'] = overlay
@@ -345,16 +351,6 @@ def _create(family: str, arch: str, pretrained: bool, **kwargs) -> nn.Module:
     for module in model.modules():  # timm keeps the weights a second time there
         getattr(module, 'pretrained_cfg', {}).pop('state_dict', None)
     return model
-
-
-def _published(name: str) -> str:
-    try:
-        return str(find_file(f'mobilevig://{name}'))
-    except UserError as error:
-        raise UserError(
-            f'{error} In timm: pretrained_cfg_overlay=dict(file=…) names a file, '
-            'pretrained=False takes random weights.'
-        ) from error
 
 
 def _register(family: str, arch: str) -> None:

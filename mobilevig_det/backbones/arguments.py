@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -16,14 +16,95 @@ MOST = dict(channels=1 << 16, blocks=1 << 10, graph_blocks=1 << 10)
 MOST_STRIDE = 1 << 16
 
 
-def _require(valid: bool, name: str, expected: str, value: Any) -> None:
-    if not valid:
-        raise UserError(f'{name} must be {expected}, but got {value!r}.')
-
-
 def _is_integer(value: Any, least: int, most: int) -> bool:
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     return is_integer and least <= value <= most
+
+
+def _is_stride(value: Any) -> bool:
+    return _is_integer(value, 1, MOST_STRIDE)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_cfg(value: Any) -> bool:
+    return isinstance(value, dict) and 'type' in value
+
+
+def _is_layer_cfg(value: Any) -> bool:
+    return value is None or _is_cfg(value)  # the registry knows the types
+
+
+def _is_init_cfg(value: Any) -> bool:
+    return value is None or all(
+        map(_is_cfg, value if isinstance(value, list | tuple) else [value])
+    )
+
+
+def _is_with_cp(value: Any) -> bool:
+    # Not 1: it equals True, but would switch nothing on.
+    return _is_bool(value) or isinstance(value, str) and value == 'act'
+
+
+_LAYER_CFG = "a dict with a 'type', such as dict(type='BN') or dict(type='GELU')"
+# What each argument must be: a test, and the words for the message.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    'graph_stride': (_is_stride, f'an integer of at least 1 (and up to {MOST_STRIDE})'),
+    'drop_path_rate': (lambda v: _is_real(v) and 0 <= v < 1, 'in [0, 1)'),
+    'layer_scale_init_value': (_is_real, 'a finite number'),
+    'norm_cfg': (_is_layer_cfg, _LAYER_CFG),
+    'act_cfg': (_is_layer_cfg, _LAYER_CFG),
+    'norm_eval': (_is_bool, 'True or False'),
+    'frozen_stages': (
+        lambda v: _is_integer(v, -1, NUM_STAGES),
+        f'an integer from -1 (nothing) to {NUM_STAGES} (everything)',
+    ),
+    'with_cp': (_is_with_cp, "True, False or 'act'"),
+    'compile_cfg': (
+        lambda v: v is None or isinstance(v, dict),
+        'None or a dict of arguments of torch.compile',
+    ),
+    'init_cfg': (
+        _is_init_cfg,
+        "None, a dict with a 'type', such as dict(type='Pretrained', "
+        "checkpoint='mobilevig://m'), or a list of such",
+    ),
+    'triton': (_is_bool, 'True or False'),
+}
+
+
+def check_arguments(**values: Any) -> None:
+    """Check arguments by :data:`RULES`.
+
+    Raises:
+        UserError: For the first that is not what it must be.
+    """
+    for name, value in values.items():
+        is_valid, expected = RULES[name]
+        _require(is_valid(value), name, expected, value)
+    if values.get('compile_cfg') is not None and values['with_cp']:
+        raise UserError(
+            f'compile_cfg={values["compile_cfg"]!r} and with_cp={values["with_cp"]!r}: '
+            'torch.compile refuses what is recomputed here; set only one of them.'
+        )
+    if values.get('triton'):
+        warnings.warn(
+            'triton=True is deprecated and will be removed in 0.4: the Triton graph '
+            'step was removed, and the default one is used. Leave the argument out.',
+            DeprecationWarning,
+            stacklevel=3,
+        )
+
+
+def _require(valid: bool, name: str, expected: str, value: Any) -> None:
+    if not valid:
+        raise UserError(f'{name} must be {expected}, but got {value!r}.')
 
 
 def parse_arch(arch: str | dict, settings: Mapping[str, dict]) -> dict:
@@ -86,16 +167,8 @@ def parse_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
     return indices
 
 
-def check_graph_stride(graph_stride: int) -> None:
-    _require(
-        _is_integer(graph_stride, 1, MOST_STRIDE),
-        'graph_stride',
-        f'an integer of at least 1 (and up to {MOST_STRIDE})',
-        graph_stride,
-    )
-
-
 def check_graph_strides(graph_strides: Sequence[int], number: int) -> None:
+    """Check that there are so many graph strides, each in its range."""
     _require(
         isinstance(graph_strides, Sequence) and len(graph_strides) == number,
         'graph_strides',
@@ -103,86 +176,13 @@ def check_graph_strides(graph_strides: Sequence[int], number: int) -> None:
         graph_strides,
     )
     _require(
-        all(_is_integer(stride, 1, MOST_STRIDE) for stride in graph_strides),
+        all(map(_is_stride, graph_strides)),
         'graph_strides',
         f'integers of at least 1 (and up to {MOST_STRIDE})',
         graph_strides,
     )
 
 
-def check_frozen_stages(frozen_stages: int) -> None:
-    _require(
-        _is_integer(frozen_stages, -1, NUM_STAGES),
-        'frozen_stages',
-        f'an integer from -1 (nothing) to {NUM_STAGES} (everything)',
-        frozen_stages,
-    )
-
-
-def check_bool(name: str, value: bool) -> None:
-    _require(isinstance(value, bool), name, 'True or False', value)
-
-
-def check_with_cp(with_cp: bool | str) -> None:
-    # Not 1: it equals True, but would switch nothing on.
-    valid = isinstance(with_cp, bool) or isinstance(with_cp, str) and with_cp == 'act'
-    _require(valid, 'with_cp', "True, False or 'act'", with_cp)
-
-
 def drop_path_rates(last: float, blocks: int) -> list[float]:
     """Return drop-path rates of the blocks, which grow linearly from 0 to ``last``."""
-    valid = isinstance(last, Real) and 0 <= last < 1
-    _require(valid, 'drop_path_rate', 'in [0, 1)', last)
     return torch.linspace(0, float(last), blocks, device='cpu').tolist()
-
-
-def check_layer_scale(value: float) -> None:
-    valid = isinstance(value, Real) and math.isfinite(value)
-    _require(valid, 'layer_scale_init_value', 'a finite number', value)
-
-
-def check_layer_cfg(name: str, cfg: dict | None) -> None:
-    """Check the config of a norm or activation; its registry knows the types."""
-    _require(
-        cfg is None or isinstance(cfg, dict) and 'type' in cfg,
-        name,
-        "a dict with a 'type', such as dict(type='BN') or dict(type='GELU')",
-        cfg,
-    )
-
-
-def check_compile_cfg(compile_cfg: dict | None, with_cp: bool | str) -> None:
-    _require(
-        compile_cfg is None or isinstance(compile_cfg, dict),
-        'compile_cfg',
-        'None or a dict of arguments of torch.compile',
-        compile_cfg,
-    )
-    if compile_cfg is not None and with_cp:
-        raise UserError(
-            f'compile_cfg={compile_cfg!r} and with_cp={with_cp!r}: torch.compile '
-            'refuses what is recomputed here; set only one of them.'
-        )
-
-
-def check_triton(triton: bool) -> None:
-    check_bool('triton', triton)
-    if triton:
-        warnings.warn(
-            'triton=True is deprecated and will be removed in 0.4: the Triton graph '
-            'step was removed, and the default one is used. Leave the argument out.',
-            DeprecationWarning,
-            stacklevel=3,
-        )
-
-
-def check_init_cfg(init_cfg: dict | list[dict] | None) -> None:
-    cfgs = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
-    _require(
-        init_cfg is None
-        or all(isinstance(cfg, dict) and 'type' in cfg for cfg in cfgs),
-        'init_cfg',
-        "None, a dict with a 'type', such as dict(type='Pretrained', "
-        "checkpoint='mobilevig://m'), or a list of such",
-        init_cfg,
-    )

@@ -20,20 +20,15 @@ from ..custom_op import is_traced
 from ..errors import UserError
 from .arguments import (
     NUM_STAGES,
-    check_bool,
-    check_compile_cfg,
-    check_frozen_stages,
+    check_arguments,
     check_graph_strides,
-    check_init_cfg,
-    check_layer_cfg,
-    check_layer_scale,
-    check_with_cp,
     drop_path_rates,
     parse_arch,
     parse_out_indices,
 )
 from .layers import (
     FFN,
+    BlockConfig,
     Branch,
     ConvNormAct,
     Downsample,
@@ -48,6 +43,8 @@ from .layers import (
 KAIMING = dict(
     type='Kaiming', layer='Conv2d', mode='fan_in', distribution='normal', bias=0
 )
+# Channels of the stages, and their numbers of MBConv and graph blocks.
+Layout = tuple[Sequence[int], Sequence[tuple[int, int]]]
 
 
 class BaseBackbone(BaseModule):
@@ -62,7 +59,7 @@ class BaseBackbone(BaseModule):
         others: See :class:`.MobileViG`.
     """
 
-    arch_settings: dict[str, dict[str, tuple[int, ...]]]
+    arch_settings: dict[str, dict[str, tuple[int, ...]]] = {}
     num_stages = NUM_STAGES
     min_size = 32
     fused = False
@@ -73,7 +70,7 @@ class BaseBackbone(BaseModule):
     rates_skip_mbconv = False
     # Shape of a layer scale of C channels: (C,) rather than (C, 1, 1).
     flat_layer_scale = False
-    # Which of them draws its first random weights first.
+    # The order of building decides which random numbers a seed gives to which layer.
     builds_stem_first = False
     mixer: Callable[..., Mixer] = GraphMixer
     ffn: Callable[..., Branch] = FFN
@@ -95,14 +92,17 @@ class BaseBackbone(BaseModule):
     ) -> None:
         strides = self.graph_strides if graph_strides is None else graph_strides
         check_graph_strides(strides, len(self.graph_strides))
-        check_layer_scale(layer_scale_init_value)
-        check_layer_cfg('norm_cfg', norm_cfg)
-        check_layer_cfg('act_cfg', act_cfg)
-        check_bool('norm_eval', norm_eval)
-        check_frozen_stages(frozen_stages)
-        check_with_cp(with_cp)
-        check_compile_cfg(compile_cfg, with_cp)
-        check_init_cfg(init_cfg)
+        check_arguments(
+            drop_path_rate=drop_path_rate,
+            layer_scale_init_value=layer_scale_init_value,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            norm_eval=norm_eval,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            compile_cfg=compile_cfg,
+            init_cfg=init_cfg,
+        )
         super().__init__(through_scheme(KAIMING if init_cfg is None else init_cfg))
         self.arch = arch
         self.out_indices = parse_out_indices(out_indices)
@@ -141,9 +141,7 @@ class BaseBackbone(BaseModule):
                 ) from error
 
     @classmethod
-    def layout(
-        cls, arch: str | dict
-    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+    def layout(cls, arch: str | dict) -> Layout:
         """Return the stages' channels, and their numbers of MBConv and graph blocks."""
         setting = parse_arch(arch, cls.arch_settings)
         depths = list(zip(setting['blocks'], setting['graph_blocks']))
@@ -166,28 +164,27 @@ class BaseBackbone(BaseModule):
             layer_scale = torch.full(shape, float(layer_scale_init_value))
             modules: list[nn.Module] = []
             for i in range(blocks + graph_blocks):
-                args = (width, rates[number], norm_cfg, act_cfg, layer_scale)
+                cfg = BlockConfig(width, rates[number], norm_cfg, act_cfg, layer_scale)
                 if i < blocks:
-                    modules.append(MBConv(*args))
+                    modules.append(MBConv(cfg))
                     number += not self.rates_skip_mbconv
                 else:
-                    modules.append(self.graph_block(stage, strides, *args))
+                    modules.append(self.graph_block(stage, strides, cfg))
                     number += 1
             yield modules
 
     def graph_block(
-        self, stage: int, strides: Sequence[int], channels: int, *args
+        self, stage: int, strides: Sequence[int], cfg: BlockConfig
     ) -> nn.Module:
         """Build a graph block of a stage, counted from 0.
 
         Args:
             stage (int): The stage.
             strides (Sequence[int]): The ``graph_strides``.
-            channels (int): Channels of the stage.
-            args: Further arguments of :class:`.FFN`.
+            cfg (BlockConfig): With a layer scale.
         """
-        step = self.graph_step(stage, channels, strides)
-        return GraphBlock(self.mixer(channels, *args, step), self.ffn(channels, *args))
+        step = self.graph_step(stage, cfg.channels, strides)
+        return GraphBlock(self.mixer(cfg, step), self.ffn(cfg))
 
     @staticmethod
     def graph_step(
@@ -317,18 +314,10 @@ class BaseBackbone(BaseModule):
             self.state_dict(),
             prefix,
             f'{type(self).__name__}, arch={self.arch!r}',
-            {cls.__name__: cls.arch_settings for cls in _with_sizes(BaseBackbone)},
+            {cls.__name__: cls.arch_settings for cls in BaseBackbone.__subclasses__()},
         )
         state_dict.update((prefix + key, value) for key, value in weights.items())
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _with_sizes(cls: type[BaseBackbone]) -> Iterator[type[BaseBackbone]]:
-    """Find the subclasses of a backbone that have sizes."""
-    for below in cls.__subclasses__():
-        if hasattr(below, 'arch_settings'):
-            yield below
-        yield from _with_sizes(below)
 
 
 def fuse_backbones(model: nn.Module) -> int:

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -73,11 +73,10 @@ class Stem(nn.Sequential):
     """Two 3x3 convolutions of stride 2: to half of the channels, then to all."""
 
     def __init__(self, channels: int, norm_cfg: dict, act_cfg: dict) -> None:
+        half = channels // 2
         super().__init__(
-            ConvNormAct(3, channels // 2, 3, 2, norm_cfg=norm_cfg, act_cfg=act_cfg),
-            ConvNormAct(
-                channels // 2, channels, 3, 2, norm_cfg=norm_cfg, act_cfg=act_cfg
-            ),
+            ConvNormAct(3, half, 3, 2, norm_cfg=norm_cfg, act_cfg=act_cfg),
+            ConvNormAct(half, channels, 3, 2, norm_cfg=norm_cfg, act_cfg=act_cfg),
         )
 
 
@@ -112,31 +111,56 @@ def recomputed(function: Callable, module: nn.Module, x: Tensor) -> Tensor:
     )
 
 
-class Branch(nn.Module):
-    """Residual block: ``x + drop_path(layer_scale * branch(x))``.
+class BlockConfig(NamedTuple):
+    """What a block is built from.
 
-    Args:
-        drop_path_rate (float): Probability that training leaves the branch out.
-        layer_scale (Tensor, optional): Initial scale of the branch's result, of shape
-            (C, 1, 1) or (C,). Defaults to None: not scaled.
+    Attributes:
+        channels: Channels of its input and output.
+        drop_path_rate: Probability that training leaves a branch out.
+        norm_cfg: Config of the norms.
+        act_cfg: Config of the activations.
+        layer_scale: Initial scale of a branch's result, of shape (C, 1, 1) or (C,).
+            None for no layer scale.
     """
+
+    channels: int
+    drop_path_rate: float
+    norm_cfg: dict
+    act_cfg: dict
+    layer_scale: Tensor | None = None
+
+    def conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        act: bool = False,
+        **kwargs,
+    ) -> ConvNormAct:
+        """Build a convolution with the norm and, with ``act``, the activation."""
+        kwargs |= dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg if act else None)
+        return ConvNormAct(in_channels, out_channels, kernel_size, **kwargs)
+
+
+class Branch(nn.Module):
+    """Residual block: ``x + drop_path(layer_scale * branch(x))``."""
 
     # Names of the convolutions, in order. The layer scale is folded into the last.
     layers: tuple[str, ...]
     # Set by a backbone's with_cp='act'.
     recompute_act = False
 
-    def __init__(
-        self, drop_path_rate: float, layer_scale: Tensor | None = None
-    ) -> None:
+    def __init__(self, cfg: BlockConfig) -> None:
         super().__init__()
-        self.drop_path = DropPath(drop_path_rate)
-        self.layer_scale = (
-            None if layer_scale is None else nn.Parameter(layer_scale.clone())
-        )
+        self.drop_path = DropPath(cfg.drop_path_rate)
+        scale = cfg.layer_scale
+        self.layer_scale = None if scale is None else nn.Parameter(scale.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.add(self.scaled(self.branch(x)), x)
+        out = self.branch(x)
+        if self.layer_scale is not None:
+            out = self.layer_scale.view(-1, 1, 1) * out
+        return self.add(out, x)
 
     def branch(self, x: Tensor) -> Tensor:
         return self.run([getattr(self, name) for name in self.layers], x)
@@ -159,11 +183,6 @@ class Branch(nn.Module):
                 lambda x, a=layer, b=following: b.conv(a.after_conv(x)), layer, x
             )
         return layers[-1].after_conv(x)
-
-    def scaled(self, out: Tensor) -> Tensor:
-        return (
-            out if self.layer_scale is None else self.layer_scale.view(-1, 1, 1) * out
-        )
 
     def add(self, out: Tensor, x: Tensor) -> Tensor:
         """Add the branch's ``out`` to ``x``, in the memory of ``out``, which no
@@ -190,21 +209,12 @@ class MBConv(Branch):
     expand_ratio = 4
     layers = ('expand', 'depthwise', 'project')
 
-    def __init__(
-        self,
-        channels: int,
-        drop_path_rate: float,
-        norm_cfg: dict,
-        act_cfg: dict,
-        layer_scale: Tensor,
-    ) -> None:
-        super().__init__(drop_path_rate, layer_scale)
-        mid = channels * self.expand_ratio
-        self.expand = ConvNormAct(channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.depthwise = ConvNormAct(
-            mid, mid, 3, groups=mid, norm_cfg=norm_cfg, act_cfg=act_cfg
-        )
-        self.project = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
+    def __init__(self, cfg: BlockConfig) -> None:
+        super().__init__(cfg)
+        mid = cfg.channels * self.expand_ratio
+        self.expand = cfg.conv(cfg.channels, mid, act=True)
+        self.depthwise = cfg.conv(mid, mid, 3, groups=mid, act=True)
+        self.project = cfg.conv(mid, cfg.channels)
 
 
 class FFN(Branch):
@@ -213,18 +223,11 @@ class FFN(Branch):
     expand_ratio = 4
     layers: tuple[str, ...] = ('fc1', 'fc2')
 
-    def __init__(
-        self,
-        channels: int,
-        drop_path_rate: float,
-        norm_cfg: dict,
-        act_cfg: dict,
-        layer_scale: Tensor | None = None,
-    ) -> None:
-        super().__init__(drop_path_rate, layer_scale)
-        mid = channels * self.expand_ratio
-        self.fc1 = ConvNormAct(channels, mid, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.fc2 = ConvNormAct(mid, channels, norm_cfg=norm_cfg)
+    def __init__(self, cfg: BlockConfig) -> None:
+        super().__init__(cfg)
+        mid = cfg.channels * self.expand_ratio
+        self.fc1 = cfg.conv(cfg.channels, mid, act=True)
+        self.fc2 = cfg.conv(mid, cfg.channels)
 
 
 class PositionEncoding(nn.Conv2d):
@@ -252,26 +255,19 @@ class Mixer(Branch):
     """Position encoding, 1x1 convolution, a mixing of pixels, 1x1 convolution.
 
     Args:
+        cfg (BlockConfig): With a layer scale.
         graph_conv (nn.Module): Mixes the pixels, or combines them with their graph
             neighbours.
-        others: See :class:`FFN`.
     """
 
     layers = ('fc1', 'graph_conv', 'fc2')
 
-    def __init__(
-        self,
-        channels: int,
-        drop_path_rate: float,
-        norm_cfg: dict,
-        layer_scale: Tensor,
-        graph_conv: nn.Module,
-    ) -> None:
-        super().__init__(drop_path_rate, layer_scale)
-        self.position = PositionEncoding(channels)
-        self.fc1 = ConvNormAct(channels, channels, norm_cfg=norm_cfg)
+    def __init__(self, cfg: BlockConfig, graph_conv: nn.Module) -> None:
+        super().__init__(cfg)
+        self.position = PositionEncoding(cfg.channels)
+        self.fc1 = cfg.conv(cfg.channels, cfg.channels)
         self.graph_conv: Any = graph_conv
-        self.fc2 = ConvNormAct(channels, channels, norm_cfg=norm_cfg)
+        self.fc2 = cfg.conv(cfg.channels, cfg.channels)
 
     def fuse(self) -> None:
         super().fuse()
@@ -282,23 +278,14 @@ class GraphMixer(Mixer):
     """Mixer with a graph convolution: concat(x, x_j), then 1x1 convolution.
 
     Args:
+        cfg (BlockConfig): With a layer scale.
         graph_step (Callable): Computes x_j from x; may be a module.
-        others: See :class:`Mixer`.
     """
 
     def __init__(
-        self,
-        channels: int,
-        drop_path_rate: float,
-        norm_cfg: dict,
-        act_cfg: dict,
-        layer_scale: Tensor,
-        graph_step: Callable[[Tensor], Tensor],
+        self, cfg: BlockConfig, graph_step: Callable[[Tensor], Tensor]
     ) -> None:
-        graph_conv = ConvNormAct(
-            2 * channels, channels, norm_cfg=norm_cfg, act_cfg=act_cfg
-        )
-        super().__init__(channels, drop_path_rate, norm_cfg, layer_scale, graph_conv)
+        super().__init__(cfg, cfg.conv(2 * cfg.channels, cfg.channels, act=True))
         self.graph_step = graph_step
 
     def branch(self, x: Tensor) -> Tensor:

@@ -12,18 +12,17 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..ops import max_relative
-from .arguments import check_graph_stride, check_triton, parse_arch
-from .base import BaseBackbone
-from .layers import FFN, Branch, ConvNormAct
+from .arguments import check_arguments, parse_arch
+from .base import BaseBackbone, Layout
+from .layers import FFN, BlockConfig, Branch, ConvNormAct
 
 
 class MaxRelativeGraphConv(ConvNormAct):
-    """Max-relative graph convolution: concat(x, x_j), then 1x1 conv."""
+    """Max-relative graph convolution: concat(x, x_j), then 1x1 convolution."""
 
-    def __init__(
-        self, channels: int, graph_stride: int, norm_cfg: dict, act_cfg: dict
-    ) -> None:
-        super().__init__(2 * channels, 2 * channels, norm_cfg=norm_cfg, act_cfg=act_cfg)
+    def __init__(self, cfg: BlockConfig, graph_stride: int) -> None:
+        width = 2 * cfg.channels
+        super().__init__(width, width, norm_cfg=cfg.norm_cfg, act_cfg=cfg.act_cfg)
         self.graph_stride = graph_stride
 
     def join(self, x: Tensor) -> Tensor:
@@ -34,20 +33,11 @@ class MaxRelativeGraphConv(ConvNormAct):
 class Grapher(Branch):
     """Max-relative graph convolution between two 1x1 convolutions."""
 
-    def __init__(
-        self,
-        channels: int,
-        graph_stride: int,
-        drop_path_rate: float,
-        norm_cfg: dict,
-        act_cfg: dict,
-    ) -> None:
-        super().__init__(drop_path_rate)
-        self.fc1 = ConvNormAct(channels, channels, norm_cfg=norm_cfg)
-        self.graph_conv = MaxRelativeGraphConv(
-            channels, graph_stride, norm_cfg, act_cfg
-        )
-        self.fc2 = ConvNormAct(2 * channels, channels, norm_cfg=norm_cfg)
+    def __init__(self, cfg: BlockConfig, graph_stride: int) -> None:
+        super().__init__(cfg)
+        self.fc1 = cfg.conv(cfg.channels, cfg.channels)
+        self.graph_conv = MaxRelativeGraphConv(cfg, graph_stride)
+        self.fc2 = cfg.conv(2 * cfg.channels, cfg.channels)
 
     def branch(self, x: Tensor) -> Tensor:
         return self.run((self.graph_conv, self.fc2), self.graph_conv.join(self.fc1(x)))
@@ -150,7 +140,7 @@ class MobileViG(BaseBackbone):
         init_cfg: dict | list[dict] | None = None,
         triton: bool = False,
     ) -> None:
-        check_graph_stride(graph_stride)
+        check_arguments(graph_stride=graph_stride, triton=triton)
         super().__init__(
             arch,
             out_indices,
@@ -165,19 +155,15 @@ class MobileViG(BaseBackbone):
             compile_cfg,
             init_cfg,
         )
-        check_triton(triton)
 
     @classmethod
-    def layout(
-        cls, arch: str | dict
-    ) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+    def layout(cls, arch: str | dict) -> Layout:
         setting = parse_arch(arch, cls.arch_settings)
         *blocks, graph_blocks = setting['blocks']
         return setting['channels'], [*((n, 0) for n in blocks), (0, graph_blocks)]
 
     def graph_block(
-        self, stage: int, strides: Sequence[int], channels: int, *args
+        self, stage: int, strides: Sequence[int], cfg: BlockConfig
     ) -> nn.Module:
-        args = args[:-1]  # no layer scale
-        grapher = Grapher(channels, strides[0], *args)
-        return SVGABlock(grapher, FFN(channels, *args))
+        cfg = cfg._replace(layer_scale=None)
+        return SVGABlock(Grapher(cfg, strides[0]), FFN(cfg))

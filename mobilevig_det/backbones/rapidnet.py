@@ -11,22 +11,15 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from .base import BaseBackbone
-from .layers import FFN, ConvNormAct, Mixer
+from .layers import FFN, BlockConfig, Mixer
 
 
 class MultiLevelDilatedConv(nn.ModuleList):
     """Sum of two dense 3x3 convolutions of dilation 2 and 3."""
 
-    def __init__(self, channels: int, norm_cfg: dict, act_cfg: dict) -> None:
+    def __init__(self, cfg: BlockConfig) -> None:
         super().__init__(
-            ConvNormAct(
-                channels,
-                channels,
-                3,
-                norm_cfg=norm_cfg,
-                act_cfg=act_cfg,
-                dilation=dilation,
-            )
+            cfg.conv(cfg.channels, cfg.channels, 3, act=True, dilation=dilation)
             for dilation in (2, 3)
         )
 
@@ -37,17 +30,8 @@ class MultiLevelDilatedConv(nn.ModuleList):
 class DilatedMixer(Mixer):
     """Mixer with dilated convolutions instead of a graph."""
 
-    def __init__(
-        self,
-        channels: int,
-        drop_path_rate: float,
-        norm_cfg: dict,
-        act_cfg: dict,
-        layer_scale: Tensor,
-        graph_step: None,
-    ) -> None:
-        graph_conv = MultiLevelDilatedConv(channels, norm_cfg, act_cfg)
-        super().__init__(channels, drop_path_rate, norm_cfg, layer_scale, graph_conv)
+    def __init__(self, cfg: BlockConfig, graph_step: None) -> None:
+        super().__init__(cfg, MultiLevelDilatedConv(cfg))
 
     def branch(self, x: Tensor) -> Tensor:
         return self.fc2(self.graph_conv(self.fc1(self.position(x))))
@@ -58,10 +42,10 @@ class LargeKernelFFN(FFN):
 
     layers = ('depthwise', 'fc1', 'fc2')
 
-    def __init__(self, channels: int, rate: float, norm_cfg: dict, *args) -> None:
-        super().__init__(channels, rate, norm_cfg, *args)
-        self.depthwise = ConvNormAct(
-            channels, channels, 7, groups=channels, norm_cfg=norm_cfg, bias=False
+    def __init__(self, cfg: BlockConfig) -> None:
+        super().__init__(cfg)
+        self.depthwise = cfg.conv(
+            cfg.channels, cfg.channels, 7, groups=cfg.channels, bias=False
         )
 
 

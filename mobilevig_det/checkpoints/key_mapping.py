@@ -22,16 +22,10 @@ which are read off the keys. MobileViG's siblings have names of their own, in
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..errors import UserError
-from .sibling_keys import (
-    CONV_NORM,
-    STEM,
-    is_siblings,
-    modules_from_authors,
-    modules_to_authors,
-)
+from .sibling_keys import CONV_NORM, STEM, is_siblings, sibling_modules
 
 T = TypeVar('T')
 
@@ -92,16 +86,31 @@ def with_parts(state_dict: Mapping[str, T]) -> dict[str, T]:
 
 
 def _numbers(pattern: str, keys: Iterable[str]) -> set[int]:
-    """Of the keys that begin so; other names are nobody's block."""
+    """Collect the number that the pattern finds in front of each key."""
     return {int(found[1]) for key in keys if (found := re.match(pattern, key))}
 
 
-def _modules(keys: Iterable[str]) -> dict[str, str]:
-    """Names of the modules that the authors' keys belong to, to ours."""
-    keys = list(keys)
+def _modules(state_dict: Mapping[str, Any], layout: str) -> dict[str, str]:
+    """Map the authors' names of the modules that keys belong to, to ours.
+
+    Args:
+        state_dict (Mapping): Weights under the keys of the layout.
+        layout (str): 'authors' or 'mobilevig_det'.
+    """
+    if is_siblings(state_dict):
+        return sibling_modules(state_dict, layout)
+    if layout == 'authors':
+        indices = _numbers(r'local_backbone\.([0-9]{1,4})\.', state_dict)
+        downsamples = _numbers(r'local_backbone\.([0-9]{1,4})\.conv\.', state_dict)
+        last_stage = _numbers(r'backbone\.([0-9]{1,4})\.', state_dict)
+    else:
+        indices, downsamples = set(), set()
+        for stage in range(3):
+            blocks = _numbers(rf'stages\.{stage}\.([0-9]{{1,4}})\.', state_dict)
+            downsamples.add(len(indices) + max(blocks, default=-1) + 1)
+            indices = set(range(max(downsamples) + 1))
+        last_stage = _numbers(r'stages\.3\.([0-9]{1,4})\.', state_dict)
     modules = {f'stem.stem.{a}': f'stem.{b}' for a, b in STEM.items()}
-    indices = _numbers(r'local_backbone\.([0-9]{1,4})\.', keys)
-    downsamples = _numbers(r'local_backbone\.([0-9]{1,4})\.conv\.', keys)
     stage = block = 0
     for i in sorted(indices):
         theirs = f'local_backbone.{i}'
@@ -113,9 +122,9 @@ def _modules(keys: Iterable[str]) -> dict[str, str]:
             for a, b in _MBCONV.items():
                 modules[f'{theirs}.{a}'] = f'stages.{stage}.{block}.{b}'
             block += 1
-    for place in {k.split('.')[1] for k in keys if k.startswith('backbone.')}:
+    for i in last_stage:
         for a, b in _SVGA.items():
-            modules[f'backbone.{place}.{a}'] = f'stages.3.{place}.{b}'
+            modules[f'backbone.{i}.{a}'] = f'stages.3.{i}.{b}'
     return modules
 
 
@@ -148,46 +157,14 @@ def from_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
     Raises:
         UserError: If two weights would have one name.
     """
-    modules = (
-        modules_from_authors(state_dict)
-        if is_siblings(state_dict)
-        else _modules(state_dict)
-    )
+    modules = _modules(state_dict, 'authors')
     return _under({k: _rename(k, modules) for k in state_dict}, state_dict)
 
 
 def to_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """The inverse of :func:`from_authors`, key by key."""
-    modules = (
-        modules_to_authors(state_dict)
-        if is_siblings(state_dict)
-        else {
-            ours: name for name, ours in _modules(_representatives(state_dict)).items()
-        }
-    )
+    """Rename our keys to the authors'; the inverse of :func:`from_authors`."""
+    modules = {b: a for a, b in _modules(state_dict, 'mobilevig_det').items()}
     return _under({k: _rename(k, modules) for k in state_dict}, state_dict)
-
-
-def _representatives(state_dict: Mapping[str, T]) -> list[str]:
-    """Keys of the authors', from which :func:`_modules` reads the depths of a
-    MobileViG with our keys."""
-    depths: list[int] = [0, 0, 0]
-    for key in state_dict:
-        match = re.match(r'stages\.([012])\.([0-9]{1,4})\.', key)
-        if match:
-            stage, block = map(int, match.groups())
-            depths[stage] = max(depths[stage], block + 1)
-    theirs = []
-    index = 0
-    for depth in depths:
-        theirs += [f'local_backbone.{index + b}.layer_scale_2' for b in range(depth)]
-        theirs.append(f'local_backbone.{index + depth}.conv.0.weight')
-        index += depth + 1
-    return theirs + [
-        f'backbone.{k.split(".")[2]}.0.fc1.0.weight'
-        for k in state_dict
-        if k.startswith('stages.3.')
-    ]
 
 
 def find_backbones(keys: Iterable[str], layout: str) -> list[str]:
@@ -232,10 +209,8 @@ def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> str | None:
     or None."""
     stem = 'stem.1.conv.weight'
     downs = [f'downsamples.{i}.conv.weight' for i in range(3)]
-    if any(key not in state_dict for key in (stem, *downs)):
-        return None
     shapes: list[tuple[int, ...]] = [
-        tuple(getattr(state_dict[key], 'shape', ())) for key in (stem, *downs)
+        tuple(getattr(state_dict.get(key), 'shape', ())) for key in (stem, *downs)
     ]
     if not all(shapes):
         return None

@@ -1,4 +1,4 @@
-"""Names of the weights of MobileViG's siblings: the authors' and ours, and back.
+"""Weight names of MobileViG's siblings: the authors' and ours.
 
 ==========================================  =====================================
 authors (s, b from 0)                       here
@@ -18,9 +18,9 @@ authors (s, b from 0)                       here
 ``backbone.s.b.ffn.…``                      ``stages.s.b'.ffn.…``
 ==========================================  =====================================
 
-b' is b in the first stage and b - 1 in the others, which begin with the
-downsampling. An MBConv's scale is ``layer_scale_2`` where it has one dimension
-(GreedyViG, AdaptViG), else ``layer_scale_1``.
+b' is b in the first stage and b - 1 in the others, which begin with the downsampling.
+An MBConv's scale is ``layer_scale_2`` where it has one dimension (GreedyViG, AdaptViG),
+else ``layer_scale_1``.
 """
 
 import re
@@ -73,7 +73,7 @@ _BLOCK = re.compile(r'(backbone|stages)\.([0-3])\.([0-9]{1,4})\.')
 
 
 def _blocks(keys: Iterable[str]) -> dict[str, set[str]]:
-    """The parts' names of each block, ``backbone.s.b.`` or ``stages.s.b.``."""
+    """Group keys by block (``backbone.s.b.`` or ``stages.s.b.``)."""
     found: dict[str, set[str]] = {}
     for key in keys:
         if match := _BLOCK.match(key):
@@ -82,7 +82,7 @@ def _blocks(keys: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _names_in_block(rests: Iterable[str]) -> dict[str, str]:
-    """Of a block with these keys: the authors' modules to ours."""
+    """Map the authors' modules to ours, for a block that has these keys."""
     names = dict(_IN_A_BLOCK)
     mixes = any(rest.startswith('mixer.') for rest in rests)
     dilated = any(
@@ -102,48 +102,44 @@ def _names_in_block(rests: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def modules_from_authors(keys: Iterable[str]) -> dict[str, str]:
-    """Names of the modules that the authors' keys belong to, to ours."""
+def sibling_modules(state_dict: Mapping[str, T], layout: str) -> dict[str, str]:
+    """Map the authors' names of the modules that keys belong to, to ours.
+
+    Args:
+        state_dict (Mapping): Weights under the keys of the layout.
+        layout (str): 'authors' or 'mobilevig_det'.
+    """
     modules = {f'stem.stem.{a}': f'stem.{b}' for a, b in STEM.items()}
-    for place, rests in _blocks(keys).items():
-        _, stage, block, _ = place.split('.')
-        if not place.startswith('backbone.'):
-            continue
-        if stage != '0' and block == '0':
-            for a, b in CONV_NORM.items():
-                modules[f'{place}conv.{a}'] = f'downsamples.{int(stage) - 1}.{b}'
-            continue
-        ours = f'stages.{stage}.{int(block) - (stage != "0")}.'
-        names = _names_in_block(rests)
-        if 'layer_scale_1' not in names:
-            names['layer_scale_1'] = names['layer_scale_2'] = 'layer_scale'
-        modules.update((place + a, ours + b) for a, b in names.items())
-    return modules
-
-
-def modules_to_authors(state_dict: Mapping[str, T]) -> dict[str, str]:
-    """Names of the modules that our keys belong to, to the authors'."""
-    modules = {f'stem.{b}': f'stem.stem.{a}' for a, b in STEM.items()}
     for i in range(3):
         for a, b in CONV_NORM.items():
-            modules[f'downsamples.{i}.{b}'] = f'backbone.{i + 1}.0.conv.{a}'
+            modules[f'backbone.{i + 1}.0.conv.{a}'] = f'downsamples.{i}.{b}'
     for place, rests in _blocks(state_dict).items():
-        _, stage, block, _ = place.split('.')
-        if not place.startswith('stages.'):
+        kind, stage, block, _ = place.split('.')
+        downsamples = int(stage != '0')  # that the authors count as a block
+        names = _names_in_block(rests)
+        if layout == 'authors' and kind == 'backbone' and int(block) >= downsamples:
+            theirs, ours = place, f'stages.{stage}.{int(block) - downsamples}.'
+            names.setdefault('layer_scale_1', 'layer_scale')
+            names.setdefault('layer_scale_2', 'layer_scale')
+        elif layout != 'authors' and kind == 'stages':
+            theirs, ours = f'backbone.{stage}.{int(block) + downsamples}.', place
+            shape = getattr(state_dict.get(f'{place}layer_scale'), 'shape', ())
+            names.setdefault(
+                f'layer_scale_{2 if len(shape) == 1 else 1}', 'layer_scale'
+            )
+        else:
             continue
-        theirs = f'backbone.{stage}.{int(block) + (stage != "0")}.'
-        for a, b in _names_in_block(rests).items():
-            modules[place + b] = theirs + a
-        scale = getattr(state_dict.get(f'{place}layer_scale'), 'shape', ())
-        modules[f'{place}layer_scale'] = (
-            f'{theirs}layer_scale_{2 if len(scale) == 1 else 1}'
-        )
+        modules.update((theirs + a, ours + b) for a, b in names.items())
     return modules
 
 
 def with_unfolded_positions(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Our keys, where position encodings that add x itself by their centre tap are
-    as they were trained. MobileViGv2's and RapidNet's code can fold them so."""
+    """Undo the folding of position encodings, which MobileViGv2's and RapidNet's code
+    can do: their convolutions add x itself through the centre weight.
+
+    Args:
+        state_dict (Mapping): Weights under our keys.
+    """
     weights: dict[str, Any] = {}
     for key, value in state_dict.items():
         name = key.replace('.mixer.folded_position.', '.mixer.position.')
@@ -156,7 +152,7 @@ def with_unfolded_positions(state_dict: Mapping[str, T]) -> dict[str, T]:
 
 
 def is_siblings(keys: Iterable[str]) -> bool:
-    """Whether the keys, in either layout, are of a sibling of MobileViG."""
+    """Return whether the keys, in either layout, are of a sibling of MobileViG."""
     return any(
         (match := _BLOCK.match(key))
         and key[match.end() :].startswith(('dws.', 'mixer.'))
@@ -165,7 +161,7 @@ def is_siblings(keys: Iterable[str]) -> bool:
 
 
 def family_of(state_dict: Mapping[str, T]) -> str:
-    """Name of the backbone whose weights, under our names, these may be."""
+    """Return the name of the backbone that weights under our names may be of."""
     keys = list(state_dict)
     if any('.mixer.graph_conv.1.' in key for key in keys):
         return 'RapidNet'

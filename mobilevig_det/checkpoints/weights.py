@@ -63,10 +63,10 @@ def name_of(family: str, arch: str) -> str:
     return arch if family == 'mobilevig' else f'{family}-{arch}'
 
 
-def _files(page: str | None, path: str, sizes: str, name: str) -> dict[str, Published]:
-    """Files of several sizes, whose place in the name and path is ``{}``."""
+def _files(name: str, sizes: str, path: str, page: str | None) -> dict[str, Published]:
+    """Files of several sizes, which are ``{}`` in the path."""
     return {
-        name.format(size.lower()): Published(path.format(size), page=page)
+        f'{name}-{size.lower()}': Published(path.format(size), page=page)
         for size in sizes.split()
     }
 
@@ -80,26 +80,24 @@ PUBLISHED = {
     's': Published('MobileViG_S_78_2.pth.tar'),
     'm': Published('MobileViG_M_80_7.pth.tar'),
     'b': Published('MobileViG_B_82_6.pth.tar'),
-    **_files(None, 'MobileViG_V2_{}_Class.pth', 'Ti S M B', 'mobilevigv2-{}'),
+    **_files('mobilevigv2', 'Ti S M B', 'MobileViG_V2_{}_Class.pth', None),
     'greedyvig-s': Published('S_GreedyViG_81_1.pth', page='GreedyViG'),
     'greedyvig-m': Published('M_GreedyViG_82_9.pth', page='GreedyViG'),
     'greedyvig-b': Published('B_GreedyViG_83_9.pth', page='GreedyViG'),
-    **_files('RapidNet', 'RapidNet_{}.pth', 'Ti S M B', 'rapidnet-{}'),
-    **_files('AdaptViG', 'AdaptViG_{}_model_best.pth', 'S M B', 'adaptvig-{}'),
+    **_files('rapidnet', 'Ti S M B', 'RapidNet_{}.pth', 'RapidNet'),
+    **_files('adaptvig', 'S M B', 'AdaptViG_{}_model_best.pth', 'AdaptViG'),
     # Mask R-CNN on COCO: for load_from, tools/test.py and other commands
     'coco-m': Published('Detection/det_mobilevig_m_62_8.pth'),
     'coco-b': Published('Detection/det_mobilevig_b_64_3.pth'),
     **_files(
-        'MobileViGv2',
-        'Obj_Detection/MobileViG_V2_{}_Detection.pth',
+        'coco-mobilevigv2',
         'M B',
-        'coco-mobilevigv2-{}',
+        'Obj_Detection/MobileViG_V2_{}_Detection.pth',
+        'MobileViGv2',
     ),
-    **_files('GreedyViG', 'Detection/GreedyViG_{}_Det.pth', 'S B', 'coco-greedyvig-{}'),
-    **_files(
-        'RapidNet', 'Detection/RapidNet_{}_Detection.pth', 'M B', 'coco-rapidnet-{}'
-    ),
-    **_files('AdaptViG', 'Detection/AdaptViG_{}_Det.pth', 'M B', 'coco-adaptvig-{}'),
+    **_files('coco-greedyvig', 'S B', 'Detection/GreedyViG_{}_Det.pth', 'GreedyViG'),
+    **_files('coco-rapidnet', 'M B', 'Detection/RapidNet_{}_Detection.pth', 'RapidNet'),
+    **_files('coco-adaptvig', 'M B', 'Detection/AdaptViG_{}_Det.pth', 'AdaptViG'),
 }
 
 

@@ -71,55 +71,42 @@ class DistilledHead(BaseModule):
     ) -> None:
         # Checked here, before any child: whatever loads the file, strictly or not,
         # raises one message, and no head keeps its random weights.
-        check_head(state_dict, self.state_dict(), prefix, self.num_classes)
+        self._check_weights(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-
-def check_head(
-    weights: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-    prefix: str,
-    num_classes: int,
-) -> None:
-    """Check that a checkpoint has every weight of a head, in its shape.
-
-    Args:
-        weights (Mapping): The checkpoint's.
-        own (Mapping): The head's ``state_dict()``.
-        prefix (str): What stands before the head's names in the checkpoint.
-        num_classes (int): The head's.
-
-    Raises:
-        UserError: If they don't fit.
-    """
-    given = {key: weights[prefix + key] for key in own if prefix + key in weights}
-    misfits = find_misfits(given, own)
-    if not misfits:
-        return
-    if not given:
+    def _check_weights(self, weights: Mapping[str, Tensor], prefix: str) -> None:
+        """Check that a checkpoint has every weight of the head, in its shape."""
+        own = self.state_dict()
+        given = {key: weights[prefix + key] for key in own if prefix + key in weights}
+        misfits = find_misfits(given, own)
+        if not misfits:
+            return
+        if not given:
+            raise UserError(
+                'The checkpoint has no classifier (prediction, head, dist_head): it is '
+                "of a backbone or a detector. Use an ImageNet file, or a classifier's "
+                'own checkpoint.'
+            )
+        if 'missing' in misfits:
+            raise UserError(
+                "The checkpoint's classifier lacks "
+                f'{", ".join(misfits["missing"][:4])}: it is of another model, or not '
+                'complete.'
+            )
+        classes = len(given['head.weight'])
+        if classes != self.num_classes:
+            raise UserError(
+                f"The checkpoint's classifier is of {classes} classes, this config's "
+                f'of {self.num_classes}: use the config that it was trained with. To '
+                'train for other classes, load the backbone alone: '
+                'model.backbone.init_cfg='
+                "dict(type='Pretrained', checkpoint='mobilevig:///path/to/file')."
+            )
+        kind, names = next(iter(misfits.items()))
         raise UserError(
-            'The checkpoint has no classifier (prediction, head, dist_head): it is '
-            "of a backbone or a detector. Use an ImageNet file, or a classifier's "
-            'own checkpoint.'
+            f"The checkpoint's classifier does not fit: {kind}: {names[0]}. Use the "
+            'config of its size.'
         )
-    if 'missing' in misfits:
-        raise UserError(
-            f"The checkpoint's classifier lacks {', '.join(misfits['missing'][:4])}: "
-            'it is of another model, or not complete.'
-        )
-    classes = len(given['head.weight'])
-    if classes != num_classes:
-        raise UserError(
-            f"The checkpoint's classifier is of {classes} classes, this config's of "
-            f'{num_classes}: use the config that it was trained with. To train for '
-            'other classes, load the backbone alone: model.backbone.init_cfg='
-            "dict(type='Pretrained', checkpoint='mobilevig:///path/to/file')."
-        )
-    kind, names = next(iter(misfits.items()))
-    raise UserError(
-        f"The checkpoint's classifier does not fit: {kind}: {names[0]}. Use the config "
-        'of its size.'
-    )
 
 
 @MODELS.register_module()
@@ -180,9 +167,15 @@ class ImageClassifier(BaseModel):
         logits = (first + second) / 2
         if mode == 'tensor':
             return logits
-        if mode == 'predict':
-            return self._predictions(logits, data_samples)
-        raise UserError(f"mode must be 'tensor', 'loss' or 'predict', not {mode!r}.")
+        if mode != 'predict':
+            raise UserError(
+                f"mode must be 'tensor', 'loss' or 'predict', not {mode!r}."
+            )
+        samples = data_samples or [BaseDataElement() for _ in logits]
+        for sample, scores in zip(samples, logits.softmax(1)):
+            sample.pred_score = scores
+            sample.pred_label = scores.argmax()
+        return samples
 
     def loss(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Compute the cross entropy of both classifiers, in equal parts.
@@ -196,16 +189,6 @@ class ImageClassifier(BaseModel):
             loss_head=0.5 * F.cross_entropy(first, targets),
             loss_dist_head=0.5 * F.cross_entropy(second, targets),
         )
-
-    @staticmethod
-    def _predictions(
-        logits: Tensor, data_samples: list[BaseDataElement] | None
-    ) -> list[BaseDataElement]:
-        samples = data_samples or [BaseDataElement() for _ in logits]
-        for sample, scores in zip(samples, logits.softmax(1)):
-            sample.pred_score = scores
-            sample.pred_label = scores.argmax()
-        return samples
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args, **kwargs

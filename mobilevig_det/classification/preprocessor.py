@@ -4,6 +4,8 @@ MMPretrain's mixup and CutMix mix with a permutation and have no smoothing; the
 recipe's, timm's, mix with the reversed batch.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from mmdet.registry import MODELS
@@ -44,6 +46,7 @@ def random_box(height: int, width: int, kept: float) -> tuple[int, int, int, int
     )
 
 
+@dataclass
 class BatchMixing:
     """Mix each image with the one at its place in the reversed batch.
 
@@ -62,31 +65,22 @@ class BatchMixing:
         UserError: For an alpha or a probability out of its range.
     """
 
-    def __init__(
-        self,
-        mixup: float = 0.8,
-        cutmix: float = 1.0,
-        prob: float = 1.0,
-        switch_prob: float = 0.5,
-        label_smoothing: float = 0.1,
-        num_classes: int = 1000,
-    ) -> None:
-        alphas = dict(mixup=mixup, cutmix=cutmix)
-        fractions = dict(
-            prob=prob, switch_prob=switch_prob, label_smoothing=label_smoothing
-        )
-        for name, value in alphas.items():
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+    label_smoothing: float = 0.1
+    num_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ('mixup', 'cutmix'):
+            value = getattr(self, name)
             if value < 0:
                 raise UserError(f'{name} must be at least 0, but is {value}.')
-        for name, value in fractions.items():
+        for name in ('prob', 'switch_prob', 'label_smoothing'):
+            value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise UserError(f'{name} must be from 0 to 1, but is {value}.')
-        self.mixup = mixup
-        self.cutmix = cutmix
-        self.prob = prob
-        self.switch_prob = switch_prob
-        self.label_smoothing = label_smoothing
-        self.num_classes = num_classes
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix images (B, 3, H, W) and labels (B,).
