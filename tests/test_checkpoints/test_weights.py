@@ -85,7 +85,7 @@ def log():
     logger.removeHandler(handler)
 
 
-def test_names_are_the_published_files(monkeypatch):
+def test_names_of_the_published_files(monkeypatch):
     monkeypatch.undo()
     of_mobilevig = {name for name, p in weights.PUBLISHED.items() if '-' not in name}
     assert of_mobilevig == set(ARCHS)
@@ -102,18 +102,18 @@ def test_names_are_the_published_files(monkeypatch):
 
 
 @pytest.mark.parametrize('scheme', ['mobilevig://', ''])
-def test_averaged_weights_by_path(files, scheme, log):
+def test_averaged_weights_are_preferred(files, scheme, log):
     assert_golden(build(f'{scheme}{files}/good.pth.tar'))
     assert any('averaged weights' in line for line in log)
     assert not any('raw' in line for line in log)
 
 
-def test_raw_weights_only_where_there_are_none(files, log):
+def test_raw_weights_are_loaded_with_a_warning(files, log):
     assert_golden(build(f'mobilevig://{files}/raw.pth.tar'))
     assert any('no averaged weights' in line for line in log)
 
 
-def test_bare_and_wrapped_weights(files, tmp_path):
+def test_bare_and_ddp_weights_are_loaded(files, tmp_path):
     torch.save(golden_state_dict('ti'), tmp_path / 'bare.pth')
     assert_golden(build(f'{tmp_path}/bare.pth'))
     checkpoint = imagenet_checkpoint()
@@ -143,7 +143,7 @@ def test_folder_then_cache_then_download(files, server, caches, tmp_path, monkey
 
 
 @pytest.mark.parametrize('scheme', ['mobilevig://', ''])
-def test_address(files, server, caches, scheme):
+def test_address_is_downloaded(files, server, caches, scheme):
     assert_golden(build(f'{scheme}{server.address}good.pth.tar'))
     # The same name at another address is another file.
     with pytest.raises(UserError, match='404'):
@@ -151,7 +151,7 @@ def test_address(files, server, caches, scheme):
 
 
 @pytest.mark.parametrize('name', ['cut_good.pth.tar', 'cut_nolength.pth.tar'])
-def test_interrupted_download(files, server, caches, name):
+def test_interrupted_download_leaves_no_file(files, server, caches, name):
     shutil.copy(files / 'good.pth.tar', files / 'nolength.pth.tar')
     with pytest.raises(UserError) as error:
         build(f'mobilevig://{server.address}{name}')
@@ -161,13 +161,13 @@ def test_interrupted_download(files, server, caches, name):
     assert os.listdir(caches) == []  # neither the half file nor a rest
 
 
-def test_no_network():
+def test_failed_download_says_what_to_do():
     with pytest.raises(UserError, match='could not be downloaded') as error:
         build('mobilevig://ti')
     assert 'mobilevig:///path' in str(error.value)
 
 
-def test_hash(files, caches, monkeypatch, server):
+def test_wrong_sha256_is_refused(files, caches, monkeypatch, server):
     shutil.copy(files / 'good.pth.tar', files / TI)
     good = hashlib.sha256((files / TI).read_bytes()).hexdigest()
     monkeypatch.setattr(weights, 'REPOSITORY', server.address)
@@ -200,7 +200,7 @@ def load_in_rank(rank, folder, address, results):
         results.put(str(error))
 
 
-def test_one_process_downloads(server, caches, tmp_path):
+def test_one_rank_downloads(server, caches, tmp_path):
     """Two ranks over gloo: one request, both get the file. When it fails,
     both end."""
     context = torch.multiprocessing.get_context('fork')  # imports are done
@@ -224,12 +224,12 @@ def test_one_process_downloads(server, caches, tmp_path):
         assert found == [True] * 2 or 'broke off' in ''.join(found)
 
 
-def test_unknown_name():
+def test_unknown_name_lists_the_names():
     with pytest.raises(UserError, match='ti, s, m, b'):
         build('mobilevig://xl')
 
 
-def test_other_arch_is_named(tmp_path):
+def test_message_names_the_size_of_the_file(tmp_path):
     torch.save(imagenet_checkpoint('s'), tmp_path / 's.pth')
     with pytest.raises(UserError, match="it is of arch='s'") as error:
         build(f'mobilevig://{tmp_path}/s.pth')
@@ -261,7 +261,7 @@ def test_other_arch_is_named(tmp_path):
         ),
     ],
 )
-def test_every_other_key_must_match(tmp_path, change, message):
+def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
     checkpoint = imagenet_checkpoint()
     change(checkpoint['state_dict_ema'])
     torch.save(checkpoint, tmp_path / 'ti.pth')
@@ -269,7 +269,7 @@ def test_every_other_key_must_match(tmp_path, change, message):
         build(f'mobilevig://{tmp_path}/ti.pth')
 
 
-def test_another_backbone(tmp_path):
+def test_weights_of_another_model_are_refused(tmp_path):
     resnet = {
         'conv1.weight': torch.zeros(64, 3, 7, 7),
         'layer1.0.conv1.weight': torch.zeros(64, 64, 1, 1),

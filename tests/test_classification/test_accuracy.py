@@ -12,7 +12,7 @@ def accuracy(scores, labels):
     return metric.compute_metrics(metric.results)
 
 
-def test_the_best_and_the_five_best():
+def test_top1_and_top5_equal_a_sort():
     torch.manual_seed(0)
     scores, labels = torch.rand(200, 10), torch.randint(10, (200,))
     order = scores.argsort(1, descending=True)
@@ -23,7 +23,7 @@ def test_the_best_and_the_five_best():
     assert 5 < found['top1'] < 20
 
 
-def test_who_knows_nothing_is_wrong():
+def test_ties_and_nan_count_as_wrong():
     labels = torch.arange(10)
     for value in (0.1, float('nan')):
         scores = torch.full((10, 10), value)

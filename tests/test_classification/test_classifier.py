@@ -61,7 +61,7 @@ def model():
     return build()
 
 
-def test_raw_or_averaged(model, tmp_path):
+def test_raw_and_averaged_weights_are_loaded(model, tmp_path):
     checkpoint = imagenet_checkpoint()
     torch.save(checkpoint, tmp_path / 'm.pth.tar')
     for averaged, key in ((False, 'state_dict'), (True, 'state_dict_ema')):
@@ -72,14 +72,14 @@ def test_raw_or_averaged(model, tmp_path):
         assert torch.equal(model.backbone.stem[0].conv.weight, first)
 
 
-def test_no_averaged_weights(model, tmp_path):
+def test_missing_averaged_weights_are_an_error(model, tmp_path):
     torch.save(imagenet_checkpoint(averaged=False), tmp_path / 'm.pth')
     load_classifier(model, str(tmp_path / 'm.pth'))
     with pytest.raises(UserError, match='no averaged weights'):
         load_classifier(model, str(tmp_path / 'm.pth'), averaged=True)
 
 
-def test_ours_there_and_back(model, tmp_path):
+def test_saved_classifier_loads_again(model, tmp_path):
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'ours.pth')
     other = build()
     load_classifier(other, f'mobilevig://{tmp_path}/ours.pth')
@@ -109,18 +109,18 @@ def test_ours_there_and_back(model, tmp_path):
         (lambda w: {'fc.weight': torch.zeros(3)}, 'not of a classifier'),
     ],
 )
-def test_a_head_that_does_not_fit(change, message, tmp_path):
+def test_misfit_of_the_head_is_explained(change, message, tmp_path):
     torch.save(change(golden_state_dict('ti')), tmp_path / 'file.pth')
     with pytest.raises(UserError, match=message):
         load_classifier(build(num_classes=10), str(tmp_path / 'file.pth'))
 
 
-def test_another_size(tmp_path):
+def test_file_of_another_size_is_refused(tmp_path):
     torch.save(golden_state_dict('ti'), tmp_path / 'file.pth')
     with pytest.raises(UserError, match="arch='ti'|does not fit"):
         load_classifier(build('s'), str(tmp_path / 'file.pth'))
 
 
-def test_mode(model):
+def test_unknown_mode_is_an_error(model):
     with pytest.raises(UserError, match='mode must be'):
         model.eval()(torch.zeros(1, 3, 32, 32), mode='train')

@@ -86,7 +86,7 @@ def test_loss_is_timms(timm, student, teacher_file):
     assert all(p.grad is not None for p in student.parameters())
 
 
-def test_teacher_stays_outside(student):
+def test_teacher_is_not_part_of_the_student(student):
     student.train()
     student(torch.randn(2, 3, 64, 64), mode='loss', targets=torch.tensor([1, 2]))
     network = student.teacher.network
@@ -100,7 +100,7 @@ def test_teacher_stays_outside(student):
     assert not any('teacher' in key for key in averaged.state_dict())
 
 
-def test_it_teaches_what_it_sees(student):
+def test_teacher_labels_the_mixed_images(student):
     """dist_head's loss is of the teacher's best class, of the same images."""
     images = torch.randn(3, 3, 64, 64)
     seen = []
@@ -120,12 +120,14 @@ def test_it_teaches_what_it_sees(student):
         ('regnetz_999', 7, "has no network 'regnetz_999'"),
     ],
 )
-def test_another_teacher(timm, teacher_file, model, classes, message):
+def test_teacher_of_another_network_is_refused(
+    timm, teacher_file, model, classes, message
+):
     with pytest.raises(UserError, match=message):
         build_teacher(model, teacher_file, classes)
 
 
-def test_teachers_file_is_missing(timm, tmp_path):
+def test_missing_teacher_file_is_refused(timm, tmp_path):
     teacher = Teacher('regnety_002', str(tmp_path / 'none.pth'), 7)
     with pytest.raises(UserError, match='no checkpoint file'):
         teacher(torch.zeros(1, 3, 64, 64))

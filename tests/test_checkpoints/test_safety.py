@@ -1,4 +1,4 @@
-"""Files of strangers: refused at every door, with nothing left behind."""
+"""Untrusted checkpoints are refused by every reader, without side effects."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def init_from(place):
     MobileViG(ARCH, init_cfg=dict(type='Pretrained', checkpoint=place)).init_weights()
 
 
-def doors(path, monkeypatch):
+def readers(path, monkeypatch):
     """All ways by which a file comes in. What MMEngine loads (load_from, --resume,
     tools/test.py, tools/infer.py, tools/export.py) it loads by its loader's scheme."""
     monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
@@ -77,8 +77,8 @@ def doors(path, monkeypatch):
     }
 
 
-def test_one_function_reads_files():
-    """So that there is no other door."""
+def test_only_one_module_reads_pickles():
+    """So that there is no other reader."""
     found = [
         path.relative_to(ROOT).as_posix()
         for folder in (
@@ -95,7 +95,7 @@ def test_one_function_reads_files():
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_the_pickles_run_something(tmp_path, name):
+def test_malicious_pickles_run_code_in_the_unsafe_mode(tmp_path, name):
     """The tests below would see it."""
     trace = tmp_path / 'trace'
     pickle.loads(running_pickles(trace)[name])
@@ -107,7 +107,7 @@ def test_the_pickles_run_something(tmp_path, name):
 
 
 @pytest.mark.parametrize('container', CONTAINERS)
-def test_nothing_is_run(tmp_path, container):
+def test_no_code_runs_in_any_container(tmp_path, container):
     """Of no opcode, in no format."""
     trace, path = tmp_path / 'trace', tmp_path / 'file.pth'
     for name, data in running_pickles(trace).items():
@@ -119,12 +119,12 @@ def test_nothing_is_run(tmp_path, container):
 
 
 @pytest.mark.parametrize('container', CONTAINERS)
-def test_at_no_door(tmp_path, container, monkeypatch):
+def test_every_reader_refuses_code(tmp_path, container, monkeypatch):
     trace, path = tmp_path / 'trace', tmp_path / 'file.pth'
     CONTAINERS[container](running_pickles(trace)['in a dict'], path)
-    for name, door in doors(path, monkeypatch).items():
+    for name, reader in readers(path, monkeypatch).items():
         with pytest.raises(UserError) as error:
-            door()
+            reader()
         assert str(path) in str(error.value), name
         assert os.listdir(tmp_path) == ['file.pth'], name
 
@@ -142,23 +142,23 @@ def good():
 
 
 @pytest.mark.parametrize('format', ['zip', 'legacy'])
-def test_cut_files(tmp_path, good, format, monkeypatch):
+def test_every_reader_refuses_truncated_files(tmp_path, good, format, monkeypatch):
     data, path = good[format], tmp_path / 'cut.pth'
     ends = [*range(0, 40, 3), *range(40, len(data), 41), len(data) - 1]
     for end in ends:
         path.write_bytes(data[:end])
         with pytest.raises(UserError):
             read_checkpoint(path)
-    for door in doors(path, monkeypatch).values():
+    for reader in readers(path, monkeypatch).values():
         with pytest.raises(UserError):
-            door()
+            reader()
     assert os.listdir(tmp_path) == ['cut.pth']
 
 
 @pytest.mark.parametrize('format', ['zip', 'legacy'])
 @settings(deadline=None, max_examples=150, derandomize=True)
 @given(data=st.data())
-def test_changed_bytes(tmp_path_factory, good, format, data):
+def test_changed_bytes_give_a_dict_or_an_error(tmp_path_factory, good, format, data):
     """A dict or a message, whatever bytes are turned."""
     changed = bytearray(good[format])
     for _ in range(data.draw(st.integers(1, 4))):
@@ -173,7 +173,7 @@ def test_changed_bytes(tmp_path_factory, good, format, data):
     assert os.listdir(path.parent) == ['file.pth']
 
 
-def test_memory_is_not_filled(tmp_path):
+def test_decompression_bombs_take_no_memory(tmp_path):
     """In a process whose memory is bounded, as a machine's is."""
     files = bombs(tmp_path)
     before = sorted(os.listdir(tmp_path))
@@ -214,7 +214,7 @@ def test_memory_is_not_filled(tmp_path):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_compressed_weights_are_read(tmp_path):
+def test_moderately_compressed_weights_are_read(tmp_path):
     """What somebody zipped anew, as long as it is in proportion."""
     torch.save({'a.weight': torch.zeros(1000, 1000)}, tmp_path / 'a.pth')
     with (
@@ -226,7 +226,7 @@ def test_compressed_weights_are_read(tmp_path):
     assert read_checkpoint(tmp_path / 'b.pth')['a.weight'].shape == (1000, 1000)
 
 
-def test_torchscript(tmp_path):
+def test_torchscript_is_refused(tmp_path):
     zipped(pickle.dumps({}, 2), tmp_path / 'a.pth', **{'constants.pkl': b'().'})
     with pytest.raises(UserError, match='TorchScript program'):
         read_checkpoint(tmp_path / 'a.pth')
@@ -242,7 +242,7 @@ def test_torchscript(tmp_path):
         ([0.5], 'a list'),
     ],
 )
-def test_wrong_types(tmp_path, value, found, monkeypatch):
+def test_every_reader_refuses_wrong_types(tmp_path, value, found, monkeypatch):
     path = tmp_path / 'a.pth'
     for name in ('weight', 'bias', 'running_mean', 'layer_scale_2'):
         torch.save({'state_dict': {f'stem.stem.0.{name}': value}}, path)
@@ -251,12 +251,12 @@ def test_wrong_types(tmp_path, value, found, monkeypatch):
         assert f'stem.stem.0.{name} is {found}, where a floating-point' in str(
             error.value
         )
-    for door in doors(path, monkeypatch).values():
+    for reader in readers(path, monkeypatch).values():
         with pytest.raises(UserError, match='floating-point'):
-            door()
+            reader()
 
 
-def test_counts_and_masks_stay(tmp_path):
+def test_integer_counts_and_masks_are_read(tmp_path):
     weights = dict(
         num_batches_tracked=torch.tensor(3),
         mask=torch.ones(2) > 0,
@@ -267,14 +267,14 @@ def test_counts_and_masks_stay(tmp_path):
 
 
 @pytest.mark.parametrize('content', ['weights', [1], {3: torch.zeros(1)}])
-def test_state_dicts_that_are_none(tmp_path, content, monkeypatch):
+def test_every_reader_refuses_an_invalid_state_dict(tmp_path, content, monkeypatch):
     torch.save({'state_dict': content}, tmp_path / 'a.pth')
-    for door in doors(tmp_path / 'a.pth', monkeypatch).values():
+    for reader in readers(tmp_path / 'a.pth', monkeypatch).values():
         with pytest.raises(UserError, match='a dict of weights|names of weights'):
-            door()
+            reader()
 
 
-def test_another_type_than_the_backbone_has(tmp_path):
+def test_backbone_refuses_a_weight_of_another_type(tmp_path):
     model = MobileViG(ARCH)
     state = model.state_dict()
     key = next(k for k in state if k.endswith('num_batches_tracked'))
@@ -286,8 +286,8 @@ def test_another_type_than_the_backbone_has(tmp_path):
     assert key in state
 
 
-def test_nan_weights_are_counted(tmp_path, monkeypatch):
-    """A warning at every door: they may be somebody's only ones."""
+def test_nan_weights_are_counted_in_a_warning(tmp_path, monkeypatch):
+    """A warning at every reader: they may be somebody's only ones."""
     state = MobileViG(ARCH).state_dict()
     first = 'stem.1.conv.weight'
     state[first].view(-1)[:3] = float('nan')
@@ -306,7 +306,7 @@ def test_nan_weights_are_counted(tmp_path, monkeypatch):
     assert f'first: {first}, 3 of them' in line
 
 
-def test_the_containers_are_right(tmp_path):
+def test_harmless_content_of_the_containers_is_read(tmp_path):
     """What is harmless in them is read: it is the content that is refused."""
     for container in (zipped, legacy):
         container(pickle.dumps({'epoch': 3}, 2), tmp_path / 'a.pth')

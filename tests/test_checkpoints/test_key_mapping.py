@@ -1,4 +1,4 @@
-"""Whatever names a checkpoint has: a renamed dict, or a message."""
+"""Renaming of weights between the authors' layout and ours, for any names."""
 
 from mobilevig_det import MobileViG
 from mobilevig_det.checkpoints.key_mapping import (
@@ -11,9 +11,11 @@ from mobilevig_det.checkpoints.key_mapping import (
 )
 from mobilevig_det.errors import UserError
 
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from reference import ARCHS, golden_state_dict
 
 ARCH = dict(channels=(4, 4, 8, 8), blocks=(1, 2, 1, 2))
 MODEL = MobileViG(ARCH)
@@ -49,7 +51,7 @@ VALUES = st.sampled_from([torch.zeros(4), torch.zeros(4, 3, 3, 3), torch.zeros((
         if key.startswith(('stem.1.conv', 'downsamples.'))
     }
 )
-def test_any_names(weights):
+def test_renaming_any_names_keeps_every_value(weights):
     """No value is lost or made, none gets another one's name."""
     for rename in (
         from_authors,
@@ -73,7 +75,7 @@ def test_any_names(weights):
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(data=st.data())
-def test_changed_names_do_not_load(data):
+def test_one_changed_name_is_refused(data):
     """One name or value of the authors' changed: a message, no half loading."""
     weights = to_authors(OWN)
     keys = [key for key in weights if not key.endswith('num_batches_tracked')]
@@ -89,3 +91,31 @@ def test_changed_names_do_not_load(data):
         raise AssertionError(f'{changed} was taken for {key}')
     for name, tensor in MODEL.state_dict().items():
         assert torch.equal(tensor, OWN[name])
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_mapping_is_one_to_one(arch):
+    theirs = dict.fromkeys(golden_state_dict(arch))
+    ours = from_authors(theirs)
+    assert list(to_authors(ours)) == list(theirs)
+    # The names that our model has, and the classifier.
+    backbone = {k for k in ours if not k.startswith(('pred', 'head', 'dist'))}
+    assert backbone == set(MobileViG(arch).state_dict())
+    for prefix in ('', 'backbone.', 'module.backbone.'):
+        keys = {'first': 0, **{prefix + k: 1 for k in theirs}, 'last': 2}
+        there = convert(keys, 'mobilevig_det')
+        assert list(there) == ['first', *(prefix + k for k in ours), 'last']
+        assert convert(there, 'authors') == keys
+        assert list(convert(there, 'authors')) == list(keys)
+
+
+def test_mapping_follows_the_depths():
+    """Of any arch: no depth is written down anywhere."""
+    arch = dict(channels=(8, 12, 16, 20), blocks=(1, 4, 2, 3))
+    ours = dict.fromkeys(MobileViG(arch).state_dict())
+    theirs = to_authors(ours)
+    assert list(from_authors(theirs)) == list(ours)
+    assert 'local_backbone.1.conv.0.weight' in theirs  # after 1 block
+    assert 'local_backbone.6.conv.0.weight' in theirs  # after 4 more
+    assert 'local_backbone.9.conv.1.running_var' in theirs
+    assert 'backbone.2.1.fc2.0.weight' in theirs

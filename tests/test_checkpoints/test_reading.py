@@ -1,4 +1,4 @@
-"""Files that are hostile, cut off or no checkpoints; what is safe beside weights."""
+"""Reading of malicious, truncated and other invalid files, and of allowed types."""
 
 import pickle
 import zipfile
@@ -6,7 +6,11 @@ from argparse import Namespace
 
 from mobilevig_det import MobileViG
 from mobilevig_det.checkpoints import weights
-from mobilevig_det.checkpoints.reading import read_checkpoint
+from mobilevig_det.checkpoints.reading import (
+    both_weights,
+    prefer_averaged,
+    read_checkpoint,
+)
 from mobilevig_det.cli.command import command
 from mobilevig_det.errors import UserError
 
@@ -68,7 +72,7 @@ WRONG_FILES = {
 
 
 @pytest.mark.parametrize('kind', WRONG_FILES)
-def test_wrong_files(kind, files, tmp_path, as_in_our_tools):
+def test_invalid_files_are_refused(kind, files, tmp_path, as_in_our_tools):
     path = tmp_path / 'wrong.pth'
     trace = write_wrong_file(kind, path, files)
     for door in (
@@ -83,14 +87,14 @@ def test_wrong_files(kind, files, tmp_path, as_in_our_tools):
         assert not trace.exists()
 
 
-def test_the_hostile_file_is_hostile(tmp_path):
+def test_malicious_file_runs_code_in_the_unsafe_mode(tmp_path):
     """The test above would see it."""
     trace = tmp_path / 'trace'
     pickle.loads(pickle.dumps(Hostile(trace)))
     assert trace.exists()
 
 
-def test_tools_force_the_safe_mode(tmp_path, monkeypatch):
+def test_commands_force_the_safe_mode(tmp_path, monkeypatch):
     """Also on who asks for the unsafe one, as OneDL's MMEngine does."""
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
     monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
@@ -105,7 +109,7 @@ def test_tools_force_the_safe_mode(tmp_path, monkeypatch):
     assert not trace.exists()
 
 
-def test_types_taken_away(files):
+def test_allowed_types_are_registered_again(files):
     """torch's context manager, which OneDL's MMEngine uses, takes away what
     was allowed before it as well."""
     with torch.serialization.safe_globals(torch.serialization.get_safe_globals()):
@@ -114,7 +118,7 @@ def test_types_taken_away(files):
     read_checkpoint(files / 'good.pth.tar')
 
 
-def test_getattr_of_a_checkpoint_is_not_getattr(tmp_path):
+def test_getattr_is_allowed_for_history_statistics_only(tmp_path):
     """MMEngine's histories are written with getattr: only for them."""
 
     class Getattr:
@@ -126,7 +130,7 @@ def test_getattr_of_a_checkpoint_is_not_getattr(tmp_path):
         read_checkpoint(tmp_path / 'wrong.pth')
 
 
-def test_types_beside_the_weights(tmp_path):
+def test_types_that_mmengine_saves_are_read(tmp_path):
     """What MMEngine writes is read back, also as NumPy 1 wrote it."""
     history = HistoryBuffer()
     for i in range(5):
@@ -160,3 +164,38 @@ def test_types_beside_the_weights(tmp_path):
         assert loaded['best'] == [0.5, 0.25, 3]
         assert type(loaded['best'][1]) is np.float32
         assert loaded['args'].lr == 1
+
+
+RAW, AVERAGED = {'a.weight': torch.zeros(1)}, {'a.weight': torch.ones(1)}
+WRAPPED = {f'module.{key}': value for key, value in RAW.items()}
+
+
+@pytest.mark.parametrize(
+    'checkpoint, averaged',
+    [
+        ({'state_dict': RAW, 'state_dict_ema': AVERAGED}, AVERAGED),
+        ({'state_dict': AVERAGED, 'ema_state_dict': {**WRAPPED, 'steps': 3}}, AVERAGED),
+        ({'model': RAW}, None),
+        ({'state_dict': WRAPPED, 'meta': {}}, None),
+        (RAW, None),
+    ],
+    ids=['timm', 'EMAHook', 'DeiT', 'DDP', 'bare'],
+)
+def test_raw_and_averaged_weights_of_every_layout(checkpoint, averaged):
+    assert both_weights(checkpoint) == (RAW, averaged)
+    chosen = prefer_averaged(checkpoint, 'a.pth')
+    assert chosen['state_dict'] == (RAW if averaged is None else averaged)
+    assert chosen.get('ema_state_dict') == checkpoint.get('ema_state_dict')
+    assert chosen.get('meta') == checkpoint.get('meta')
+
+
+def test_archive_that_cannot_be_checked_is_refused(tmp_path):
+    """torch compares no checksum of the pickle, and would read it."""
+    path = tmp_path / 'a.pth'
+    torch.save({'state_dict': {'a.weight': torch.zeros(1)}}, path)
+    data = path.read_bytes()
+    assert data.count(b'a.weight') == 1
+    path.write_bytes(data.replace(b'a.weight', b'b.weight'))
+    assert torch.load(path, weights_only=True)
+    with pytest.raises(UserError, match='cannot be read.*CRC'):
+        read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""The names of weights, there and back; the tool that writes them."""
+"""The convert_checkpoint command."""
 
 import copy
 import functools
@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 
 from mobilevig_det import MobileViG
-from mobilevig_det.checkpoints.key_mapping import convert, from_authors, to_authors
 
 import pytest
 import torch
 from checkpoints import coco_checkpoint, imagenet_checkpoint, run_tool
-from reference import ARCHS, golden_state_dict
+from reference import golden_state_dict
 
 
 @pytest.fixture
@@ -37,34 +36,6 @@ def assert_same(a, b):
         assert a == b
 
 
-@pytest.mark.parametrize('arch', ARCHS)
-def test_mapping_is_one_to_one(arch):
-    theirs = dict.fromkeys(golden_state_dict(arch))
-    ours = from_authors(theirs)
-    assert list(to_authors(ours)) == list(theirs)
-    # The names that our model has, and the classifier.
-    backbone = {k for k in ours if not k.startswith(('pred', 'head', 'dist'))}
-    assert backbone == set(MobileViG(arch).state_dict())
-    for prefix in ('', 'backbone.', 'module.backbone.'):
-        keys = {'first': 0, **{prefix + k: 1 for k in theirs}, 'last': 2}
-        there = convert(keys, 'mobilevig_det')
-        assert list(there) == ['first', *(prefix + k for k in ours), 'last']
-        assert convert(there, 'authors') == keys
-        assert list(convert(there, 'authors')) == list(keys)
-
-
-def test_mapping_follows_the_depths():
-    """Of any arch: no depth is written down anywhere."""
-    arch = dict(channels=(8, 12, 16, 20), blocks=(1, 4, 2, 3))
-    ours = dict.fromkeys(MobileViG(arch).state_dict())
-    theirs = to_authors(ours)
-    assert list(from_authors(theirs)) == list(ours)
-    assert 'local_backbone.1.conv.0.weight' in theirs  # after 1 block
-    assert 'local_backbone.6.conv.0.weight' in theirs  # after 4 more
-    assert 'local_backbone.9.conv.1.running_var' in theirs
-    assert 'backbone.2.1.fc2.0.weight' in theirs
-
-
 @pytest.mark.parametrize(
     'make',
     [
@@ -75,7 +46,7 @@ def test_mapping_follows_the_depths():
     ],
     ids=['imagenet', 'raw', 'coco', 'bare'],
 )
-def test_round_trip(make, tool, tmp_path):
+def test_converting_there_and_back_gives_the_same_file(make, tool, tmp_path):
     original, ours, theirs = (tmp_path / n for n in ('a', 'b', 'c'))
     torch.save(make(), original)
     assert tool(original, ours, '--to', 'mobilevig_det') is None
@@ -97,7 +68,7 @@ def test_round_trip(make, tool, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['a', 'b', 'c']
 
 
-def test_one_message_each(tool, tmp_path, monkeypatch):
+def test_refusals_leave_no_file(tool, tmp_path, monkeypatch):
     a, b = tmp_path / 'a', tmp_path / 'b'
     torch.save(imagenet_checkpoint(averaged=False), a)
     b.write_text('precious')
@@ -125,7 +96,7 @@ def test_one_message_each(tool, tmp_path, monkeypatch):
     monkeypatch.undo()
 
 
-def test_overwrite(tool, tmp_path):
+def test_overwrite_replaces_the_file(tool, tmp_path):
     a = tmp_path / 'a'
     torch.save(imagenet_checkpoint(averaged=False), a)
     original = copy.deepcopy(torch.load(a, weights_only=True))
