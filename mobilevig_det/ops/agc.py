@@ -13,20 +13,25 @@ from torch.autograd.function import once_differentiable
 from ..custom_op import custom_op, export_graph_step, is_traced
 from .links import Link, Strip, as_pixels, both_axes, shifted, spread, strongest
 
-EPS = 1e-6  # beside the temperature
+EPS = 1e-6  # added to the temperature
 
 
 def _links(x: Tensor, stride: int) -> list[Link]:
-    """Those of shift K are without a gate. A gate is at most 1: a gated one beside
-    them would never win, and is left out."""
+    """Return the links; those of shift K have no gate.
+
+    A gated link of the same shift would never win, because a gate is at most 1: it is
+    left out.
+    """
     longest = max(int(side) for side in x.shape[-2:])
     powers = (2**i for i in range(1, longest.bit_length()))
     return both_axes(x, sorted({stride, *powers}))
 
 
 def naive_gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
-    """:func:`gated_max` as it is defined, link by link, and as exporters of
-    one size see it."""
+    """Compute :func:`gated_max` link by link, as it is defined.
+
+    This plain form is what exporters of a fixed size record.
+    """
     scale = temperature.abs() + EPS
     x_j = x - x
     for link in _links(x, stride):
@@ -49,7 +54,7 @@ def _gate(
     number: int,
     strip: Strip,
 ) -> None:
-    """Gate a link's differences, and note its distances."""
+    """Gate the differences of a link in place, and store its distances."""
     if links[number - 1].shift == plain:
         return
     distance = torch.abs(difference, out=scratch).sum(-1, keepdim=True)
@@ -75,8 +80,8 @@ def _fake_search(
 def _search(
     x: Tensor, temperature: Tensor, stride: int, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The graph step and, if ``keep``, which link won and the gated links'
-    distances (else empty tensors)."""
+    """Compute the graph step and, if ``keep``, the strongest link of each element and
+    the distances of the gated links (otherwise empty tensors)."""
     out, winner, distances = _fake_search(x, temperature, stride, keep)
     links, scale = _links(x, stride), temperature.abs() + EPS
     for i, image in enumerate(x):
@@ -97,7 +102,10 @@ def _gate_backward(
     strip: Strip,
     get_difference: Callable[[], Tensor],
 ) -> None:
-    """Of d = ||difference||_1, gate = exp(-d / scale), result = gate * difference."""
+    """Turn the gradient of gate * difference into that of the difference, in place.
+
+    With gate = exp(-distance / scale) and distance = ||difference||_1.
+    """
     if links[number - 1].shift == plain:
         return
     difference = get_difference()
@@ -148,24 +156,24 @@ class _GatedMax(torch.autograd.Function):
 
 
 def gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
-    """Largest gated difference of the neighbours from a pixel, not below 0.
+    """Compute the largest gated difference of the neighbours from a pixel, at least 0.
 
     ``x_j = max(0, v - x, g_i (v_i - x))`` over the neighbours v at K pixels, and v_i
     at i = 2, 4, 8, ... pixels, on the pixel's column and row, wrapping round, with
     ``g_i = exp(-||x - v_i||_1 / (|temperature| + 1e-6))``, the norm over channels.
 
-    Equal to that definition to rounding, for finite ``x`` of any floating dtype; the
+    Equal to that definition up to rounding, for finite ``x`` of any floating dtype; the
     distances are summed in float32 or wider. The gradient of an output goes to its
-    strongest link (of equal ones to the first). The backward keeps ``x``, one byte
-    an element and one channel a gated link, and can't itself be differentiated.
+    strongest link, of equal ones to the first. For the backward ``x``, one byte per
+    element and one channel per gated link are stored. It can't be differentiated again.
 
     Args:
         x (Tensor): Feature map of shape (B, C, H, W), in any memory format.
-        temperature (Tensor): Of shape ().
+        temperature (Tensor): Temperature of the gates, of shape ().
         stride (int): Distance K of the neighbours without a gate, in pixels.
 
     Returns:
-        Tensor: Of the same shape, dtype and memory format as ``x``.
+        Tensor: x_j, of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
         return export_graph_step(naive_gated_max, x, temperature, stride=stride)

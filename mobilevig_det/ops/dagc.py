@@ -1,7 +1,7 @@
 """The graph step of dynamic axial graph construction (DAGC).
 
 Source: GreedyViG (CVPR 2024, arXiv 2405.06849), section 3.1 and algorithm 1; the
-distance is the authors' code's, which takes the sum of absolute differences.
+distance is that of the reference implementation, the sum of absolute differences.
 """
 
 import math
@@ -30,27 +30,30 @@ def _links(x: Tensor, stride: int) -> list[Link]:
 
 
 def threshold(x: Tensor) -> Tensor:
-    """Below which distance a neighbour is admitted, one value an image.
+    """Compute the distance below which a neighbour is admitted, for each image.
 
-    The mean less the standard deviation (unbiased) of the pixels' L1 distances
-    from those half of the image away. NaN for a single pixel.
+    It is the mean minus the (unbiased) standard deviation of the L1 distances between
+    each pixel and the one half of the image away. NaN for an image of one pixel.
 
     Args:
         x (Tensor): Feature maps of shape (B, C, H, W), in float32 or wider.
 
     Returns:
-        Tensor: Of shape (B,).
+        Tensor: Distances of shape (B,).
     """
     half = [-(-int(n) // 2) for n in x.shape[-2:]]
     distance = (x - torch.roll(x, half, (2, 3))).abs_().sum(1).flatten(1)
-    if distance.shape[1] == 1:  # without PyTorch's warning
+    if distance.shape[1] == 1:  # avoids PyTorch's warning
         return torch.full_like(distance[:, 0], math.nan)
     return distance.mean(1) - distance.std(1)
 
 
 def naive_thresholded_max(x: Tensor, stride: int, slack: float = 0.0) -> Tensor:
-    """:func:`thresholded_max` as it is defined, link by link, and as exporters
-    of one size see it; with ``slack`` added to the threshold."""
+    """Compute :func:`thresholded_max` link by link, as it is defined.
+
+    This plain form is what exporters of a fixed size record. ``slack`` is added to the
+    threshold.
+    """
     wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     limit = threshold(wide)[:, None, None, None]
     if slack:
@@ -72,10 +75,10 @@ def _admit(
     number: int,
     strip: Strip,
 ) -> None:
-    """Leave the differences of the neighbours that are near enough."""
+    """Set the differences of neighbours that aren't near enough to -inf, in place."""
     link = links[number - 1]
-    # The same pairs, seen from the other ends: there already where K divides the
-    # side.
+    # The same pairs of pixels in the other direction: computed already if K divides
+    # the side.
     mirrored = Link(link.dim, difference.shape[link.dim] - link.shift)
     if mirrored.shift < link.shift and mirrored in distances:
         distance = torch.roll(distances[mirrored], link.shift, link.dim)
@@ -93,13 +96,14 @@ def _fake_search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
 
 @custom_op('thresholded_max', fake=_fake_search)
 def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
-    """The graph step and, if ``keep``, which link won (else an empty tensor)."""
+    """Compute the graph step and, if ``keep``, the strongest link of each element
+    (otherwise an empty tensor)."""
     out, winner = _fake_search(x, stride, keep)
     links = _links(x, stride)
     for i, image in enumerate(x):
         pixels = as_pixels(image)
         limit = threshold(pixels.permute(2, 0, 1)[None])
-        if not limit > 0:  # Nothing is nearer: a single pixel, NaN, infinity.
+        if not limit > 0:  # no neighbour is nearer: a single pixel, NaN, infinity
             out[i] = image - image
             winner[i : i + 1] = 0
             continue
@@ -131,26 +135,26 @@ class _ThresholdedMax(torch.autograd.Function):
 
 
 def thresholded_max(x: Tensor, stride: int) -> Tensor:
-    """Largest difference of the admitted neighbours from a pixel, not below 0.
+    """Compute the largest difference of admitted neighbours from a pixel, at least 0.
 
     ``x_j = max(0, v - x)`` over the neighbours v at i = K, 2K, ... pixels on the
     pixel's column and row, wrapping round, whose L1 distance from the pixel over
     the channels is below the image's :func:`threshold`.
 
-    Equal to that definition for finite ``x`` of any floating dtype, except where a
-    distance is the threshold but for rounding. Where anything of an image is NaN
-    or infinite so is its threshold: nothing is admitted, and only those values
-    themselves become NaN. The gradient of a pixel's output goes to its strongest
-    neighbour (of equal ones to the first) and, negated, to the pixel; none goes
-    through the threshold. The backward keeps one byte an element (two above 255
-    neighbours), and can't itself be differentiated.
+    Equal to that definition for finite ``x`` of any floating dtype, except if a
+    distance and the threshold differ by rounding only. If an image has a NaN or
+    infinite value, its threshold is not finite: no neighbour is admitted, and only
+    these values become NaN. The gradient of a pixel's output goes to its strongest
+    neighbour, of equal ones to the first, and, negated, to the pixel; none goes through
+    the threshold. For the backward one byte per element (two above 255 neighbours) is
+    stored. It can't be differentiated again.
 
     Args:
         x (Tensor): Feature map of shape (B, C, H, W), in any memory format.
         stride (int): Distance K between the neighbours, in pixels.
 
     Returns:
-        Tensor: Of the same shape, dtype and memory format as ``x``.
+        Tensor: x_j, of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
         return export_graph_step(naive_thresholded_max, x, stride=stride)

@@ -17,8 +17,10 @@ def _links(x: Tensor, stride: int) -> list[Link]:
 
 
 def naive_cross_max(x: Tensor, stride: int) -> Tensor:
-    """:func:`cross_max` as it is defined, link by link, and as exporters of
-    one size see it."""
+    """Compute :func:`cross_max` link by link, as it is defined.
+
+    This plain form is what exporters of a fixed size record.
+    """
     x_j = x - x
     for link in _links(x, stride):
         x_j = torch.maximum(x_j, shifted(x, link) - x)
@@ -32,7 +34,8 @@ def _fake_search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
 
 @custom_op('cross_max', fake=_fake_search)
 def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
-    """The graph step and, if ``keep``, which link won (else an empty tensor)."""
+    """Compute the graph step and, if ``keep``, the strongest link of each element
+    (otherwise an empty tensor)."""
     out, winner = _fake_search(x, stride, keep)
     links = _links(x, stride)
     if keep:
@@ -40,7 +43,7 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
             best, won = out[i].permute(1, 2, 0), winner[i].permute(1, 2, 0)
             strongest(as_pixels(image), links, best, won)
         return out, winner
-    # Rounding is monotone: the largest difference is that to the largest.
+    # Rounding is monotone: the largest difference is that to the largest neighbour.
     out.copy_(x)
     for link in links:
         dim = link.dim + 2
@@ -72,22 +75,22 @@ class _CrossMax(torch.autograd.Function):
 
 
 def cross_max(x: Tensor, stride: int) -> Tensor:
-    """Largest difference of four neighbours from a pixel, not below 0.
+    """Compute the largest difference of four neighbours from a pixel, at least 0.
 
-    ``x_j = max(0, S(x, n) - x)`` over the columns and the rows and n = K, -K,
-    where S shifts round by n pixels; a shift beyond the side is none.
+    ``x_j = max(0, S(x, n) - x)`` over the columns and the rows and n = K, -K, where S
+    shifts by n pixels, wrapping round; shifts of a side or more are left out.
 
-    Equal to that definition to the bit for finite ``x`` of any floating dtype. The
-    gradient of a pixel's output goes to its strongest neighbour (of equal ones to
-    the first) and, negated, to the pixel. The backward keeps one byte an element,
-    and can't itself be differentiated.
+    Bit-identical to that definition for finite ``x`` of any floating dtype. The
+    gradient of a pixel's output goes to its strongest neighbour, of equal ones to the
+    first, and, negated, to the pixel. For the backward one byte per element is stored.
+    It can't be differentiated again.
 
     Args:
         x (Tensor): Feature map of shape (B, C, H, W), in any memory format.
         stride (int): Distance K of the neighbours, in pixels.
 
     Returns:
-        Tensor: Of the same shape, dtype and memory format as ``x``.
+        Tensor: x_j, of the same shape, dtype and memory format as ``x``.
     """
     if is_traced():
         return export_graph_step(naive_cross_max, x, stride=stride)

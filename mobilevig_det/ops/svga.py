@@ -2,10 +2,10 @@
 
 Source: MobileViG (CVPRW 2023, arXiv 2307.00395), section 3.1 and algorithm 1.
 
-Rounding is monotone, so the largest of the rounded differences to a set of
-neighbours is the rounded difference to the smallest of them. What is left is
-a circular sliding minimum along each column and each row, whose windows have
-ceil(size / K) members at a step of K.
+Rounding is monotone, so the largest of the rounded differences to a set of neighbours
+is the rounded difference to the smallest of them. The step is therefore a circular
+sliding minimum along each column and each row, whose windows have ceil(size / K)
+members at a step of K.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,24 +17,32 @@ from torch.autograd.function import once_differentiable
 
 from ..custom_op import custom_op, is_traced
 
-# Doublings in a graph exported with a dynamic size, where their number can't
-# follow the size: enough for maps of 1024 * K pixels a side.
+# Doublings in a graph that is exported with a dynamic size, where their number can't
+# depend on the size: enough for maps of 1024 * K pixels a side.
 DYNAMIC_DOUBLINGS = 10
-# Elements that are worked on at a time on a CPU: 2 MB of float32.
+# Elements that are computed together on a CPU: 2 MB of float32.
 PART_SIZE = 2**19
-# Some dtype of so many bytes.
+# A dtype of each size in bytes.
 WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
 def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
-    """Circular sliding minimum over every ``stride``-th position of a dim.
+    """Compute the circular sliding minimum over every ``stride``-th position of a dim.
 
-    ``out[p] = min over i = 0, stride, 2*stride, ... < size of
-    x[(p - i) mod size]``: ceil(size / stride) members a window.
+    ``out[p] = min over i = 0, stride, 2*stride, ... < size of x[(p - i) mod size]``:
+    ceil(size / stride) members per window.
 
-    The minimum of two overlapping windows is the minimum of their union, so
-    the window doubles at each step: O(log(size / stride)) passes. This plain
-    form is what exporters and tracers see.
+    The minimum of two overlapping windows is the minimum of their union, so the window
+    doubles at each step: O(log(size / stride)) passes. This plain form is what
+    exporters and tracers record.
+
+    Args:
+        x (Tensor): Of any shape.
+        stride (int): Step between the members of a window.
+        dim (int): Dimension of the windows.
+
+    Returns:
+        Tensor: Of the same shape and dtype as ``x``.
     """
     size = x.shape[dim]
     if _is_dynamic(size):
@@ -48,12 +56,12 @@ def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
             x = torch.minimum(x, x.index_select(dim, other))
             length = length + step
         return x
-    size = int(size)  # A constant of the graph that torch.jit.trace makes.
+    size = int(size)  # a constant in the graph of torch.jit.trace
     members = -(-size // stride)
-    if members == 1:  # An empty piece would keep a phone's runtime from it.
+    if members == 1:  # some runtimes for phones refuse an empty piece
         return x
     reach = (members - 1) * stride
-    # Wrap round once, in front, instead of rolling the map at every step.
+    # Pad with the wrapped part once, instead of rolling the map at every step.
     x = torch.cat([x.narrow(dim, size - reach, reach), x], dim)
     for shift in _shifts(members, stride):
         rest = int(x.shape[dim]) - shift
@@ -62,16 +70,16 @@ def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
 
 
 def _is_dynamic(size: int | torch.SymInt | Tensor) -> bool:
-    """Whether an exporter's graph is to serve other sizes than this one."""
+    """Return whether an exporter records a graph for other sizes than this one."""
     if isinstance(size, torch.SymInt):
         return True
-    # The older ONNX exporter, by torch.jit.trace, doesn't say which sizes are
-    # fixed. That of torch.export does: where a size is an int, it is.
+    # The older ONNX exporter, based on torch.jit.trace, doesn't tell which sizes are
+    # fixed. With torch.export a size is fixed if it is an int.
     return torch.onnx.is_in_onnx_export() and torch.jit.is_tracing()
 
 
 def _shifts(members: int, stride: int) -> Iterator[int]:
-    """Shifts that grow a window of 1 member to ``members`` of them."""
+    """Yield the shifts that grow a window of 1 member to ``members`` members."""
     length = 1
     while length < members:
         step = min(length, members - length)
@@ -80,7 +88,7 @@ def _shifts(members: int, stride: int) -> Iterator[int]:
 
 
 class _Smallest(NamedTuple):
-    """The smallest values so far and, if asked for, where they are."""
+    """Smallest values so far and, optionally, their positions."""
 
     value: Tensor
     at: Tensor | None
@@ -90,7 +98,7 @@ class _Smallest(NamedTuple):
         return cls(torch.empty_like(like), torch.empty_like(like) if keep else None)
 
     def each(self, function: Callable[..., Tensor], *args) -> '_Smallest':
-        """``function(t, *args)`` of both."""
+        """Apply ``function(t, *args)`` to both."""
         value, at = self
         return _Smallest(
             function(value, *args), None if at is None else function(at, *args)
@@ -98,12 +106,11 @@ class _Smallest(NamedTuple):
 
 
 def _smaller(a: _Smallest, b: _Smallest, out: _Smallest) -> None:
-    """Elementwise minimum; ``a`` wins ties."""
+    """Write the elementwise minimum to ``out``; ``a`` wins ties."""
     torch.minimum(a.value, b.value, out=out.value)
     if not (a.at is None or b.at is None or out.at is None):
-        # A comparison in the maps' own dtype, and lerp by 0 or 1 (exact), are
-        # vectorised on CPUs; a boolean mask and torch.where take ten times as
-        # long.
+        # A comparison that writes the maps' own dtype, and lerp by 0 or 1 (exact), are
+        # vectorised on CPUs; a boolean mask and torch.where take ten times as long.
         torch.ne(out.value, a.value, out=out.at)
         torch.lerp(a.at, b.at, out.at, out=out.at)
 
@@ -111,18 +118,18 @@ def _smaller(a: _Smallest, b: _Smallest, out: _Smallest) -> None:
 def _period_min(
     x: _Smallest, stride: int, dim: int, spare: list[_Smallest]
 ) -> _Smallest:
-    """One period of :func:`window_min`, which repeats along ``dim``.
+    """Compute one period of :func:`window_min`, which repeats along ``dim``.
 
-    Where the stride divides the size, a window is a whole residue class and
-    the period is the stride; else it is the size, and the result is one of
-    ``spare``, of which two are needed and the other one stays.
+    If the stride divides the size, a window is a complete residue class and the period
+    is the stride. Otherwise the period is the size, and the result is one of ``spare``,
+    of which two are used and the other one remains.
     """
     size = x.value.shape[dim]
     members = -(-size // stride)
     if size % stride:
         for i, shift in enumerate(_shifts(members, stride)):
             out, rest = spare.pop(), size - shift
-            # The pixel itself and those nearer to it win ties.
+            # The pixel itself and nearer pixels win ties.
             for to, other, length in ((shift, 0, rest), (0, rest, shift)):
                 _smaller(
                     x.each(Tensor.narrow, dim, to, length),
@@ -144,29 +151,32 @@ def _period_min(
 
 
 def _repeated(row: Tensor, width: int) -> Tensor:
-    """Repeat (B, C, H, q) to (B, C, H, width), where it is contiguous and q
-    elements have the size of one of another dtype: a broadcast along a last
-    dim that short is slow on CPUs, in which every element of the other dtype
-    is q of ours."""
+    """Repeat (B, C, H, q) to (B, C, H, width) if it is contiguous and q elements have
+    the size of one element of another dtype.
+
+    A broadcast along so short a last dim is slow on CPUs. As elements of the other
+    dtype, q elements are copied at once.
+    """
     word = WORDS.get(row.shape[3] * row.element_size())
     if not (word and row.is_contiguous() and row.shape[3] < width and row.numel()):
         return row
-    # Flattened, for a dim of size 1 may have any stride.
+    # Flattened, because a dim of size 1 may have any stride.
     words = row.flatten().view(word).view(*row.shape[:3], 1)
     count = width // row.shape[3]
     return words.expand(-1, -1, -1, count).contiguous().view(row.dtype)
 
 
 def _grid(x: Tensor, p: int, q: int) -> Tensor:
-    """View (B, C, H, W) as (B, C, H/p, p, W/q, q), which one period of p rows
-    or of q columns is broadcast to."""
+    """View (B, C, H, W) as (B, C, H/p, p, W/q, q), to which one period of p rows or of
+    q columns is broadcast."""
     return x.unflatten(3, (-1, q)).unflatten(2, (-1, p))
 
 
 def _parts(x: Tensor, size: int) -> Iterator:
-    """Split (B, C, H, W) into pieces of about so many elements, a few
-    channels each, on a CPU, where what the search makes on its way then stays
-    in the cache and is soon reused."""
+    """Split (B, C, H, W) into pieces of about ``size`` elements, a few channels each.
+
+    Only on a CPU, where the intermediate maps of a piece then stay in the cache.
+    """
     if x.device.type != 'cpu' or x.numel() <= size:
         yield ...
         return
@@ -190,25 +200,25 @@ def _fake_search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     )
 
 
-# To torch.compile it and its backward are each one opaque call, of whatever size:
-# unrolled into their dozens of steps they would take a minute to compile.
+# For torch.compile forward and backward are one opaque call each, of any size: unrolled
+# into their dozens of steps they would take a minute to compile.
 @custom_op('max_relative', fake=_fake_search)
 def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
-    """The graph step and, if ``keep``, the position (h * W + w) of each
-    pixel's smallest neighbour (else an empty tensor)."""
+    """Compute the graph step and, if ``keep``, the position (h * W + w) of each pixel's
+    smallest neighbour (otherwise an empty tensor)."""
     height, width = x.shape[-2:]
     out = torch.empty_like(x)
     at = torch.empty(
         x.shape if keep else 0, dtype=_index_dtype(height * width), device=x.device
     )
-    # Positions are carried as floats: these hold them, and any half.
+    # Positions are stored as floats of this dtype, which represents them and the values
+    # of any half type exactly.
     wide = torch.promote_types(
         x.dtype, torch.float32 if height * width <= 2**24 else torch.float64
     )
     parts = list(_parts(x, PART_SIZE // 2 if keep else PART_SIZE))
     first = x[parts[0]].to(wide if keep else x.dtype)
-    # Memory that is used over and over stays in the cache, and the system
-    # need not clear it.
+    # Memory that is reused stays in the cache, and the system doesn't have to clear it.
     spares = [
         _Smallest.empty(first, keep)
         for _ in range(1 + bool(height % stride) + bool(width % stride))
@@ -241,8 +251,8 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
 
 @custom_op('max_relative_backward', fake=lambda grad, at: torch.empty_like(grad))
 def _spread(grad: Tensor, at: Tensor) -> Tensor:
-    """Gradient of the input from that of the output."""
-    # float32 sums: a pixel may be the smallest of very many.
+    """Compute the gradient of the input from that of the output."""
+    # In float32: a pixel may be the smallest neighbour of very many.
     wide = torch.promote_types(grad.dtype, torch.float32)
     out = torch.empty_like(grad)
     for part in _parts(grad, PART_SIZE // 2):
@@ -266,7 +276,7 @@ class _MaxRelative(torch.autograd.Function):
 
 
 def max_relative(x: Tensor, stride: int = 2) -> Tensor:
-    """Largest difference between each pixel and its graph neighbours.
+    """Compute the largest difference between each pixel and its graph neighbours.
 
     Every pixel is joined to each ``stride``-th (K-th) pixel of its row and of
     its column, wrapping round, and to itself:
@@ -274,28 +284,28 @@ def max_relative(x: Tensor, stride: int = 2) -> Tensor:
     ``x_j[h, w] = max(0, max_i x[h, w] - x[(h - i) mod H, w],
     max_i x[h, w] - x[h, (w - i) mod W])``, i = K, 2K, ...
 
-    The result equals that definition to the bit for finite ``x`` of any
-    floating dtype (but for the sign of a zero). A NaN makes every pixel
-    joined to it NaN; where both a pixel and its smallest neighbour are
-    infinite of one sign, the difference is NaN.
+    The result is bit-identical to that definition for finite ``x`` of any floating
+    dtype (except for the sign of a zero). A NaN makes every pixel that is joined to it
+    NaN; if a pixel and its smallest neighbour are infinite with the same sign, the
+    difference is NaN.
 
-    The gradient of a pixel's output goes to the pixel and, negated, to its
-    smallest neighbour. Of equal neighbours one gets all of it, on every
-    device: one of the column before one of the row; in either the nearest,
-    counted upwards (leftwards) from the pixel itself and round, or, where the
-    stride divides the size, the one of the upper (left) half each time the
-    neighbours are folded in half.
-    The sums are of float32 or wider. On CUDA their order, and so their
-    rounding, is free unless ``torch.use_deterministic_algorithms`` is on.
-    Backward keeps one int16 (int32 above 32,767 pixels) per element, and
-    can't itself be differentiated.
+    The gradient of a pixel's output goes to the pixel and, negated, to its smallest
+    neighbour. Of equal neighbours the same one gets all of it on every device: one of
+    the column before one of the row; in either the nearest, counted upwards (leftwards)
+    from the pixel itself and wrapping round, or, if the stride divides the size, the
+    one of the upper (left) half each time the neighbours are folded in half.
+
+    Gradients are summed in float32 or wider. On CUDA the order of the sums, and so
+    their rounding, is undefined unless ``torch.use_deterministic_algorithms`` is on.
+    For the backward one int16 (int32 above 32,767 pixels) per element is stored. It
+    can't be differentiated again.
 
     Args:
         x (Tensor): Feature map of shape (B, C, H, W), in any memory format.
         stride (int): Distance K between the neighbours, in pixels.
 
     Returns:
-        Tensor: Same shape, dtype and memory format as ``x``, never negative.
+        Tensor: x_j, of the same shape, dtype and memory format as ``x``, at least 0.
     """
     if is_traced():
         return x - torch.minimum(window_min(x, stride, -2), window_min(x, stride, -1))
