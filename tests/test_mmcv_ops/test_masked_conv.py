@@ -1,4 +1,4 @@
-"""Convolution at a mask's pixels against a whole convolution."""
+"""Masked convolution, compared with a plain one at the pixels of the mask."""
 
 import sys
 
@@ -25,7 +25,7 @@ def ours(monkeypatch):
     ],
 )
 @pytest.mark.parametrize('share', [0.0, 0.4, 1.0])
-def test_equals_the_whole_at_the_mask(ours, size, kernel, padding, share):
+def test_equals_a_plain_convolution_at_the_mask(ours, size, kernel, padding, share):
     torch.manual_seed(0)
     x, weight, bias = (
         torch.randn(1, 3, *size),

@@ -1,5 +1,6 @@
 """The stand-in for mmcv's extension."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from mobilevig_det.mmcv_ops import mmcv_ext, mmcv_stand_in, use_on_cpus
 import mmcv.ops
 import pytest
 import torch
-from mmcv_reference import load_cases
+from mmcv_reference import load_cases, needs_compiled_mmcv
 
 BOXES = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 30, 30]])
 SCORES = torch.tensor([0.5, 0.6, 0.4])
@@ -158,3 +159,19 @@ def test_torchvision_is_preferred_on_cuda(monkeypatch):
     assert torchvision.asked == ['roi_align', '_roi_align_backward', 'nms']
     mmcv_ext.nms(BOXES, SCORES, 0.5, 1)  # which it doesn't have
     assert torchvision.asked.count('nms') == 1
+
+
+@needs_compiled_mmcv
+@pytest.mark.parametrize(
+    'name',
+    [n for n in mmcv_ext.OPERATORS if not n.startswith(('nms', 'roi', 'masked'))],
+)
+def test_operators_take_the_arguments_of_compiled_mmcv(name):
+    from mmcv import _ext
+
+    # Its first line is "name(argument: type, ...) -> type".
+    line = getattr(_ext, name).__doc__.splitlines()[0]
+    theirs = re.findall(r'(\w+): ', line)
+    assert theirs
+    ours = mmcv_ext.OPERATORS[name]
+    assert list(inspect.signature(ours).parameters) == theirs

@@ -1,4 +1,4 @@
-"""NMS against mmcv's compiled one and the greedy loop of its definition."""
+"""NMS, compared with compiled mmcv and with the greedy loop of its definition."""
 
 from mobilevig_det.errors import UserError
 from mobilevig_det.mmcv_ops import nms as module
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mmcv_reference import compiled_operator, load_cases, needs_compiled_mmcv
 
 
-def test_keeps_what_compiled_keeps():
+def test_equals_recorded_results_of_compiled_mmcv():
     cases = load_cases('mmcv_ops.npz', 'nms')
     assert len(cases) >= 25
     for name, case in cases.items():
@@ -40,7 +40,7 @@ def by_score(scores):
     st.sampled_from([-0.5, 0.0, 0.3, 0.5, 0.7, 1.0]),
     st.sampled_from([0, 1]),
 )
-def test_equals_definition(rows, threshold, offset):
+def test_equals_the_definition(rows, threshold, offset):
     """Few coordinates and scores, so that many are equal."""
     rows = np.array(rows, np.float64).reshape(-1, 5)
     boxes, scores = torch.from_numpy(rows[:, :4]), torch.from_numpy(rows[:, 4])
@@ -59,8 +59,8 @@ def crowd(number, groups=1):
 
 @pytest.mark.parametrize('groups', [1, 5, 40])
 @pytest.mark.parametrize('offset', [0, 1])
-def test_many(groups, offset):
-    """More than a block, in groups apart from each other and without."""
+def test_more_boxes_than_a_block(groups, offset):
+    """In separate groups and in one."""
     boxes, scores = crowd(900, groups)
     expected = naive_ops.nms(boxes.double().tolist(), by_score(scores), 0.5, offset)
     assert 50 < len(expected) < 890
@@ -83,8 +83,8 @@ def test_equals_compiled_mmcv(groups, offset, threshold):
         assert torch.equal(nms(boxes, scores, **arguments), expected)
 
 
-def test_groups_that_touch_stay_together():
-    """With an offset, boxes beside each other share a pixel's width."""
+def test_touching_groups_are_not_split():
+    """With an offset, adjacent boxes overlap by a pixel."""
     number = 4 * module.BLOCK + 1
     left = torch.arange(number) * 10.0
     boxes = torch.stack([left, left * 0, left + 10, left * 0 + 9], 1)
@@ -105,8 +105,8 @@ def test_half_types_are_compared_in_float32(dtype):
     assert torch.equal(nms(boxes, scores, 0.5, 0), expected)
 
 
-def test_not_finite():
-    """Neither a crash nor a loop; what is sound is treated as ever."""
+def test_boxes_that_are_not_finite():
+    """No crash and no endless loop; finite boxes are treated as usual."""
     boxes = torch.tensor([
         [0, 0, 10, 10], [1, 1, 10, 10], [np.nan, 0, 1, 1], [np.inf, 0, np.inf, 5],
         [-np.inf, -np.inf, np.inf, np.inf],
@@ -121,12 +121,12 @@ def test_not_finite():
 
 
 @pytest.mark.parametrize('number', [0, 1])
-def test_few(number):
+def test_zero_and_one_box(number):
     kept = nms(torch.zeros(number, 4), torch.zeros(number), 0.5, 0)
     assert kept.dtype == torch.int64 and kept.tolist() == list(range(number))
 
 
-def test_refusals():
+def test_errors_for_shapes_that_do_not_fit():
     for boxes, scores in (((3, 5), (3,)), ((3, 4), (2,)), ((4,), (4,))):
         with pytest.raises(UserError, match=r'boxes must be of shape \(N, 4\)'):
             nms(torch.zeros(boxes), torch.zeros(scores), 0.5, 0)

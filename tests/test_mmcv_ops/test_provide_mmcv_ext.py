@@ -1,8 +1,8 @@
-"""``mmcv.ops`` on our operators, whoever is imported first.
+"""``mmcv.ops`` works with this package's operators in any order of imports.
 
-Each program runs in a process of its own, with a copy of the installed mmcv
-that has no extension: as mmcv-lite, and as OneDL's built without operators. The
-processes are forks of one that has imported nothing but what they stand on.
+Each program runs in its own process, with a copy of the installed mmcv that has no
+extension, like mmcv-lite and onedl-mmcv built without operators. The processes are
+forks of one that has imported the dependencies only.
 """
 
 import json
@@ -59,7 +59,7 @@ else:
 
 @pytest.fixture(scope='module')
 def lite(tmp_path_factory):
-    """Folder with an mmcv that has no extension."""
+    """Return a folder with an mmcv that has no extension."""
     folder = tmp_path_factory.mktemp('lite')
     shutil.copytree(
         Path(find_spec('mmcv').origin).parent,
@@ -71,7 +71,7 @@ def lite(tmp_path_factory):
 
 @pytest.fixture
 def with_file(lite):
-    """The same with the file that our wheel brings."""
+    """Return the same folder with the file that the wheel installs."""
     file = lite / 'mmcv' / '_ext.py'
     shutil.copyfile(STAND_IN, file)
     yield lite
@@ -80,7 +80,9 @@ def with_file(lite):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    """The exit code of a program, where a folder comes first, and its errors."""
+    """Return a function that runs a program with a folder first in sys.path.
+
+    It returns the exit code and the errors."""
     errors = tmp_path_factory.mktemp('errors') / 'stderr'
     forks = subprocess.Popen(
         [sys.executable, '-W', 'ignore', '-c', FORKS],
@@ -114,21 +116,21 @@ def succeeds(run):
 
 
 def test_mmcv_alone_has_no_operators(lite, run):
-    """Else the tests below would prove nothing."""
+    """Otherwise the tests below would prove nothing."""
     code, error = run(lite, 'import mmcv.ops')
     assert code and "No module named 'mmcv._ext'" in error
 
 
-def test_ours_imported_first(lite, succeeds):
+def test_mobilevig_det_imported_first(lite, succeeds):
     succeeds(lite, 'import mobilevig_det' + CALLS)
 
 
-def test_mmcv_imported_before_ours(lite, succeeds):
-    """Without mmcv.ops, which can't be imported before there is something."""
+def test_mmcv_imported_first(lite, succeeds):
+    """Without mmcv.ops, which can't be imported yet."""
     succeeds(lite, 'import mmcv, mmdet\nimport mobilevig_det' + CALLS)
 
 
-def test_ours_imported_after_mmcv_ops_failed(lite, succeeds):
+def test_mobilevig_det_imported_after_mmcv_ops_failed(lite, succeeds):
     succeeds(
         lite,
         'try:\n'
@@ -138,7 +140,7 @@ def test_ours_imported_after_mmcv_ops_failed(lite, succeeds):
     )
 
 
-def test_it_looks_like_an_imported_module(lite, succeeds):
+def test_stand_in_looks_like_an_imported_module(lite, succeeds):
     succeeds(
         lite,
         'import importlib.util, mobilevig_det, mmcv, sys\n'
@@ -152,7 +154,7 @@ def test_it_looks_like_an_imported_module(lite, succeeds):
     )
 
 
-def test_never_importing_ours_first(with_file, succeeds):
+def test_installed_file_works_without_importing_mobilevig_det(with_file, succeeds):
     succeeds(
         with_file,
         'import sys\n'
@@ -163,8 +165,8 @@ def test_never_importing_ours_first(with_file, succeeds):
     )
 
 
-def test_as_mmdetections_own_tools(with_file, tmp_path, succeeds):
-    """They import its models, and only then read the config that names us."""
+def test_installed_file_works_in_mmdetections_own_tools(with_file, tmp_path, succeeds):
+    """They import MMDetection's models before the config with custom_imports."""
     config = tmp_path / 'config.py'
     config.write_text("custom_imports = dict(imports=['mobilevig_det'])\n")
     succeeds(
@@ -179,8 +181,8 @@ def test_as_mmdetections_own_tools(with_file, tmp_path, succeeds):
     )
 
 
-def test_the_file_needs_nothing(tmp_path):
-    """Not torch, not mmcv, not us."""
+def test_installed_file_imports_nothing(tmp_path):
+    """Neither torch nor mmcv nor mobilevig_det."""
     (tmp_path / 'mmcv').mkdir()
     (tmp_path / 'mmcv' / '__init__.py').touch()
     shutil.copyfile(STAND_IN, tmp_path / 'mmcv' / '_ext.py')
@@ -191,8 +193,8 @@ def test_the_file_needs_nothing(tmp_path):
     assert done.returncode == 0
 
 
-def test_a_compiled_extension_wins(with_file, run, succeeds):
-    """An empty file is enough: Python chooses by the name."""
+def test_compiled_extension_is_preferred(with_file, run, succeeds):
+    """Python chooses by the name, so that an empty file is enough."""
     compiled = with_file / 'mmcv' / f'_ext{EXTENSION_SUFFIXES[0]}'
     compiled.touch()
     try:
@@ -207,7 +209,7 @@ def test_a_compiled_extension_wins(with_file, run, succeeds):
         compiled.unlink()
 
 
-def test_anothers_extension_is_left_alone(lite, succeeds):
+def test_other_extensions_are_left_alone(lite, succeeds):
     file = lite / 'mmcv' / '_ext.py'
     file.write_text('def __getattr__(name):\n    return len\nnms = len\n')
     try:

@@ -1,4 +1,4 @@
-"""RoIAlign against mmcv's compiled one and a loop from its definition."""
+"""RoIAlign, compared with compiled mmcv and with a loop from its definition."""
 
 from mobilevig_det.errors import UserError
 from mobilevig_det.mmcv_ops import roi_align as module
@@ -17,7 +17,7 @@ MODES = ('max', 'avg')
 
 
 class RoIAlign(torch.autograd.Function):
-    """What mmcv.ops.roi_align does with the extension."""
+    """Call the operators as ``mmcv.ops.roi_align`` does."""
 
     @staticmethod
     def forward(ctx, x, rois, size, scale=1.0, ratio=0, mode='avg', aligned=True):
@@ -56,7 +56,7 @@ def close(a, b, bound=1e-5, least=0.0):
         assert (a - b).abs().max() <= bound * b.abs().max().clamp(min=least)
 
 
-def test_equals_compiled():
+def test_equals_recorded_results_of_compiled_mmcv():
     cases = load_cases('mmcv_ops.npz', 'roi_align')
     assert len(cases) >= 36
     for case in cases.values():
@@ -93,7 +93,7 @@ def cases(draw):
 
 @settings(deadline=None)
 @given(cases())
-def test_equals_definition(case):
+def test_equals_the_definition(case):
     generator = torch.Generator().manual_seed(case['seed'])
     x = torch.randn(case['shape'], generator=generator, dtype=torch.float64)
     rois = torch.from_numpy(case['rois']).double()
@@ -208,8 +208,8 @@ def test_any_memory_format():
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('aligned', [True, False])
-def test_rois_that_nothing_can_be_made_of(mode, aligned):
-    """Zeros for them, and the others as if they weren't there."""
+def test_invalid_rois_give_zeros(mode, aligned):
+    """The results of the other RoIs don't change."""
     x, rois = many(4)
     x.requires_grad_()
     args = (3, 2), 0.25, 0, mode, aligned
@@ -228,8 +228,8 @@ def test_rois_that_nothing_can_be_made_of(mode, aligned):
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('shape', [(1, 1), (2, 5), (4, 3)])
-def test_samples_that_are_not_made(mode, shape):
-    """A bin with more samples than could lie on the map has only those made."""
+def test_samples_outside_of_the_map_are_left_out(mode, shape):
+    """Of a bin with more samples than fit on the map."""
     x = torch.randn(1, 2, *shape, dtype=torch.float64)
     rois = torch.tensor(
         [[0.0, -15, -13, 21, 30], [0, -50.3, -1, 3, 2], [0, 0.2, -90, 1, 1.5]]
@@ -255,7 +255,7 @@ def test_rois_far_larger_than_the_map(mode, channels):
         assert out[0].max() == 1
 
 
-def test_nothing_in_nothing_out():
+def test_empty_inputs():
     x = torch.randn(1, 3, 4, 4, requires_grad=True)
     out = roi_align(x, torch.zeros(0, 5), (7, 7))
     assert out.shape == (0, 3, 7, 7)
@@ -273,7 +273,7 @@ def test_nothing_in_nothing_out():
         ((1, 3, 4, 4), [[0.0, 0, 2, 2]], r'rois must be of shape \(N, 5\)'),
     ],
 )
-def test_refusals(x, rois, message):
+def test_errors_name_the_argument_that_does_not_fit(x, rois, message):
     for channels in (x[1], 32):
         with pytest.raises(UserError, match=message):
             roi_align(torch.zeros(x[0], channels, *x[2:]), torch.tensor(rois), (2, 2))
@@ -309,7 +309,7 @@ TAPS = st.integers(1, 300)
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(TAPS, TAPS), max_size=60), st.sampled_from([1, 2**9, 2**18]))
-def test_parts_of_like_rois(taps, limit):
+def test_rois_are_split_into_parts_of_similar_shapes(taps, limit):
     """Each RoI is in one part; a part of several is neither too large nor, beyond
     small ones, padded to half as much again."""
     taps = torch.tensor(taps, dtype=torch.float).view(-1, 2)
@@ -321,7 +321,7 @@ def test_parts_of_like_rois(taps, limit):
         assert padded <= 1.5 * taps[part].prod(1).sum() + 2**10
 
 
-def test_long_and_wide_rois_are_apart():
+def test_tall_and_wide_rois_are_in_different_parts():
     taps = torch.tensor([[2.0, 100], [100, 2], [2, 90], [90, 2]])
     parts = roi_samples.alike(*taps.T, 10**6)
     assert sorted(sorted(part.tolist()) for part in parts) == [[0, 2], [1, 3]]

@@ -33,7 +33,7 @@ def soft_nms(
 
 
 def naive(boxes, scores, iou_threshold, sigma, min_score, method, offset):
-    """The paper's loop, on lists, for scores that are never equal."""
+    """Run the loop of the paper on lists, for scores that are never equal."""
     left = list(range(len(boxes)))
     scores, found = scores.tolist(), []
     while left:
@@ -60,7 +60,7 @@ def iou(a, b, offset):
 
 
 @pytest.mark.parametrize('case', REFERENCE)
-def test_equals_compiled_mmcv(case):
+def test_equals_recorded_results_of_compiled_mmcv(case):
     method, count = case.split('_')
     inputs = BOXES[f'{count}_off0_t0.5']
     dets, keep = soft_nms(inputs['boxes'], inputs['scores'], 0.5, 0.5, 1e-3, method)
@@ -69,7 +69,7 @@ def test_equals_compiled_mmcv(case):
 
 
 def make_boxes(count, grid, seed, dtype=torch.float32):
-    """Whole numbers, of which many coincide, or any; some without an area."""
+    """Return boxes on a grid, many of them equal, or anywhere; some have no area."""
     random = np.random.default_rng(seed)
     if grid:
         corner, size = (
@@ -113,7 +113,7 @@ def test_equals_the_definition(count, seed, **kwargs):
 @settings(max_examples=200, deadline=None)
 @many
 @pytest.mark.parametrize('grid', [True, False])
-def test_equals_mmcv_in_the_order_of_equal_scores(grid, count, seed, **kwargs):
+def test_order_of_equal_scores_is_that_of_compiled_mmcv(grid, count, seed, **kwargs):
     mmcv_nms = importlib.import_module('mmcv.ops.nms')
     boxes, scores = make_boxes(count, grid, seed)
     expected_dets, expected_keep = mmcv_nms.soft_nms(boxes, scores, **kwargs)
@@ -125,7 +125,7 @@ def test_equals_mmcv_in_the_order_of_equal_scores(grid, count, seed, **kwargs):
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_mmcv_function_on_ours(method, monkeypatch):
+def test_mmcv_functions_call_the_operator(method, monkeypatch):
     mmcv_nms = importlib.import_module('mmcv.ops.nms')
     monkeypatch.setattr(mmcv_nms, 'ext_module', types.SimpleNamespace(softnms=softnms))
     boxes, scores = make_boxes(30, True, 1)
@@ -143,7 +143,7 @@ def test_mmcv_function_on_ours(method, monkeypatch):
 
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
-def test_dtypes(dtype, method):
+def test_half_types_are_computed_in_float32(dtype, method):
     boxes, scores = make_boxes(30, False, 3, dtype)
     dets, keep = soft_nms(boxes, scores, method=method)
     wide, wide_keep = soft_nms(boxes.float(), scores.float(), method=method)
@@ -154,8 +154,8 @@ def test_dtypes(dtype, method):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize('method', METHODS)
-def test_numbers_that_are_not_finite(method):
-    """Every box of such corners, among good ones: no decay, and an end."""
+def test_boxes_and_scores_that_are_not_finite(method):
+    """They don't lower the scores of finite boxes, and the loop ends."""
     odd = torch.tensor(list(itertools.product([NAN, INF, -INF, 0, 9], repeat=4)))
     odd = odd[~odd.isfinite().all(1)]
     boxes = torch.cat([torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 9]]), odd])
@@ -179,7 +179,7 @@ def test_boxes_without_an_area_do_not_overlap():
         torch.testing.assert_close(dets[:, 4], scores[keep])
 
 
-def test_inputs_stay_as_they_are():
+def test_inputs_are_not_changed():
     boxes, scores = make_boxes(30, False, 3)
     copies = boxes.clone(), scores.clone()
     soft_nms(boxes, scores)
@@ -209,7 +209,7 @@ def test_compiled_and_exported():
         (dict(method='gaussian', sigma=0), 'sigma must be above 0'),
     ],
 )
-def test_names_the_argument_that_does_not_fit(changes, message):
+def test_error_names_the_argument_that_does_not_fit(changes, message):
     with pytest.raises(UserError, match=message):
         soft_nms(**(dict(boxes=torch.zeros(3, 4), scores=torch.zeros(3)) | changes))
     with pytest.raises(UserError, match='method must be 0, 1 or 2, but is 3'):

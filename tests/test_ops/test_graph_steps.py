@@ -1,4 +1,5 @@
-"""The siblings' graph steps: the authors' values, their definitions, hard shapes."""
+"""Graph steps of AGC, DAGC and MGC, compared with the reference implementation and with
+their definitions."""
 
 import copy
 
@@ -37,7 +38,7 @@ def random_map(shape, seed, levels=None):
 
 
 def arguments(family, channels, dtype=torch.float32):
-    """What comes between the map and the stride."""
+    """Return the arguments between the map and the stride."""
     return [torch.tensor(-0.8 * channels, dtype=dtype)] if family == 'adaptvig' else []
 
 
@@ -49,7 +50,7 @@ def assert_near(found, expected, tolerance=1e-5):
 @pytest.mark.parametrize('form', [0, 1], ids=['ours', 'naive'])
 @pytest.mark.parametrize('graph', GRAPHS)
 @pytest.mark.parametrize('family', FAMILIES)
-def test_equal_to_the_authors(family, graph, form):
+def test_equals_the_reference_implementation(family, graph, form):
     data = golden()
     function, stride = FORMS[family][form], int(graph.split('_K')[1])
     for dtype in (torch.float32, torch.float64):
@@ -93,7 +94,7 @@ def test_equal_to_the_authors(family, graph, form):
     seed=st.integers(0, 2**31),
 )
 @pytest.mark.parametrize('family', FAMILIES)
-def test_equal_to_the_definition(
+def test_equals_the_definition(
     family, shape, stride, dtype, memory_format, levels, part_size, seed
 ):
     x = random_map(shape, seed, levels).to(dtype)
@@ -132,8 +133,8 @@ def test_equal_to_the_definition(
     seed=st.integers(0, 2**31),
 )
 @pytest.mark.parametrize('family', FAMILIES)
-def test_gradient_of_the_definition(family, shape, stride, memory_format, seed):
-    """Of what PyTorch differentiates by itself, in float64."""
+def test_gradient_equals_the_definition(family, shape, stride, memory_format, seed):
+    """As autograd computes it in float64."""
     x = random_map(shape, seed).contiguous(memory_format=memory_format)
     grad, grads = random_map(shape, seed + 1), []
     for function in FORMS[family]:
@@ -162,7 +163,7 @@ def test_gradcheck(family):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_low_precision_gradient(family):
+def test_gradient_in_half_precision(family):
     x = random_map((2, 8, 6, 5), 0)
     for dtype in (torch.bfloat16, torch.float16):
         grads = []
@@ -185,7 +186,7 @@ def test_all_pixels_equal(family):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_nan_stays_visible(family):
+def test_nan_spreads_to_joined_pixels(family):
     """Where it was, and where it is joined to; GreedyViG's threshold, which is then
     NaN, admits nothing."""
     x = torch.randn(2, 3, 5, 4)
@@ -203,7 +204,7 @@ def test_nan_stays_visible(family):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_what_the_backward_keeps(family):
+def test_memory_for_the_backward(family):
     x = torch.rand(1, 8, 24, 31, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
@@ -217,7 +218,7 @@ def test_what_the_backward_keeps(family):
     )
 
 
-def test_more_links_than_a_byte_counts():
+def test_more_than_255_links():
     x = random_map((1, 2, 3, 300), 0).requires_grad_()
     out, want = (f(x, 1) for f in FORMS['greedyvig'])
     assert torch.equal(out, want)
@@ -237,7 +238,7 @@ class Step(nn.Module):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_compiled_traced_exported(family):
+def test_compiled_traced_and_exported_equal_the_original(family):
     model, x = Step(family), torch.randn(2, 3, 6, 5)
     compiled = torch.compile(
         copy.deepcopy(model), fullgraph=True, backend='aot_eager', dynamic=False
@@ -252,7 +253,7 @@ def test_compiled_traced_exported(family):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_no_export_of_any_size(family):
+def test_export_with_dynamic_size_is_refused(family):
     size = {2: torch.export.Dim('H', min=2), 3: torch.export.Dim('W', min=2)}
     with pytest.raises(UserError, match='depend on the size'):
         torch.export.export(

@@ -1,4 +1,4 @@
-"""BatchNorm and GELU in one step: what the two modules do, for less memory."""
+"""BatchNorm and GELU as one step, compared with the two modules."""
 
 import copy
 
@@ -85,7 +85,7 @@ def test_under_autocast():
         torch.testing.assert_close(actual[name], value, rtol=0.02, atol=0.05, msg=name)
 
 
-def test_keeps_its_input_and_what_is_per_channel():
+def test_stores_its_input_and_statistics_only():
     kept = []
     x = make_map((2, 4, 8, 6)).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(
@@ -95,7 +95,7 @@ def test_keeps_its_input_and_what_is_per_channel():
     assert [t.data_ptr() for t in kept if t.numel() > 4] == [x.data_ptr()]
 
 
-def test_without_a_gradient_nothing_new_is_made():
+def test_inference_is_in_place():
     x = make_map((1, 4, 8, 6))
     expected = nn.functional.gelu(x)
     with torch.no_grad():
@@ -119,13 +119,13 @@ def test_without_a_gradient_nothing_new_is_made():
         (None, None),
     ],
 )
-def test_others_are_run_as_they_are(norm, act):
+def test_other_modules_are_called(norm, act):
     x = make_map((2, 4, 3, 5))
     sequence = nn.Sequential(*(copy.deepcopy(m) for m in (norm, act) if m))
     assert torch.equal(norm_act(x, norm, act), sequence(x))
 
 
-def test_one_value_a_channel_is_refused_in_training():
+def test_one_value_per_channel_is_refused_in_training():
     with pytest.raises(ValueError, match='more than 1 value per channel'):
         norm_act(torch.rand(1, 4, 1, 1), make_norm(4), nn.GELU())
 

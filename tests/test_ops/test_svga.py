@@ -1,4 +1,4 @@
-"""The graph step: against its definition, and what it keeps and gives."""
+"""The graph step of SVGA, compared with its definition."""
 
 import copy
 
@@ -17,7 +17,7 @@ formats = st.sampled_from((torch.contiguous_format, torch.channels_last))
 
 
 def random_map(seed, shape, dtype=torch.float32, levels=None):
-    """Without ties; with ``levels``, of so many different values."""
+    """Return a map without ties, or one of ``levels`` different values."""
     generator = torch.Generator().manual_seed(seed)
     if levels:
         x = torch.randint(-levels, levels, shape, generator=generator)
@@ -27,7 +27,7 @@ def random_map(seed, shape, dtype=torch.float32, levels=None):
 
 
 def rolled(x, stride):
-    """The definition in a form that has a gradient."""
+    """Compute the definition in a differentiable form."""
     differences = [x - x]
     for dim in (2, 3):
         differences += [
@@ -95,7 +95,7 @@ def test_equals_the_definition(
         ).copy_(x[:1, :1]),
     ],
 )
-def test_any_strides(layout, part_size, monkeypatch):
+def test_input_with_any_strides(layout, part_size, monkeypatch):
     monkeypatch.setattr(svga, 'PART_SIZE', part_size)
     for size in ((1, 8), (6, 8), (5, 4), (8, 7)):
         x = layout(random_map(0, (2, 3, *size)))
@@ -116,7 +116,7 @@ def test_any_strides(layout, part_size, monkeypatch):
     grad_format=formats,
     seed=st.integers(0, 2**31),
 )
-def test_gradient_equals_the_definitions(shape, stride, x_format, grad_format, seed):
+def test_gradient_equals_the_definition(shape, stride, x_format, grad_format, seed):
     x = random_map(seed, shape, torch.float64)
     x = x.contiguous(memory_format=x_format).requires_grad_()
     grad = torch.randn(shape, dtype=torch.float64)
@@ -155,7 +155,7 @@ def test_more_pixels_than_int16_holds():
 
 
 def chosen(values, stride, position):
-    """Where a window of ``values`` has its minimum, by the rule for ties."""
+    """Return the position of the minimum of ``values`` by the rule for ties."""
     size = len(values)
     members = [(position - i) % size for i in range(0, size, stride)]
     if size % stride:
@@ -172,7 +172,7 @@ def chosen(values, stride, position):
 
 @pytest.mark.parametrize('size', [(6, 7), (8, 4), (5, 9)])
 @pytest.mark.parametrize('stride', [1, 2, 3])
-def test_ties_give_one_neighbour_all(size, stride):
+def test_of_equal_neighbours_one_gets_the_gradient(size, stride):
     height, width = size
     x = random_map(1, (1, 1, *size), torch.float64, levels=2)
     grad = torch.randint(1, 9, x.shape).double()
@@ -188,7 +188,7 @@ def test_ties_give_one_neighbour_all(size, stride):
     assert torch.equal(actual[0, 0], expected)
 
 
-def test_nan_reaches_what_is_joined_to_it():
+def test_nan_spreads_to_joined_pixels():
     x = torch.zeros(1, 1, 5, 4)
     x[0, 0, 1, 1] = float('nan')
     expected = naive_max_relative(x, 2).isnan()
@@ -198,7 +198,7 @@ def test_nan_reaches_what_is_joined_to_it():
 
 
 def saved_bytes(function, x):
-    """Of what autograd keeps for the backward: bytes, and how many."""
+    """Return bytes and number of the tensors that autograd stores."""
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: kept.append(t.nbytes) or t, lambda t: t
@@ -208,13 +208,13 @@ def saved_bytes(function, x):
 
 
 @pytest.mark.parametrize('stride', [1, 2, 3])
-def test_keeps_one_small_map_whatever_the_size(stride):
+def test_stores_one_small_map_for_any_size(stride):
     for size in ((5, 6), (13, 21), (50, 67)):
         x = torch.rand(2, 3, *size, requires_grad=True)
         assert saved_bytes(lambda t: max_relative(t, stride), x) == (x.numel() * 2, 1)
 
 
-def test_under_checkpointing_and_autocast():
+def test_checkpointing_and_autocast():
     model, x = Step(), random_map(5, (2, 3, 5, 6))
     grads = []
     for run in (
@@ -230,7 +230,7 @@ def test_under_checkpointing_and_autocast():
     assert torch.equal(*grads)
 
 
-def test_compiled_whole():
+def test_compiles_to_one_graph():
     model = Step()
     compiled = torch.compile(
         copy.deepcopy(model), fullgraph=True, dynamic=True, backend='aot_eager'
@@ -260,7 +260,7 @@ def test_exported_with_dynamic_size():
 
 
 def in_onnx(model, path, dynamic, dynamo):
-    """Export for the size 5 x 6, or any; return the operators and a session."""
+    """Export for the size 5x6, or any size; return the operators and a session."""
     pytest.importorskip('onnxscript')
     onnx = pytest.importorskip('onnx')
     onnxruntime = pytest.importorskip('onnxruntime')
@@ -285,7 +285,7 @@ def in_onnx(model, path, dynamic, dynamo):
 @pytest.mark.parametrize('stride', [2, 5])
 @pytest.mark.parametrize('dynamo', [False, True])
 @pytest.mark.parametrize('dynamic', [False, True])
-def test_onnx(dynamic, dynamo, stride, tmp_path):
+def test_onnx_equals_pytorch(dynamic, dynamo, stride, tmp_path):
     model = Step(stride).eval()
     operators, session = in_onnx(model, tmp_path / 'step.onnx', dynamic, dynamo)
     if dynamo and not dynamic:  # what phones' accelerators have
@@ -296,7 +296,7 @@ def test_onnx(dynamic, dynamo, stride, tmp_path):
         torch.testing.assert_close(torch.from_numpy(out), model(x).detach())
 
 
-def test_traced():
+def test_traced_module_equals_the_original():
     model, x = Step().eval(), torch.randn(1, 3, 5, 6)
     traced = torch.jit.trace(model, x)
     kinds = {node.kind() for node in traced.inlined_graph.nodes()}
