@@ -146,7 +146,8 @@ def test_of_infer_ray(ray, model_dir, expected, tmp_path, monkeypatch):
     pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
     if not ray:
         run_workers_here(monkeypatch)
-    assert infer('infer_ray', model_dir, tmp_path, '--block-size', 4) == 0
+    flags = '--block-size', 4, '--actors', 2
+    assert infer('infer_ray', model_dir, tmp_path, *flags) == 0
     assert len(os.listdir(tmp_path / 'rows')) == 2
     found = ap_of(tmp_path / 'rows', truth_of(model_dir))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)

@@ -306,9 +306,7 @@ def test_random_subset_of_coco(stand):
         ('no name', 'give it with --checkpoint ti='),
     ],
 )
-def test_unavailable_figures_have_a_reason(
-    stand, trouble, reason, monkeypatch, tmp_path
-):
+def test_not_checked_has_a_reason(stand, trouble, reason, monkeypatch, tmp_path):
     """The other figures are measured."""
     path = f'/{FILES["s"]}'
     if trouble == 'cut':
@@ -326,9 +324,7 @@ def test_unavailable_figures_have_a_reason(
     else:
         instead = FILES['coco-m'] if trouble == 'wrong' else 'nothing'
         stand.server.instead[path] = f'/{instead}'
-    monkeypatch.setattr(
-        running, 'score', stand_in_for_detectors(running.score, monkeypatch)
-    )
+    monkeypatch.setattr(running, 'score', skip_detectors(running.score))
     assert stand.run() == 2
     found = rows(stand)
     assert found['top-1, %']['verdict'] == 'not checked'
@@ -341,7 +337,7 @@ def test_unavailable_figures_have_a_reason(
     assert stand.run() == 1
 
 
-def stand_in_for_detectors(score, monkeypatch):
+def skip_detectors(score):
     """Run classifiers only; another test runs detectors."""
 
     def quick(cfg, file, images, device, quantities, on_batch):
