@@ -6,6 +6,7 @@ import time
 from mobilevig_det.engine import ignore_signals_in_workers
 
 import pytest
+import torch
 from mmengine.config import Config
 from training_jobs import position
 
