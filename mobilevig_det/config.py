@@ -1,5 +1,6 @@
 """Find configs, checkpoint files and devices by name, and read configs."""
 
+import argparse
 import difflib
 import inspect
 import os
@@ -7,7 +8,7 @@ import os.path as osp
 import textwrap
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from .errors import UserError
@@ -43,12 +44,13 @@ def find_config(name: str) -> str:
     )
 
 
-def load_config(name: str, cfg_options: dict | None = None) -> Config:
+def load_config(name: str, cfg_options: dict | list[str] | None = None) -> Config:
     """Read a config and override settings.
 
     Args:
         name (str): See :func:`find_config`.
-        cfg_options (dict, optional): New values by dotted names of settings.
+        cfg_options (dict | list[str], optional): New values by dotted names of
+            settings, or strings ``KEY=VALUE`` as ``--cfg-options`` takes them.
 
     Raises:
         UserError: If there is no such config, it can't be read, or the options do not
@@ -61,6 +63,8 @@ def load_config(name: str, cfg_options: dict | None = None) -> Config:
         raise UserError(
             f"The config {path} can't be read: {type(error).__name__}: {error}"
         ) from error
+    if isinstance(cfg_options, list):
+        cfg_options = _parse_options(cfg_options)
     if cfg_options:
         _check_names(cfg_options, cfg)
         try:
@@ -69,6 +73,16 @@ def load_config(name: str, cfg_options: dict | None = None) -> Config:
             reason = textwrap.shorten(str(error.args[0]), 200)
             raise UserError(f'--cfg-options do not fit {path}: {reason}') from error
     return cfg
+
+
+def _parse_options(options: list[str]) -> dict:
+    """Parse strings ``KEY=VALUE`` as MMEngine's ``--cfg-options`` does."""
+    namespace = argparse.Namespace()
+    try:
+        DictAction([], 'options')(argparse.ArgumentParser(), namespace, options)
+    except AssertionError as error:
+        raise UserError(f'--cfg-options: {error}') from error
+    return namespace.options
 
 
 def _check_names(cfg_options: dict, cfg: Config) -> None:

@@ -34,14 +34,15 @@ class Options:
         checkpoints (dict[str, str]): Paths by the names of ``mobilevig://``.
         repository (str, optional): Address of a copy of the authors' repository.
         device (str, optional): Defaults to None: a GPU if there is one.
-        cfg_options (dict, optional): Changes to every config.
+        cfg_options (dict | list[str], optional): Changes to every config; see
+            :func:`mobilevig_det.config.load_config`.
     """
 
     images: int | None = None
     checkpoints: dict[str, str] = field(default_factory=dict)
     repository: str | None = None
     device: str | None = None
-    cfg_options: dict | None = None
+    cfg_options: dict | list[str] | None = None
 
 
 class Pass(NamedTuple):

@@ -34,8 +34,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``.
 
-    The parser gives a list of strings; the decorator ``command`` makes a dict of it
-    with MMEngine's ``DictAction``, which is slow to import.
+    The parser gives a list of strings, which ``load_config`` reads: MMEngine's
+    ``DictAction`` is slow to import.
     """
     parser.add_argument(
         '--cfg-options',

@@ -60,7 +60,6 @@ def command(
             os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
             load_all_safely()
             try:
-                _read_cfg_options(args)
                 run(args, **kwargs)
             except Exception as error:
                 message = explain(error)
@@ -75,20 +74,6 @@ def command(
         return main
 
     return decorate
-
-
-def _read_cfg_options(args: Namespace) -> None:
-    """Replace the strings of ``--cfg-options`` by a dict, as MMEngine reads them."""
-    pairs = getattr(args, 'cfg_options', None)
-    if pairs is None:
-        return
-    from mmengine.config import DictAction
-
-    args.cfg_options = None
-    try:
-        DictAction([], 'cfg_options')(None, args, pairs)
-    except AssertionError as error:
-        raise UserError(f'--cfg-options: {error}') from error
 
 
 def explain(error: Exception) -> str | None:

@@ -156,7 +156,7 @@ def test_refusals_of_the_recipe(root, tmp_path, monkeypatch):
     ten.append('train_dataloader.dataset.pipeline=[]')
     ten.append('train_dataloader.sampler.type=DefaultSampler')
     import_with_stand_in('timm')
-    assert "no teacher's file" in refusal('train', 'mobilevig_ti_300e', *ten)
+    assert 'There is no teacher file' in refusal('train', 'mobilevig_ti_300e', *ten)
 
 
 def test_the_recipe_trains(root, tmp_path, monkeypatch):

@@ -18,14 +18,15 @@ from mobilevig_det.cli import (
     convert_checkpoint,
     export,
 )
-from mobilevig_det.cli.command import command
+from mobilevig_det.config import load_config
 from mobilevig_det.engine.launch import LAUNCHERS
+from mobilevig_det.errors import UserError
 from mobilevig_det.export import FORMATS
 from reproduction import command as reproduce
 from reproduction.figures import FIGURES
 
 import pytest
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from tool import TOOLS
 
 SLOW = ('torch', 'mmdet', 'mmengine', 'mmcv', 'numpy')
@@ -186,23 +187,27 @@ def test_choices_are_those_of_the_package():
     assert convert_checkpoint.LAYOUTS == key_mapping.LAYOUTS
 
 
-def test_cfg_options_are_read_as_mmengine_reads_them():
-    words = ['--cfg-options', 'a=1', 'b.c=[(1, 2.5), x]', '--cfg-options', 'd=None=1']
-
-    def parse_args(argv):
-        parser = argparse.ArgumentParser()
-        arguments.add_cfg_options(parser)
-        return parser.parse_args(argv)
-
-    found = []
-    main = command(parse_args)(lambda args: found.append(args.cfg_options))
-    main(words)
-    main([])
+@pytest.mark.parametrize('words', [['a'], ['a=1', 'b']])
+def test_cfg_options_without_a_value_are_a_usage_error(words, capsys):
     parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    assert found == [parser.parse_args(words).cfg_options, None]
-    with pytest.raises(SystemExit, match='--cfg-options: Imbalanced'):
-        main(['--cfg-options', 'a=[1', 'b=2,(3'])
+    arguments.add_cfg_options(parser)
     with pytest.raises(SystemExit) as end:
-        main(['--cfg-options', 'a'])
+        parser.parse_args(['--cfg-options', *words])
     assert end.value.code == 2
+    assert 'is not KEY=VALUE' in capsys.readouterr().err
+
+
+def test_cfg_options_are_read_as_mmengine_reads_them(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text('a = 0\nb = dict(c=0)\nd = 0\n')
+    words = ['--cfg-options', 'a=1', 'b.c=[(1, 2.5), x]', '--cfg-options', 'd="e=f,g"']
+    parser, reference = argparse.ArgumentParser(), argparse.ArgumentParser()
+    arguments.add_cfg_options(parser)
+    reference.add_argument('--cfg-options', nargs='+', action=DictAction)
+    found = load_config(str(path), parser.parse_args(words).cfg_options)
+    expected = Config.fromfile(path)
+    expected.merge_from_dict(reference.parse_args(words).cfg_options)
+    assert found.to_dict() == expected.to_dict()
+    assert found.b.c == [(1, 2.5), 'x']
+    with pytest.raises(UserError, match='--cfg-options: Imbalanced'):
+        load_config(str(path), ['a=[1', 'b=2,(3'])
