@@ -1,16 +1,16 @@
-"""A scope of our own, which MMEngine asks for when a config inherits one of
-ours by name: ``_base_ = 'mobilevig_det::mask_rcnn/mobilevig_m_fpn_1x.py'``.
+"""The scope ``mobilevig_det`` of MMEngine's registries.
 
-It adds nothing to MMDetection's scope: each registry here passes every
-question on to the one it stands for.
+MMEngine needs it when a config inherits one of ours by name, as in
+``_base_ = 'mobilevig_det::mask_rcnn/mobilevig_m_fpn_1x.py'``. Our classes are in
+MMDetection's registries; each registry here looks them up there.
 """
 
 import mmdet.registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
-# A module of ours, not the distribution: MMEngine would look for an editable
-# installation of that in site-packages, where it is not.
+# The name of a module: for that of the distribution, MMEngine would look in
+# site-packages, where an editable installation is not.
 MODULE2PACKAGE['mobilevig_det'] = __name__
 for _parent in list(vars(mmdet.registry).values()):
     if isinstance(_parent, Registry):
@@ -18,7 +18,7 @@ for _parent in list(vars(mmdet.registry).values()):
             _parent.name,
             parent=_parent,
             scope='mobilevig_det',
-            # Asked first, so they must import what the parent would; MMEngine's
-            # have none, and without any it warns of a package not installed.
+            # MMEngine imports the locations of this registry instead of the parent's.
+            # Without any, it warns that the package is not installed.
             locations=_parent._locations or [__package__],
         )

@@ -1,5 +1,7 @@
-"""Does what is installed fit together? Asked before any of it is imported,
-so that a mismatch is named here rather than by whatever breaks first."""
+"""Check that the installed versions of MMEngine, mmcv and MMDetection fit together.
+
+This runs before they are imported, so that the error message names the mismatch.
+"""
 
 import importlib
 import re
@@ -7,14 +9,14 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-# Which distributions put each module in place: OpenMMLab's and OneDL's.
+# Distributions that provide each module: OpenMMLab's and OneDL's.
 DISTRIBUTIONS = {
     'mmengine': ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
     'mmcv': ('mmcv', 'mmcv-full', 'mmcv-lite', 'onedl-mmcv'),
     'mmdet': ('mmdet', 'onedl-mmdetection'),
 }
-# Without mmcv's own operators, so that nothing is compiled; ours stand in. What
-# pip has in its cache of onedl-mmcv may be compiled, for another torch.
+# Without mmcv's own operators, so that nothing is compiled; ours replace them. A wheel
+# of onedl-mmcv in pip's cache may have been compiled for another torch.
 MMCV = {'openmmlab': '"mmcv-lite>=2.0,<2.2"', 'onedl': '--no-cache-dir onedl-mmcv'}
 
 
@@ -23,7 +25,7 @@ class StackError(ImportError):
 
 
 def _installed(module: str) -> dict[str, str]:
-    """Version of each installed distribution that provides the module."""
+    """Return the versions of installed distributions that provide a module."""
     found = {}
     for name in DISTRIBUTIONS[module]:
         try:
@@ -34,35 +36,35 @@ def _installed(module: str) -> dict[str, str]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """(2, 1, 0) of '2.1.0' and '2.1.0rc4+cpu' alike."""
+    """Return (2, 1, 0) for '2.1.0' and for '2.1.0rc4+cpu'."""
     numbers = [int(n) for n in re.findall(r'\d+', version)[:3]]
     return tuple(numbers + [0] * (3 - len(numbers)))
 
 
 def _folder(module: str) -> Path | None:
-    """Where a module is, without importing it."""
+    """Return the folder of a module without importing it."""
     spec = find_spec(module)
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def _asked_by_mmdet(folder: Path, what: str) -> str | None:
-    """A bound that MMDetection's own check has, if it has one."""
+    """Return a version bound of MMDetection's own check, if it has one."""
     text = (folder / '__init__.py').read_text(encoding='utf-8')
     bound = re.search(what + r"\s*=\s*['\"](.+?)['\"]", text)
     return bound.group(1) if bound else None
 
 
 def _another_mmcv(installed: dict[str, str], wanted: str) -> str:
-    """The command that puts an mmcv without operators in place of this one."""
+    """Return the command that replaces mmcv by one without compiled operators."""
     remove = f'pip uninstall -y {" ".join(installed)} && ' if installed else ''
     return f'{remove}pip install {wanted}'
 
 
 def check_stack() -> None:
-    """Check MMEngine, mmcv and MMDetection, OpenMMLab's or OneDL's.
+    """Check MMEngine, mmcv and MMDetection, of OpenMMLab or OneDL.
 
     Raises:
-        StackError: Names the first mismatch and the command that mends it.
+        StackError: If they don't fit together, with the command that repairs it.
     """
     installed = {module: _installed(module) for module in DISTRIBUTIONS}
     onedl = any(
@@ -134,7 +136,7 @@ def check_stack() -> None:
     try:
         importlib.import_module('mmcv._ext')
     except ModuleNotFoundError as error:
-        if error.name != 'mmcv._ext':  # which ours stand in for
+        if error.name != 'mmcv._ext':  # ours replaces it
             raise
     except ImportError as error:
         if 'libGL' in str(error):

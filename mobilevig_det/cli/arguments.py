@@ -95,19 +95,19 @@ def add_inference_arguments(parser: argparse.ArgumentParser, checkpoint: str) ->
         '--score-thr',
         type=_score,
         default=0.3,
-        help='leave out what scores less, everywhere (default: %(default)s); '
-        'to compute AP, use 0',
+        help='leave out detections with a lower score (default: %(default)s); to '
+        'compute AP, use 0',
     )
     parser.add_argument(
         '--batch-size',
         type=positive(int),
-        help='images that the model sees at once, of those that are padded to one '
-        'size; by default as many as have the pixels of 800x1344, at most 8',
+        help='images in a batch; they are padded to one size (default: as many as have '
+        'the pixels of one image of 800x1344, at most 8)',
     )
     parser.add_argument(
         '--resume',
         action='store_true',
-        help='go on with what an earlier run into the same --out-dir has done',
+        help='resume an earlier run that wrote into the same --out-dir',
     )
     add_cfg_options(parser)
 

@@ -25,9 +25,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '%(default)s); 0 for all',
     )
     parser.add_argument('--split', default='train', choices=['train', 'val', 'test'])
-    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the augmentation')
     parser.add_argument(
-        '--show', action='store_true', help='show them in a window, too'
+        '--show', action='store_true', help='also show them in a window'
     )
     add_cfg_options(parser)
     return parser.parse_args(argv)

@@ -44,13 +44,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--work-dir',
-        help='folder for the results (default: work_dirs/demo, and behind it the '
-        'backbone if it is another one)',
+        help='folder for the results (default: work_dirs/demo, or '
+        'work_dirs/demo_BACKBONE for another backbone)',
     )
     parser.add_argument(
         '--restart',
         action='store_true',
-        help='train anew, though there is a run to go on with',
+        help='train from the start, although there is a run to resume',
     )
     return parser.parse_args(argv)
 

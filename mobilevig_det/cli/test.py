@@ -26,11 +26,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--show-dir',
-        help='save pictures of the truth beside the predictions, in '
+        help='save pictures of ground truth next to predictions, in '
         'WORK_DIR/TIMESTAMP/SHOW_DIR',
     )
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds a picture shows'
+        '--wait-time',
+        type=float,
+        default=2,
+        help='seconds that a window shows a picture',
     )
     parser.add_argument(
         '--tta', action='store_true', help='test time augmentation (boxes)'
@@ -44,8 +47,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--ema',
         action='store_true',
-        help="score a classifier's averaged weights; without it the raw ones, of "
-        'which the published top-1 is',
+        help="evaluate a classifier's averaged weights, not the raw ones, which have "
+        'the published top-1 accuracy',
     )
     args = parser.parse_args(argv)
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):

@@ -25,13 +25,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--amp-dtype',
         choices=['float16', 'bfloat16'],
         default='float16',
-        help='of --amp; bfloat16 needs no loss scale, and an mmcv without compiled '
+        help='dtype of --amp; bfloat16 needs no loss scale, and an mmcv without compiled '
         'operators (default: %(default)s)',
     )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the rate by the batch size over the '
+        help='scale the learning rate by the batch size divided by the '
         'auto_scale_lr.base_batch_size of the config',
     )
     parser.add_argument(
@@ -43,8 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, or without one from the newest in '
-        'the work dir that can be read',
+        help='resume from this checkpoint, by default from the newest in the work '
+        'dir that can be read',
     )
     return parser.parse_args(argv)
 
@@ -148,7 +148,7 @@ def main(args: argparse.Namespace) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(
                 f'--auto-scale-lr: {args.config} does not say for which batch '
-                'its rate is meant. Add, for example, '
+                'its learning rate is meant. Add, for example, '
                 'auto_scale_lr = dict(base_batch_size=8).'
             )
         cfg.auto_scale_lr.enable = True
