@@ -30,10 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'WORK_DIR/TIMESTAMP/SHOW_DIR',
     )
     parser.add_argument(
-        '--wait-time',
-        type=float,
-        default=2,
-        help='seconds that a window shows a picture',
+        '--wait-time', type=float, default=2, help='seconds to show each picture'
     )
     parser.add_argument(
         '--tta', action='store_true', help='test time augmentation (boxes)'

@@ -25,8 +25,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--amp-dtype',
         choices=['float16', 'bfloat16'],
         default='float16',
-        help='dtype of --amp; bfloat16 needs no loss scale, and an mmcv without compiled '
-        'operators (default: %(default)s)',
+        help='dtype of --amp; bfloat16 needs no loss scale, and an mmcv without '
+        'compiled operators (default: %(default)s)',
     )
     parser.add_argument(
         '--auto-scale-lr',
