@@ -62,37 +62,39 @@ FAMILIES = dict(
 
 
 class Head(DistilledHead):
-    """The classifier, whose parts timm's users take away and replace."""
+    """Head whose classifiers can be removed and replaced, as timm's users do."""
 
     def hidden(self, x: Tensor, pool: bool) -> Tensor:
-        """What both classifiers see, of the last map (B, C, H, W): (B, hidden, 1,
-        1), or without the pooling (B, hidden, H, W)."""
+        """Compute the classifiers' input from the last feature map, (B, C, H, W).
+
+        Returns:
+            Tensor: (B, hidden, 1, 1), or without pooling (B, hidden, H, W).
+        """
         return self.prediction(x) if pool else self.prediction[1:](x)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
-        # Past DistilledHead's: timm leaves classifiers of other classes out.
+        # Skips DistilledHead's check: timm leaves out classifiers of other classes.
         super(DistilledHead, self)._load_from_state_dict(*args, **kwargs)
 
 
 class TimmMobileViG(nn.Module):
-    """MobileViG or a sibling with its classifier, as timm has models.
+    """MobileViG or a sibling with its classifier, with the interface of timm's models.
 
-    Loads the authors' ImageNet files, and has the names of
-    :class:`.ImageClassifier`, so that each loads the other's weights.
+    Loads the authors' ImageNet files. Its weights have the names of
+    :class:`.ImageClassifier`'s, so that each loads the other's.
 
     Args:
         arch (str): 'ti', 's', 'm' or 'b'; GreedyViG and AdaptViG have no 'ti'.
         num_classes (int): Classes; 0 for none. Defaults to 1000.
         in_chans (int): Channels of the images. Defaults to 3.
-        global_pool (str): 'avg', or '' for maps instead of vectors. Defaults to
-            'avg'.
-        drop_rate (float): Dropout before the classifiers. Defaults to 0.
-        drop_path_rate (float): Stochastic depth of the last block. Defaults to 0,
-            as everywhere in timm; the authors trained with 0.1 (in MobileViGv2
-            and RapidNet by their rule: no block has so much).
-        device (torch.device, optional): Where to put it. Defaults to None: the
-            default device.
-        dtype (torch.dtype, optional): Type of its weights. Defaults to None: the
+        global_pool (str): 'avg', or '' for feature maps instead of vectors. Defaults
+            to 'avg'.
+        drop_rate (float): Dropout rate before the classifiers. Defaults to 0.
+        drop_path_rate (float): Stochastic depth rate of the last block. Defaults to 0,
+            as everywhere in timm; the authors trained with 0.1 (of which MobileViGv2's
+            and RapidNet's rule gives each block less).
+        device (torch.device, optional): Device. Defaults to None: the default device.
+        dtype (torch.dtype, optional): Type of the weights. Defaults to None: the
             default type.
         family (str): One of :data:`FAMILIES`. Defaults to 'mobilevig'.
 
@@ -129,7 +131,7 @@ class TimmMobileViG(nn.Module):
         self.to(device=device, dtype=dtype)
         self.reset_classifier(num_classes, global_pool)
         self.distilled_training = False
-        # Hooks want modules that are called: blocks, not stages.
+        # Hooks need modules that are called: blocks, not stages.
         self.feature_info = [
             dict(
                 num_chs=width,
@@ -140,23 +142,25 @@ class TimmMobileViG(nn.Module):
         ]
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits, (B, num_classes), of images (B, in_chans, H, W); see
+        """Compute logits, (B, num_classes), of images (B, in_chans, H, W); see
         :meth:`forward_head`."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last map, (B, num_features, ceil(H / 32), ceil(W / 32))."""
+        """Compute the last map, (B, num_features, ceil(H / 32), ceil(W / 32))."""
         return self.backbone(x)[-1]
 
     def forward_head(
         self, x: Tensor, pre_logits: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits of the last map: the mean of both classifiers, or in training
-        with ``set_distilled_training`` both. Without pooling they are maps.
+        """Compute the logits from the last feature map.
+
+        They are the mean of both classifiers; in training with
+        ``set_distilled_training``, a pair. Without pooling they are maps.
 
         Args:
-            x (Tensor): (B, num_features, H, W).
-            pre_logits (bool): Return what the classifiers see instead, (B,
+            x (Tensor): Feature map, (B, num_features, H, W).
+            pre_logits (bool): Return the classifiers' input instead, (B,
                 head_hidden_size).
         """
         pool = self.global_pool == 'avg'
@@ -179,16 +183,16 @@ class TimmMobileViG(nn.Module):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The last map and those of the stages, in ascending order.
+        """Compute the last map and those of the stages, in ascending order.
 
         Args:
             x (Tensor): Images, (B, in_chans, H, W).
-            indices (int | list[int], optional): The last n stages, or which
-                ones. Defaults to None: all.
-            norm (bool): Without effect: there is no norm behind a stage.
-            stop_early (bool): Give the last of ``indices`` as the last map.
+            indices (int | list[int], optional): Number of last stages, or a list of
+                stages. Defaults to None: all.
+            norm (bool): No effect: there is no norm after a stage.
+            stop_early (bool): Return the last of ``indices`` as the last map.
             output_fmt (str): 'NCHW'.
-            intermediates_only (bool): Return the list alone.
+            intermediates_only (bool): Return only the list.
         """
         if output_fmt != 'NCHW':
             raise UserError(f"output_fmt must be 'NCHW', but is {output_fmt!r}.")
@@ -205,7 +209,7 @@ class TimmMobileViG(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drop the stages behind the last of ``indices``, and the classifier.
+        """Drop the stages after the last of ``indices``, and the classifier.
 
         Returns:
             list[int]: The indices, counted from 0.
@@ -224,15 +228,15 @@ class TimmMobileViG(nn.Module):
         return taken
 
     def get_classifier(self) -> tuple[nn.Module, nn.Module]:
-        """Both classifiers."""
+        """Return both classifiers."""
         return self.head.head, self.head.dist_head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None):
-        """Replace the classifiers by new ones, or with 0 classes by none.
+        """Replace the classifiers by new ones; remove them with 0 classes.
 
         Args:
             num_classes (int): Classes.
-            global_pool (str, optional): 'avg' or ''. Defaults to None: as it is.
+            global_pool (str, optional): 'avg' or ''. Defaults to None: unchanged.
         """
         if global_pool is not None:
             if global_pool not in POOLS:
@@ -258,10 +262,13 @@ class TimmMobileViG(nn.Module):
         self.backbone.with_cp = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Layers by depth, for layer-wise rates: blocks, or stages. What leads
-        out of a stage goes with the stage, or is a group behind its blocks."""
+        """Return patterns of layers by depth, for layer-wise learning rates.
+
+        Groups are blocks, or with ``coarse`` stages. The convolution after a stage
+        belongs to the stage, or is a group after its blocks.
+        """
         stages = r'^backbone\.(?:stages|downsamples)\.(\d+)'
-        after = 999  # behind the stage's last block
+        after = 999  # after the stage's last block
         blocks: Any = [
             (r'^backbone\.stages\.(\d+)\.(\d+)', None),
             (r'^backbone\.downsamples\.(\d+)', (after,)),

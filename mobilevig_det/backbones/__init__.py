@@ -1,4 +1,4 @@
-"""The backbones that configs name in ``type=``."""
+"""Backbones: MobileViG and its siblings, for ``type=`` in a config."""
 
 from .adaptvig import AdaptViG
 from .base import BaseBackbone, fuse_backbones

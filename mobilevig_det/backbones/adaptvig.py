@@ -18,7 +18,7 @@ from .base import BaseBackbone
 
 
 class ExponentialDecayGating(nn.Module):
-    """Links to two pixels and, through a learned gate, to farther ones."""
+    """Graph step with two neighbours and, through a learned gate, farther ones."""
 
     def __init__(self, graph_stride: int) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class GlobalAttention(nn.Module):
 
     @staticmethod
     def _exported(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Transposed: what OpenVINO 2026.4 takes for attention it computes wrongly
-        for maps of any size."""
+        """Compute it transposed, because OpenVINO 2026.4 is wrong for maps of any size
+        where it recognizes attention."""
         weights = (k @ (q * q.shape[-1] ** -0.5).mT).softmax(1)
         return v @ weights
 
@@ -67,9 +67,9 @@ class AdaptViG(BaseBackbone):
     """AdaptViG backbone.
 
     A PyTorch implementation of `AdaptViG: Adaptive Vision GNN with Exponential Decay
-    Gating <https://arxiv.org/abs/2511.09942>`_: in every stage MBConv blocks and then
-    graph blocks, in which a pixel is joined to two others and, through gates, to
-    those 2, 4, 8, ... pixels away; in stage 4 to all by attention.
+    Gating <https://arxiv.org/abs/2511.09942>`_: MBConv blocks and then graph blocks in
+    every stage. In a graph block a pixel is connected to two others and, through
+    gates, to those 2, 4, 8, ... pixels away; in stage 4 to all by attention.
 
     Args:
         arch (str | dict): 's', 'm' or 'b', or a dict with the four stages'

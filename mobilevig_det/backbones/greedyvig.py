@@ -19,13 +19,13 @@ class GreedyViG(BaseBackbone):
     """GreedyViG backbone.
 
     A PyTorch implementation of `GreedyViG: Dynamic Axial Graph Construction for
-    Efficient Vision GNNs <https://arxiv.org/abs/2405.06849>`_: in every stage MBConv
-    blocks and then graph blocks, in which a pixel is joined to those of its column
-    and row that are like it.
+    Efficient Vision GNNs <https://arxiv.org/abs/2405.06849>`_: MBConv blocks and then
+    graph blocks in every stage. In a graph block a pixel is connected to the similar
+    pixels of its column and row.
 
-    What is like it is found by comparing a distance with a threshold of the whole
-    padded map: another rounding or padding may admit another pixel and change
-    features outright.
+    Pixels are similar if their distance is below a threshold, which depends on the
+    complete padded map: a different rounding or padding may include another pixel and
+    change features noticeably.
 
     Args:
         arch (str | dict): 's', 'm' or 'b', or a dict with the four stages'

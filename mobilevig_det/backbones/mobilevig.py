@@ -79,15 +79,15 @@ class MobileViG(BaseBackbone):
         act_cfg (dict): Config of the activations. Defaults to
             ``dict(type='GELU')``, the exact one.
         norm_eval (bool): Whether to keep norm layers in eval mode when
-            training (freeze running stats). Defaults to False.
-        frozen_stages (int): Stages to be frozen (stop grad and set eval
-            mode). -1 freezes nothing, 0 the stem, n the stem and the first n
-            stages with what leads into them. Defaults to -1.
+            training (freeze running statistics). Defaults to False.
+        frozen_stages (int): Stages to freeze (no gradients, eval mode). -1
+            freezes nothing, 0 the stem, n the stem, the first n stages and the
+            convolutions between them. Defaults to -1.
         with_cp (bool | str): Activation checkpointing. True recomputes each
             block in the backward: least memory, slower training. 'act'
             recomputes only norms and activations: about half the memory for
-            little time. Either leaves the gradients and the running
-            statistics as they are. Defaults to False.
+            little time. Neither changes gradients or running statistics.
+            Defaults to False.
         compile_cfg (dict, optional): Arguments with which ``torch.compile``
             compiles the backbone, such as ``dict(fullgraph=True)``. Defaults
             to None: not compiled.

@@ -19,8 +19,8 @@ class MobileViGv2(BaseBackbone):
     """MobileViGv2 backbone.
 
     A PyTorch implementation of `Scaling Graph Convolutions for Mobile Vision
-    <https://arxiv.org/abs/2406.05850>`_: from stage 2 on, MBConv blocks and then
-    graph blocks, in which a pixel is joined to four others.
+    <https://arxiv.org/abs/2406.05850>`_: MBConv blocks, followed by graph blocks from
+    stage 2 on, in which a pixel is connected to four others.
 
     Args:
         arch (str | dict): 'ti', 's', 'm' or 'b', or a dict with the four stages'
@@ -28,9 +28,9 @@ class MobileViGv2(BaseBackbone):
         graph_strides (Sequence[int], optional): Distances K between the graph
             neighbours in the four stages, in pixels of their maps. Defaults to
             None: (16, 8, 4, 2).
-        others: See :class:`.MobileViG`. With ``drop_path_rate`` p, the rates are
-            the authors': linspace(0, p, all blocks), of which each graph block takes
-            the next one and an MBConv that of the graph block to come, so that the
+        others: See :class:`.MobileViG`. With ``drop_path_rate`` p, the rates are the
+            authors': of linspace(0, p, all blocks), each graph block takes the next
+            one, and an MBConv has the rate of the graph block that follows. So the
             last rate in use is about 0.3 p.
 
     Raises:

@@ -61,11 +61,11 @@ class RapidNet(BaseBackbone):
         arch (str | dict): 'ti', 's', 'm' or 'b', or a dict with the four stages'
             ``channels``, ``blocks`` (MBConv) and ``graph_blocks`` (dilated).
             Defaults to 'm'.
-        graph_strides (None): There are none.
-        others: See :class:`.MobileViG`. With ``drop_path_rate`` p, the rates are
-            the authors': linspace(0, p, all blocks), of which each dilated block
-            takes the next one and an MBConv that of the dilated block to come, so
-            that the last rate in use is about 0.2 p.
+        graph_strides (None): There is no graph; other values are an error.
+        others: See :class:`.MobileViG`. With ``drop_path_rate`` p, the rates are the
+            authors': of linspace(0, p, all blocks), each dilated block takes the next
+            one, and an MBConv has the rate of the dilated block that follows. So the
+            last rate in use is about 0.2 p.
 
     Raises:
         UserError: As :class:`.MobileViG`.

@@ -1,4 +1,4 @@
-"""Names of the backbone's weights: the authors' and ours, and back.
+"""Map the names of a backbone's weights: the authors' and ours.
 
 ========================================  ==================================
 authors (github.com/SLDGroup/MobileViG)   here
@@ -14,10 +14,10 @@ authors (github.com/SLDGroup/MobileViG)   here
 ``prediction.…, head.…, dist_head.…``     the same: the classifier
 ========================================  ==================================
 
-``i`` runs through stages 1-3 (s = 0, 1, 2) with each downsampling
-convolution as an entry of its own, so its meaning depends on the depths,
-which are read off the keys. MobileViG's siblings have names of their own, in
-:mod:`.sibling_keys`; which of the two a file has, its keys tell.
+``i`` counts the blocks of stages 1-3 (s = 0, 1, 2) and each downsampling convolution,
+so its meaning depends on the depths, which are read from the keys. The names of
+MobileViG's siblings are in :mod:`.sibling_keys`; the keys show which of the two a file
+has.
 """
 
 import re
@@ -62,14 +62,13 @@ _ANCHORS = {
 
 
 def is_authors_layout(keys: Iterable[str]) -> bool:
-    """Whether the keys (without a ``backbone.`` of a detector in front) are
-    the authors'."""
+    """Return whether keys (without a detector's ``backbone.``) are the authors'."""
     return any(key.startswith(('local_backbone.', 'stem.stem.')) for key in keys)
 
 
 def backbone_of_classifier(state_dict: dict[str, T]) -> dict[str, T]:
-    """The backbone's weights, without ``backbone.``, of a classifier that was
-    trained here; all others as they are."""
+    """Return the backbone's weights of a classifier that was trained here, without
+    ``backbone.``; other weights are returned unchanged."""
     if 'head.dist_head.weight' not in state_dict:
         return state_dict
     prefix = 'backbone.'
@@ -129,7 +128,7 @@ def _modules(state_dict: Mapping[str, Any], layout: str) -> dict[str, str]:
 
 
 def _rename(key: str, modules: Mapping[str, str]) -> str:
-    """Rename the longest known module in front of a key; keep others."""
+    """Rename the longest known module at the start of a key, if any."""
     head, tail = key, ''
     while head:
         if head in modules:
@@ -140,7 +139,7 @@ def _rename(key: str, modules: Mapping[str, str]) -> str:
 
 
 def _under(names: Mapping[str, str], state_dict: Mapping[str, T]) -> dict[str, T]:
-    """The values under their new names, of which no two may be alike."""
+    """Return the values under their new names, which must differ."""
     olds: dict[str, str] = {}
     for old, new in names.items():
         if olds.setdefault(new, old) != old:
@@ -168,8 +167,8 @@ def to_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
 
 
 def find_backbones(keys: Iterable[str], layout: str) -> list[str]:
-    """What stands before the keys of a backbone in that layout: '' in an
-    ImageNet file, 'backbone.' in a detector's; none if there is no such."""
+    """Find the prefixes of the keys of backbones in a layout: '' in an ImageNet file,
+    'backbone.' in a detector's."""
     return [
         key[: -len(anchor)]
         for key in map(str, keys)
@@ -186,8 +185,8 @@ def convert(state_dict: Mapping[str, T], layout: str) -> dict[str, T]:
         layout (str): 'authors' or 'mobilevig_det'.
 
     Returns:
-        dict: The same values in the same order. Converting them back gives
-        the same keys again.
+        dict: The same values in the same order. Converting them back restores the
+        keys.
 
     Raises:
         UserError: If two weights would have one name.
@@ -205,8 +204,15 @@ def convert(state_dict: Mapping[str, T], layout: str) -> dict[str, T]:
 
 
 def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> str | None:
-    """Name of the arch whose widths and depths the weights (our keys) have,
-    or None."""
+    """Return the name of the size whose widths and depths the weights have.
+
+    Args:
+        state_dict (Mapping): Weights under our keys.
+        arch_settings (Mapping): Sizes of a backbone, by name.
+
+    Returns:
+        str | None: None if no size fits.
+    """
     stem = 'stem.1.conv.weight'
     downs = [f'downsamples.{i}.conv.weight' for i in range(3)]
     shapes: list[tuple[int, ...]] = [
