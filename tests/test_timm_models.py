@@ -353,7 +353,7 @@ from mobilevig_det.errors import UserError
 
 assert 'timm' not in sys.modules
 sys.modules['timm'] = None
-importlib.reload(mobilevig_det)
+importlib.reload(mobilevig_det.registration)
 try:
     import mobilevig_det.timm_models
 except UserError as error:
@@ -366,7 +366,7 @@ from torchvision_stand_in import import_with_stand_in
 
 timm = import_with_stand_in('timm')
 assert not timm.is_model('mobilevig_m')
-importlib.reload(mobilevig_det)
+importlib.reload(mobilevig_det.registration)
 assert timm.is_model('mobilevig_m')
 """
 
