@@ -64,14 +64,6 @@ FAMILIES = dict(
 class Head(DistilledHead):
     """Head whose classifiers can be removed and replaced, as timm's users do."""
 
-    def hidden(self, x: Tensor, pool: bool) -> Tensor:
-        """Compute the classifiers' input from the last feature map, (B, C, H, W).
-
-        Returns:
-            Tensor: (B, hidden, 1, 1), or without pooling (B, hidden, H, W).
-        """
-        return self.prediction(x) if pool else self.prediction[1:](x)
-
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         # Skips DistilledHead's check: timm leaves out classifiers of other classes.
         super(DistilledHead, self)._load_from_state_dict(*args, **kwargs)
@@ -164,7 +156,7 @@ class TimmMobileViG(nn.Module):
                 head_hidden_size).
         """
         pool = self.global_pool == 'avg'
-        x = self.head.hidden(x, pool)
+        x = self.head.prediction(x) if pool else self.head.prediction[1:](x)
         if pre_logits:
             return x.flatten(1) if pool else x
         first, second = self.head.head(x), self.head.dist_head(x)

@@ -213,11 +213,8 @@ def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> str | None:
     Returns:
         str | None: None if no size fits.
     """
-    stem = 'stem.1.conv.weight'
-    downs = [f'downsamples.{i}.conv.weight' for i in range(3)]
-    shapes: list[tuple[int, ...]] = [
-        tuple(getattr(state_dict.get(key), 'shape', ())) for key in (stem, *downs)
-    ]
+    keys = ('stem.1.conv.weight', *(f'downsamples.{i}.conv.weight' for i in range(3)))
+    shapes = [tuple(getattr(state_dict.get(key), 'shape', ())) for key in keys]
     if not all(shapes):
         return None
     channels = tuple(shape[0] for shape in shapes)
