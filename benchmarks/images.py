@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from mobilevig_det.config import load_config
-from mobilevig_det.datasets import make_shapes, read_image
-from mobilevig_det.inference.detection_rows import found_row
-from mobilevig_det.inference.detector import load_detector, prepare
-from mobilevig_det.inference.inferencer import Picture
-from mobilevig_det.inference.overlap import overlapped
+from mobilevig_det.datasets import make_shapes
+from mobilevig_det.inference.models import load_predictor
+from mobilevig_det.inference.pipeline import Pipeline
+from mobilevig_det.inference.predictors import Prepared, SizeBucketer
+from mobilevig_det.inference.records import RecordEncoder
+from mobilevig_det.inference.sources import InputImage
+from mobilevig_det.ops import prepare_process_for_cpu
 
 import torch
 from mmdet.registry import MODELS
@@ -39,41 +41,40 @@ def _random_detector(folder: str) -> tuple[Config, str]:
     meta = dict(dataset_meta=cfg.metainfo.to_dict())
     torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
     cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=DETECTIONS)
-    return prepare(cfg, 0.0), checkpoint
+    return cfg, checkpoint
 
 
 def make_images(args: Namespace, name: str, folder: str) -> tuple[dict, Callable]:
     with tempfile.TemporaryDirectory() as temporary:
-        detector = load_detector(*_random_detector(temporary), args.device)
+        detector = load_predictor(*_random_detector(temporary), args.device)
+    if detector.device == 'cpu':
+        prepare_process_for_cpu()
     paths = sorted(map(str, Path(folder, 'train').iterdir()))
+    images = [InputImage(path, place) for place, path in enumerate(paths)]
+    encoder = RecordEncoder(range(1, 4))
 
-    def read(path: str) -> Picture:
-        return Picture(path, read_image(path), 0)
-
-    def finish(found) -> dict:
-        return dict(found_row(found, range(1, 4), 0.0))
+    def batches() -> Iterator[list[Prepared]]:
+        bucketer = SizeBucketer(args.batch_size)
+        for image in images:
+            yield from bucketer.add(detector.prepare(image))
+        yield from bucketer.rest()
 
     def sequential() -> int:
-        found = detector.predict(map(read, paths), args.batch_size)
-        return sum(len(finish(one)['boxes']) for one in found)
+        found = (one for batch in batches() for one in detector.predict_batch(batch))
+        return sum(len(encoder(one).record['boxes']) for one in found)
 
-    def overlap() -> int:
-        rows = overlapped(detector, paths, read, finish, args.batch_size)
-        return sum(len(row['boxes']) for row in rows)
+    def overlapped() -> int:
+        with Pipeline(detector, args.batch_size, encoder) as pipeline:
+            return sum(len(one.record['boxes']) for one in pipeline.run(images))
 
-    # Batches as predict() forms them: all images have one size.
-    ready = [detector.pipeline(dict(img=read_image(path))) for path in paths]
-    batches = [
-        detector.collate_fn(ready[i : i + args.batch_size])
-        for i in range(0, len(ready), args.batch_size)
-    ]
+    ready = list(batches())
 
     def model() -> None:
         with torch.no_grad():
-            for batch in batches:
-                detector.model.test_step(batch)
+            for batch in ready:
+                detector._forward(batch, detector.model)
 
-    return {}, {SEQUENTIAL: sequential, OVERLAPPED: overlap, MODEL: model}[name]
+    return {}, {SEQUENTIAL: sequential, OVERLAPPED: overlapped, MODEL: model}[name]
 
 
 def image_rows(args: Namespace) -> Iterator[dict]:

@@ -12,11 +12,14 @@ from .deprecation import MovedModules
 if TYPE_CHECKING:
     from . import registry
     from .backbones import AdaptViG, GreedyViG, MobileViG, MobileViGv2, RapidNet
+    from .inference.detector import Classifier, Detector
 
 __version__ = '0.2.0'
 
 __all__ = [
     'AdaptViG',
+    'Classifier',
+    'Detector',
     'GreedyViG',
     'MobileViG',
     'MobileViGv2',
@@ -25,10 +28,10 @@ __all__ = [
     'registry',
 ]
 
-# Public classes, which are imported on first use, and their rooms.
+# Public classes, which are imported on first use, and their modules.
 _ROOMS = dict.fromkeys(
     ('AdaptViG', 'GreedyViG', 'MobileViG', 'MobileViGv2', 'RapidNet'), 'backbones'
-)
+) | dict.fromkeys(('Classifier', 'Detector'), 'inference.detector')
 
 
 def __getattr__(name: str) -> Any:

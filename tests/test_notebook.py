@@ -17,17 +17,17 @@ SETTINGS = dict(NUM_TRAIN=8, NUM_VAL=4, EPOCHS=1, SCORE_THR=0.0, PICTURE='own.pn
 # Before the own picture: few objects, so that some of it is left, with boxes like
 # the anchors and masks that are not empty, though nothing has been learned.
 BEFORE = """
-model = inferencer.model
+model = detector.model
 model.roi_head.test_cfg.update(max_per_img=5, mask_thr_binary=1e-6)
 for layer in (model.rpn_head.rpn_reg, model.roi_head.bbox_head.fc_reg):
     torch.nn.init.zeros_(layer.weight)
 """
 # After it: its masks, and the picture with boxes and names alone.
 AFTER = """
-(found,) = inferencer.predict([Picture('', picture, 0)], batch_size=1)
-cv2.imwrite('masks.png', found.sample.pred_instances.masks.numpy().any(0) * 255)
-del found.sample.pred_instances.masks
-cv2.imwrite('without_masks.png', inferencer.draw(found, SCORE_THR))
+result = detector(picture)
+cv2.imwrite('masks.png', result.masks.any(0) * np.uint8(255))
+result.rles = None
+cv2.imwrite('without_masks.png', result.draw())
 """
 
 

@@ -15,8 +15,9 @@ from ..paths import clone_root, shipped_folder
 COMMANDS = {
     'train': 'Train a detector or a classifier.',
     'test': 'Evaluate a checkpoint or an exported model on the test set.',
-    'infer': 'Detect objects in images and videos, or classify images.',
-    'infer-ray': 'Detect objects in millions of images with Ray Data.',
+    'predict': 'Detect objects in images and videos, or classify images.',
+    'infer': 'The same as predict.',
+    'infer-ray': 'The same as predict --executor ray.',
     'export': 'Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or the web.',
     'check-data': 'Check the annotations and images of the data sets of a config.',
     'browse-data': 'Draw the augmented images that the model is trained on.',

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     from .. import export
     from ..config import find_checkpoint, load_config
     from ..export.int8 import check_int8, write_int8
-    from ..inference.inferencer import Inferencer
+    from ..inference.models import load_predictor
     from ..mmcv_ops import use_on_cpus
 
     file_format = export.FORMATS[args.format]
@@ -90,12 +90,12 @@ def main(args: argparse.Namespace) -> None:
         )
 
     cfg.visualizer.vis_backends = []
-    inferencer = Inferencer(cfg, args.checkpoint, device='cpu', show_progress=False)
+    predictor = load_predictor(cfg, args.checkpoint, 'cpu')
     use_on_cpus()
-    model = inferencer.model
+    model = predictor.model
     if size:
         export.check_size(model, size)
-    metadata = export.make_metadata(cfg, model, inferencer.classes, part, size)
+    metadata = export.make_metadata(cfg, model, predictor.classes, part, size)
     with export.new_files(out) as path:
         float32 = path.parent / 'float32' / path.name if args.int8 else path
         float32.parent.mkdir(exist_ok=True)

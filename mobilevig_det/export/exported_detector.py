@@ -1,5 +1,6 @@
-"""An exported detector in MMDetection's place, so that its evaluator sees it."""
+"""Run an exported detector as an MMDetection model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +21,63 @@ SUFFIXES = ('.onnx', '.xml', '.pte', '.mlpackage')
 
 @MODELS.register_module()
 class ExportedDetector(BaseModel):
-    """A whole detector in its runtime: tensors in, ``DetDataSample`` out.
+    """A whole detector in ONNX Runtime or OpenVINO: tensors in, ``DetDataSample`` out.
 
     Args:
         path (str): The .onnx or .xml file.
-        data_preprocessor (dict): The config's.
+        data_preprocessor (dict, optional): The config's. Defaults to None: the one
+            that the file was exported with.
+        classes (Sequence[str], optional): The classes that the file must have.
+            Defaults to None: any.
+
+    Attributes:
+        pipeline (list[dict]): The test pipeline that the file was exported with,
+            without the loading of images.
 
     Raises:
-        UserError: If the file isn't a detector, or wants other tensors than the
-            config's ``data_preprocessor`` makes.
+        UserError: If the file isn't a detector, has other classes, or expects other
+            tensors than ``data_preprocessor`` makes.
     """
 
-    def __init__(self, path: str, data_preprocessor: dict):
-        super().__init__(data_preprocessor)
-        self.session = load(path)
-        self.metadata = self.session.metadata
-        if self.metadata['part'] != 'detector':
+    def __init__(
+        self,
+        path: str,
+        data_preprocessor: dict | None = None,
+        classes: Sequence[str] | None = None,
+    ):
+        if Path(path).suffix not in ('.onnx', '.xml'):
             raise UserError(_no_detector(path))
-        self.dataset_meta = dict(classes=tuple(self.metadata['classes']))
+        session = load(path, torch.get_num_threads())
+        metadata = session.metadata
+        if metadata['part'] != 'detector':
+            raise UserError(_no_detector(path))
+        if classes is not None and list(classes) != metadata['classes']:
+            raise UserError(
+                f'{path} has the classes {", ".join(metadata["classes"])}; the config '
+                f'has {", ".join(classes)}: use the config that it was made of.'
+            )
+        super().__init__(data_preprocessor or _preprocessor_of(metadata))
+        self.session = session
+        self.metadata = metadata
+        self.dataset_meta = dict(
+            classes=tuple(metadata['classes']), palette=metadata.get('palette')
+        )
         self._check_normalisation()
+
+    @property
+    def pipeline(self) -> list[dict]:
+        resize, pad = self.metadata.get('resize'), self.metadata.get('pad')
+        steps = []
+        if resize:
+            steps.append(
+                dict(resize, type='mmdet.Resize', scale=tuple(resize['scale']))
+            )
+        if pad:
+            height, width = pad['size']
+            value = dict(img=tuple(pad['value']))
+            steps.append(dict(type='mmdet.Pad', size=(width, height), pad_val=value))
+        keys = ('img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        return [*steps, dict(type='mmdet.PackDetInputs', meta_keys=keys)]
 
     def _check_normalisation(self) -> None:
         for name, default in (('mean', 0.0), ('std', 1.0)):
@@ -95,30 +134,28 @@ class ExportedDetector(BaseModel):
 
 
 def use_exported(cfg: Config, path: str) -> None:
-    """Have a config run an exported model, wherever it is read.
+    """Have a config's Runner run an exported model.
 
-    Raises:
-        UserError: If it isn't a whole detector, or one of other classes.
+    Building the model raises a UserError if it isn't a whole detector, or one of other
+    classes than the config's test data set.
     """
     if Path(path).suffix not in ('.onnx', '.xml'):
         raise UserError(_no_detector(path))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
-    expected = list(dataset.metainfo['classes'])
-    found = load(path).metadata['classes']
-    if found != expected:
-        raise UserError(
-            f'{path} has the classes {", ".join(found)}; the config has '
-            f'{", ".join(expected)}: use the config that it was made of.'
-        )
     cfg.model = dict(
         type='ExportedDetector',
         path=path,
         data_preprocessor=cfg.model.data_preprocessor,
+        classes=list(dataset.metainfo['classes']),
     )
-    imports = cfg.get('custom_imports', {}).get('imports', [])
-    imports = [imports] if isinstance(imports, str) else imports
-    cfg.custom_imports = dict(imports=[*imports, __name__])
+
+
+def _preprocessor_of(metadata: dict) -> dict:
+    keys = ('mean', 'std', 'bgr_to_rgb', 'pad_size_divisor', 'pad_value')
+    return dict(
+        type='mmdet.DetDataPreprocessor', **{key: metadata[key] for key in keys}
+    )
 
 
 def _no_detector(path: str) -> str:

@@ -1,88 +1,165 @@
-"""A detector by its config and checkpoint, ready to look at pictures."""
+"""The Python API: ``Detector('coco-m')('photo.jpg')``."""
 
-import glob
 import os
-import os.path as osp
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, Generic, TypeVar
 
-from mmengine.config import Config
+import torch
 
-from ..config import check_device, find_checkpoint
+from ..config import load_config
+from ..datasets import ImageFileError
 from ..errors import UserError
-from ..ops import prepare_process_for_cpu
-from ..paths import clone_root
-from .inferencer import Inferencer
+from .models import find_by_name, find_model, load_predictor
+from .pipeline import Pipeline
+from .predictors import ClassificationPredictor, DetectionPredictor, Predictor, Prepared
+from .results import Classification, Detections, Result
+from .sources import InputImage, as_image, iterate
 
-DEMO = Path('work_dirs', 'demo')
-
-
-def find_model(config: str | None, checkpoint: str | None) -> tuple[str, str]:
-    """Config and checkpoint, where one or both are not named.
-
-    Raises:
-        UserError: If that leaves open which.
-    """
-    if config and not checkpoint:
-        raise UserError('--config needs the --checkpoint that goes with it.')
-    if checkpoint:
-        find_checkpoint(checkpoint)
-        return config or only_config(osp.dirname(checkpoint)), checkpoint
-    root = clone_root()
-    for folder in (DEMO, root / DEMO) if root else (DEMO,):
-        checkpoints = [
-            *folder.glob('best_*.pth'),
-            *sorted(folder.glob('epoch_*.pth'), key=os.path.getmtime, reverse=True),
-        ]
-        if checkpoints:
-            return only_config(str(folder)), str(checkpoints[0])
-    raise UserError(
-        'No model is named, and `make demo` has left none: there is no '
-        f'checkpoint in {DEMO.resolve()}. Give --config and --checkpoint, or '
-        'run `make demo` first.'
-    )
+ResultT = TypeVar('ResultT', bound=Result)
 
 
-def only_config(folder: str) -> str:
-    configs = glob.glob(osp.join(glob.escape(folder), '*.py'))
-    if len(configs) != 1:
-        raise UserError(
-            f'{len(configs) or "No"} configs are in '
-            f'{folder or "."}, the folder of the checkpoint: '
-            'give one with --config.'
-        )
-    return configs[0]
+class _Model(Generic[ResultT]):
+    """A loaded model that predicts images; see :class:`Detector`."""
+
+    _predictor_type: type[Predictor]
+    _other = ''
+
+    def __init__(
+        self,
+        model: str | os.PathLike,
+        checkpoint: str | os.PathLike | None = None,
+        device: str | None = None,
+        score_thr: float = 0.3,
+        classes: str | Sequence[str] | None = None,
+        fuse: bool = True,
+    ) -> None:
+        model = os.fspath(model)
+        if checkpoint is None:
+            config, weights = find_by_name(model)
+        else:
+            config, weights = find_model(model, os.fspath(checkpoint))
+        cfg = None if config is None else load_config(config)
+        self.predictor = load_predictor(cfg, weights, device, score_thr, classes, fuse)
+        if not isinstance(self.predictor, self._predictor_type):
+            raise UserError(f'{model} is a {self._other}: use {self._other.title()}.')
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The PyTorch module, in evaluation mode."""
+        return self.predictor.model
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        return self.predictor.classes
+
+    def __call__(self, images: Any) -> Any:
+        """Predict one image or a list of them.
+
+        Args:
+            images: A path, an array (uint8 of shape (H, W, 3), BGR as in OpenCV), a
+                PIL image, or a list or tuple of them.
+
+        Returns:
+            Result | list[Result]: One for each image.
+
+        Raises:
+            ImageFileError: If an image can't be used.
+        """
+        if isinstance(images, list | tuple):
+            listed = [as_image(image, i) for i, image in enumerate(images)]
+            return [_checked(result) for result in self.stream(listed)]
+        return _checked(self._predict(as_image(images)))
+
+    def _predict(self, image: InputImage) -> ResultT:
+        prepared = self.predictor.prepare(image)
+        if isinstance(prepared, Prepared):
+            (prepared,) = self.predictor.predict_batch([prepared])
+        return prepared  # type: ignore[return-value]
+
+    def stream(self, source: Any, batch_size: int | None = None) -> Iterator[ResultT]:
+        """Yield the results of many images in their order, in bounded memory.
+
+        Images are decoded and predicted in threads, a few ahead. One that can't be
+        used yields a result with an ``error``.
+
+        Args:
+            source: A path of an image, a folder, a list of paths (``.txt``), a tar
+                shard, a video, or a pattern as ``'photos/**/*.jpg'``; or an iterable of
+                paths, arrays and PIL images, for example a generator.
+            batch_size (int, optional): Images in a batch, of those that are padded to
+                the same size; it changes results by rounding only. Defaults to None:
+                as many as have the pixels of 800x1344, at most 8.
+
+        Example:
+            >>> for result in Detector('coco-m').stream('photos/', batch_size=8):
+            ...     print(result)
+        """
+        with Pipeline(self.predictor, batch_size) as pipeline:
+            with closing(pipeline.run(iterate(source), ordered=True)) as results:
+                yield from results
 
 
-def prepare(cfg: Config, score_thr: float) -> Config:
-    """Have a config's detector compute no more than is kept of it."""
-    # Nothing is logged: what is drawn is written by the tools.
-    cfg.visualizer.vis_backends = []
-    # Masks need not be computed of what would be left out. Nothing else
-    # changes: suppression goes from higher scores to lower ones.
-    test_cfg = cfg.model.get('test_cfg') or {}
-    for part in (test_cfg, test_cfg.get('rcnn') or {}):
-        if 'score_thr' in part:
-            part['score_thr'] = max(part['score_thr'], score_thr)
-    return cfg
+class Detector(_Model[Detections]):
+    """A detector, ready to use.
 
-
-def load_detector(
-    cfg: Config, checkpoint: str | None, device: str | None = None
-) -> Inferencer:
-    """The detector of a prepared config, fused.
+    Threads may share it. A process that is forked from the one that built it can't use
+    it; a call there raises a UserError.
 
     Args:
-        cfg (Config): From :func:`prepare`.
-        checkpoint (str | None): None if the config's model needs none.
-        device (str | None): By default a GPU if there is one.
+        model (str | PathLike): The name of published weights ('coco-m'), a work
+            directory, a checkpoint beside its config, an exported detector (.onnx,
+            .xml); or a config by path or name, with ``checkpoint``.
+        checkpoint (str | PathLike, optional): A path, an address, or the name of
+            published weights ('mobilevig://coco-m'). Defaults to None.
+        device (str, optional): For example 'cuda:1' or 'cpu'. Defaults to None: a GPU
+            if there is one. Exported detectors run on the CPU.
+        score_thr (float): Detections that score less are left out. Defaults to 0.3.
+        classes (str | Sequence[str], optional): Names of the classes to keep. Defaults
+            to None: all.
+        fuse (bool): Fuse the backbone's branches and BatchNorms, which changes results
+            by rounding only. Defaults to True.
 
     Raises:
-        UserError: If the checkpoint doesn't fit, or there is no such device.
+        UserError: If there is no such model, or it can't be loaded.
+
+    Example:
+        >>> detector = Detector('coco-m')
+        >>> result = detector('photo.jpg')
+        >>> result.boxes, result.scores, result.names, result.masks
+        >>> result.save('out.jpg')
     """
-    if device is not None:
-        check_device(device)
-    inferencer = Inferencer(cfg, checkpoint, device=device, show_progress=False)
-    weight = next(inferencer.model.parameters(), None)
-    if weight is None or weight.device.type == 'cpu':
-        prepare_process_for_cpu()
-    return inferencer
+
+    _predictor_type = DetectionPredictor
+    _other = 'classifier'
+
+
+class Classifier(_Model[Classification]):
+    """A classifier, ready to use. Its results are the five best classes.
+
+    For the arguments see :class:`Detector`.
+
+    Example:
+        >>> Classifier('m')('photo.jpg').names[0]
+    """
+
+    _predictor_type = ClassificationPredictor
+    _other = 'detector'
+
+    def __init__(
+        self,
+        model: str | os.PathLike,
+        checkpoint: str | os.PathLike | None = None,
+        device: str | None = None,
+        score_thr: float = 0.0,
+        classes: str | Sequence[str] | None = None,
+        fuse: bool = True,
+    ) -> None:
+        super().__init__(model, checkpoint, device, score_thr, classes, fuse)
+
+
+def _checked(result: Any) -> Any:
+    if result.error is not None:
+        raise ImageFileError(f'{result.name}: {result.error}')
+    return result

@@ -9,7 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from mobilevig_det.inference.inferencer import Inferencer, Picture
+from mobilevig_det import Detector
 
 import numpy as np
 import tiny_detector
@@ -57,14 +57,11 @@ def infer(steps):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / 'detector'
         tiny_detector.make(folder)
-        inferencer = Inferencer(
-            str(folder / 'config.py'), str(folder / 'epoch_1.pth'), device='cpu'
-        )
-        for i in trange(steps, desc='Inferring'):
+        detector = Detector(folder, device='cpu')
+        for _ in trange(steps, desc='Inferring'):
             height, width = random.integers(32, 160, 2)
             image = random.integers(0, 256, (height, width, 3), np.uint8)
-            for found in inferencer.predict([Picture(f'{i}', image, i)], 1):
-                inferencer.draw(found, 0.3)
+            detector(image).draw()
             kib.append(resident_kib())
     return kib
 

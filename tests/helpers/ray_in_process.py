@@ -1,21 +1,25 @@
-"""Run tools/infer_ray.py with its workers in this process instead of Ray's."""
+"""Run the Ray executor with its workers in this process instead of Ray's."""
 
 import pytest
 
 
-def run_workers_here(monkeypatch):
+def run_workers_here(monkeypatch, after_block=lambda: None):
     """Replace Ray; returns a list that gets the blocks of each run."""
     pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
-    import mobilevig_det.inference.ray_run
-    from mobilevig_det.inference.detection_worker import DetectionWorker
+    import mobilevig_det.inference.executors.ray_data
+    from mobilevig_det.errors import UserError
+    from mobilevig_det.inference.executors.ray_worker import RayWorker
 
     runs = []
 
-    def run(blocks, job, *_):
+    def run(blocks, left, job, *_):
         runs.append(blocks)
-        worker = DetectionWorker(job)
+        worker = RayWorker(job)
         for block in blocks:
-            worker(block)
+            for row in worker(block).to_pylist():
+                if row['refusal']:
+                    raise UserError(row['refusal'])
+            after_block()
 
-    monkeypatch.setattr(mobilevig_det.inference.ray_run, 'run', run)
+    monkeypatch.setattr(mobilevig_det.inference.executors.ray_data, 'run', run)
     return runs

@@ -166,7 +166,7 @@ def test_ap_of_the_images_that_are_looked_at(
     number, shapes_cfg, shapes_root, monkeypatch
 ):
     oracle = Oracle(shapes_root)
-    monkeypatch.setattr(exported_detector, 'load', lambda path: oracle)
+    monkeypatch.setattr(exported_detector, 'load', lambda path, threads: oracle)
     shapes_cfg.val_evaluator.metric = 'bbox'
     found = accuracy.evaluate('a.onnx', shapes_cfg, number)
     assert found == {'coco/bbox_mAP': 1.0}

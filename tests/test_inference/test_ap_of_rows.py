@@ -1,7 +1,6 @@
 """COCO's AP from Parquet, as the page computes it, against tools/test.py's."""
 
 import json
-import os
 from contextlib import contextmanager
 
 from mobilevig_det.datasets.shapes import make_shapes
@@ -148,6 +147,6 @@ def test_of_infer_ray(ray, model_dir, expected, tmp_path, monkeypatch):
         run_workers_here(monkeypatch)
     flags = '--block-size', 4, '--actors', 2
     assert infer('infer_ray', model_dir, tmp_path, *flags) == 0
-    assert len(os.listdir(tmp_path / 'rows')) == 2
+    assert len(list((tmp_path / 'rows').glob('*.parquet'))) == 2
     found = ap_of(tmp_path / 'rows', truth_of(model_dir))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)

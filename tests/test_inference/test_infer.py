@@ -3,7 +3,6 @@
 import json
 import re
 
-import mobilevig_det.inference.inferencer
 from mobilevig_det.datasets.image_file import read_image
 
 import cv2
@@ -14,7 +13,7 @@ import tiny_detector
 import tool
 import torch
 from bad_images import bad_files, encode, good_files, photo, picture
-from mmdet.apis import inference_detector, init_detector
+from mmdet.apis import DetInferencer, inference_detector, init_detector
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -91,19 +90,16 @@ def test_a_batch_finds_what_single_images_do(infer, model_dir, tmp_path, batch_s
         masks = [mask_utils.decode(x['segmentation']) for x in (a, b)]
         assert (masks[0] != masks[1]).mean() < 1e-3
 
-    plain = mobilevig_det.inference.inferencer.Inferencer(
+    # MMDetection's own inferencer pads them to one size.
+    plain = DetInferencer(
         str(model_dir / 'config.py'),
         str(model_dir / 'epoch_1.pth'),
         device='cpu',
         show_progress=False,
     )
-    assert plain.model.backbone.fused
-    mixed = plain([str(path) for path in paths], batch_size=5, return_datasamples=True)[
-        'predictions'
-    ][0]
-    scores = mixed.pred_instances.scores.numpy()
+    mixed = plain([str(path) for path in paths], batch_size=5)['predictions'][0]
     alone = [a['score'] for a in of_image(single, paths[0])[1]]
-    assert not np.allclose(scores[: len(alone)], alone, atol=1e-3)
+    assert not np.allclose(mixed['scores'][: len(alone)], alone, atol=1e-3)
 
 
 def test_file_loads_in_pycocotools(infer, tmp_path):
@@ -231,11 +227,13 @@ def test_twenty_thousand_pixels_wide(infer, model_dir, tmp_path, monkeypatch):
     assert len(boxes) and (boxes[:, 0] + boxes[:, 2]).max() > 10000
 
     # The way of very large pictures: the same but for the edges of masks.
-    monkeypatch.setattr(mobilevig_det.inference.inferencer, 'MAX_PIXELS', 100 * 100)
+    for module in 'predictors', 'drawing':
+        name = f'mobilevig_det.inference.{module}.MAX_PIXELS'
+        monkeypatch.setattr(name, 100 * 100)
     code, large = infer(path, *options, draw=True, out='large')
     assert code == 0
     drawn = cv2.imread(str(tmp_path / 'large' / 'vis' / 'wide.png'))
-    assert drawn.shape == (60, 10000, 3)
+    assert drawn.shape == (7, 1290, 3)
     assert len(large['annotations']) == len(boxes)
     for a, b in zip(content['annotations'], large['annotations']):
         assert a['bbox'] == pytest.approx(b['bbox'], abs=1e-1)
@@ -290,7 +288,7 @@ def test_the_demos_own_model(model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path / 'a.png', photo(160, 120))
     infer = tool.load('infer')
-    monkeypatch.setattr('mobilevig_det.inference.detector.clone_root', lambda: None)
+    monkeypatch.setattr('mobilevig_det.inference.models.clone_root', lambda: None)
     with pytest.raises(SystemExit, match='make demo'):
         infer.main([str(path)])
     demo = tmp_path / 'work_dirs' / 'demo'

@@ -8,10 +8,11 @@ import re
 import signal
 import tarfile
 from pathlib import Path
+from unittest import mock
 
-import mobilevig_det.inference.classifier_inference
-from mobilevig_det.cli import infer_run
 from mobilevig_det.datasets.shape_classes import CLASSES
+from mobilevig_det.inference import run as inference_run
+from mobilevig_det.inference.models import load_predictor
 
 import numpy as np
 import pytest
@@ -73,14 +74,20 @@ def work(model_dir, tmp_path, monkeypatch):
 def infer(*argv, stop=lambda picture: None, inputs=('images',)):
     """The tool's exit code or message; ``stop`` is called with what is looked at."""
 
-    class Classifier(mobilevig_det.inference.classifier_inference.Classifier):
-        def look_at(self, batch, model=None):
-            for prepared in batch:
-                stop(prepared.picture)
-            return super().look_at(batch, model)
+    def load(*args):
+        predictor = load_predictor(*args)
+        predict_batch = predictor.predict_batch
 
-    infer_run.Classifier = Classifier
-    return tool.run('infer', *inputs, *MODEL, '--batch-size', '2', *argv)
+        def predict_until(batch, models=None):
+            for prepared in batch:
+                stop(prepared.source)
+            return predict_batch(batch, models)
+
+        predictor.predict_batch = predict_until
+        return predictor
+
+    with mock.patch.object(inference_run, 'load_predictor', load):
+        return tool.run('infer', *inputs, *MODEL, '--batch-size', '2', *argv)
 
 
 def naive(files):
@@ -148,7 +155,7 @@ def test_stopped_and_resumed(number, error, capsys):
         assert not Path('out/predictions.json').exists()
     else:
         assert infer(stop=stopped) == 130
-        assert 'stopped; --resume goes on' in capsys.readouterr().err
+        assert 'stopped; --resume resumes' in capsys.readouterr().err
         done = [row['image'] for row in rows() if not row['error']]
         content = json.loads(Path('out/predictions.json').read_text())
         assert [row['file_name'] for row in content] == sorted(done)
@@ -248,7 +255,7 @@ def expected():
 @pytest.mark.slow
 def test_two_processes_one_dies(expected):
     done = run(processes=2, KILLED_RANK='1', KILLED_AT='1')
-    assert done.returncode != 0 and '--resume goes on' in done.stdout, done.stdout
+    assert done.returncode != 0 and '--resume resumes' in done.stdout, done.stdout
     assert rows() and not Path('out/predictions.json').exists()
     done = run('--resume', processes=2)
     assert done.stdout.count('Classes: out/predictions.json') == 1, done.stdout

@@ -6,10 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-import mobilevig_det.inference.results
+import mobilevig_det.inference.run
 from mobilevig_det.errors import UserError
-from mobilevig_det.inference.classifier_inference import Classifier
-from mobilevig_det.inference.detector import load_detector
+from mobilevig_det.inference.models import load_predictor
 
 import pytest
 import tool
@@ -167,9 +166,8 @@ def test_thresholds(capsys, value):
 @pytest.mark.parametrize('device', ['cuda:99', 'gpu'])
 def test_devices(device):
     """Of torch without CUDA, too, which raises an error of another kind."""
-    for load in load_detector, Classifier:
-        with pytest.raises(UserError, match=f'--device {device} cannot be used: '):
-            load(Config(), 'file.pth', device)
+    with pytest.raises(UserError, match=f'--device {device} cannot be used: '):
+        load_predictor(Config(), 'file.pth', device)
 
 
 def interrupt(*_, **__):
@@ -177,19 +175,17 @@ def interrupt(*_, **__):
 
 
 def test_ctrl_c_before_the_first_image(told, monkeypatch):
-    stopped = 'infer.py: stopped; --resume goes on.'
+    stopped = 'infer.py: stopped; --resume resumes the run.'
     with monkeypatch.context() as patch:
-        patch.setattr(
-            'mobilevig_det.inference.inference_run.RowFolder.begin', interrupt
-        )
+        patch.setattr('mobilevig_det.inference.run.JsonLinesStore.begin', interrupt)
         assert told('images') == (130, [stopped])
     assert told('images', argv=['--resume']) == (0, [])
 
 
 def test_ctrl_c_while_the_result_is_written(told, monkeypatch):
-    stopped = 'infer.py: stopped; --resume goes on.'
+    stopped = 'infer.py: stopped; --resume resumes the run.'
     with monkeypatch.context() as patch:
-        patch.setattr(mobilevig_det.inference.results, 'write_coco', interrupt)
+        patch.setattr(mobilevig_det.inference.run, 'write_result', interrupt)
         assert told('images') == (130, [stopped])
     detector = PlainDetector()
     assert told('images', argv=['--resume'], detector=detector) == (0, [])

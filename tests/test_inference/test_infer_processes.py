@@ -67,7 +67,7 @@ def test_one_of_two_dies(work, rank):  # noqa: F811
     """The job ends, says so, and goes on with three."""
     done = run('--no-save-vis', processes=2, KILLED_RANK=str(rank), KILLED_AT='3')
     assert done.returncode != 0
-    assert '--resume goes on' in done.stdout
+    assert '--resume resumes' in done.stdout
     assert not Path('out/predictions.json').exists()
     assert len(rows()) > 3
     done = run('--no-save-vis', '--resume', processes=3)

@@ -10,8 +10,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from mobilevig_det.inference.input_files import Skipped
-from mobilevig_det.inference.input_stream import Inputs
+from mobilevig_det.inference.sources import Inputs, SkipReport
 
 import pytest
 import torch
@@ -255,7 +254,7 @@ def test_a_shard_is_not_held():
     """Of 2,000 members, neither headers nor names pile up."""
     image = b'x' * 10
     make_tar('s.tar', {f'{i:0100}.png': image for i in range(2000)})
-    images = iter(Inputs(['s.tar'], Skipped('test')))
+    images = iter(Inputs(['s.tar'], SkipReport('test')))
     for _ in range(100):
         next(images)
     tracemalloc.start()

@@ -7,10 +7,11 @@ import re
 import resource
 import sys
 from pathlib import Path
+from unittest import mock
 
-from mobilevig_det.cli import infer_run
 from mobilevig_det.datasets.image_file import ImageFileError, read_image
-from mobilevig_det.inference.inferencer import Picture
+from mobilevig_det.inference import run as inference_run
+from mobilevig_det.inference.sources import InputImage
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 import tool
 from bad_images import picture
 from plain_detector import PlainDetector, make_plain_model
-from test_results import CATEGORIES, Everything
+from test_writers import CATEGORIES, Everything
 
 FRAMES = 7
 
@@ -76,11 +77,17 @@ def work(tmp_path, monkeypatch):
 
 def infer(*argv, detector=None, draw=False, inputs=('images',)):
     """The tool's exit code or message."""
-    infer_run.load_detector = lambda *_: detector or PlainDetector()
+
+    def load(cfg, checkpoint, device, score_thr):
+        found = detector or PlainDetector()
+        found.score_thr = score_thr
+        return found
+
     flags = [] if draw else ['--no-save-vis']
     words = [*inputs, '--checkpoint', 'model/epoch_1.pth', '--out-dir', 'out']
     words += ['--score-thr', '0.4', '--batch-size', '2', *flags, *argv]
-    return tool.run('infer', *words)
+    with mock.patch.object(inference_run, 'load_predictor', load):
+        return tool.run('infer', *words)
 
 
 SKIPPED = 'infer.py: 3 skipped, see above.'
@@ -97,8 +104,7 @@ def expected(names):
     def look_at(name, image, **more):
         id = everything.expect(name, image, **more)
         if min(image.shape[:2]) > 1:
-            (prediction,) = detector.predict([Picture(name, image, 0)], 1)
-            everything.add(id, prediction, 0.4)
+            everything.add(id, detector(InputImage(name, pixels=image)), 0.4)
 
     for name in sorted(names, key=lambda name: (name.endswith('.avi'), name)):
         if not name.endswith('.avi'):
@@ -206,7 +212,7 @@ def test_ctrl_c(work, capsys):
     """A file of what is done, as always; and one can go on."""
     detector = PlainDetector(StopAt(5, KeyboardInterrupt))
     assert infer(detector=detector) == 130
-    assert '--resume goes on' in capsys.readouterr().err
+    assert '--resume resumes' in capsys.readouterr().err
     content = json.loads(Path('out/predictions.json').read_text())
     done = [row for row in rows() if not row['error']]
     assert len(content['images']) == len(done) >= 3
@@ -219,7 +225,7 @@ def test_what_is_unfinished_is_not_overwritten(work, capsys):
         infer(detector=PlainDetector(StopAt(6)))
     before = rows()
     message = infer()
-    assert message.startswith('infer.py: out/rows has what an unfinished run has done')
+    assert message.startswith('infer.py: out/rows has the rows of an unfinished run')
     assert '--resume' in message and 'delete that folder' in message
     assert rows() == before
 
@@ -298,7 +304,7 @@ def test_a_full_disk(work, capsys):
         message = infer()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "out/rows/0.jsonl'" in message and '--resume goes on' in message
+    assert "out/rows/0.jsonl'" in message and '--resume resumes' in message
     assert os.strerror(errno.EFBIG) in message
     done = {row['image'] for row in rows()}
     assert len(done) > 3
@@ -319,7 +325,8 @@ def test_a_result_that_cannot_be_written(work, monkeypatch, name):
     real = getattr(os, name)
 
     def fail(one, *more):
-        path = one if isinstance(one, str) else os.readlink(f'/proc/self/fd/{one}')
+        is_handle = isinstance(one, int)
+        path = os.readlink(f'/proc/self/fd/{one}') if is_handle else os.fspath(one)
         if 'predictions.json' in path:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
         return real(one, *more)
