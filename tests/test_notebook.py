@@ -25,7 +25,7 @@ for layer in (model.rpn_head.rpn_reg, model.roi_head.bbox_head.fc_reg):
 # After it: its masks, and the picture with boxes and names alone.
 AFTER = """
 result = detector(picture)
-cv2.imwrite('masks.png', result.masks.any(0) * np.uint8(255))
+cv2.imwrite('masks.png', result.masks.any(0).astype('uint8') * 255)
 result.rles = None
 cv2.imwrite('without_masks.png', result.draw())
 """
