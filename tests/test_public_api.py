@@ -8,8 +8,8 @@ import mobilevig_det
 import pytest
 
 PUBLIC = {
-    'mobilevig_det': """AdaptViG GreedyViG MobileViG MobileViGv2 RapidNet __version__
-        registry""",
+    'mobilevig_det': """AdaptViG Classifier Detector GreedyViG MobileViG MobileViGv2
+        RapidNet __version__ registry""",
     'mobilevig_det.backbones': """AdaptViG BaseBackbone GreedyViG MobileViG MobileViGv2
         RapidNet fuse_backbones""",
     'mobilevig_det.checkpoints': """allow_checkpoint_types check_weights
