@@ -11,10 +11,10 @@ from pathlib import Path
 
 from mobilevig_det.config import load_config
 from mobilevig_det.datasets import make_shapes
+from mobilevig_det.inference.encoder import RecordEncoder
 from mobilevig_det.inference.models import load_predictor
 from mobilevig_det.inference.pipeline import Pipeline
 from mobilevig_det.inference.predictors import Prepared, SizeBucketer
-from mobilevig_det.inference.records import RecordEncoder
 from mobilevig_det.inference.sources import InputImage
 from mobilevig_det.ops import prepare_process_for_cpu
 

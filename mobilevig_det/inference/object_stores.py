@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -24,7 +25,6 @@ from ..datasets import ImageFileError
 from ..errors import UserError
 from .digest_set import DigestSet
 from .lists_and_shards import CHUNK, LISTS, ListError, is_list, split_names
-from .sources import IMAGES, InputImage
 
 SCHEMES = ('s3', 'gs', 'hdfs', 'file')
 PARTS = re.compile(r'([^:/]+)://(?:([^/?]*)@)?([^/?]*)([^?]*)(\?.*)?', re.DOTALL)
@@ -131,20 +131,30 @@ def _parts(address: str) -> tuple[str, str | None, str, str, str | None]:
     return scheme, user, host, path, query
 
 
-def images_at(where: str) -> Iterator[InputImage]:
+class Found(NamedTuple):
+    """An image in an object store, or in a row of a row group of a Parquet file."""
+
+    name: str
+    file: str | None = None
+    row_group: int = 0
+    row: int = 0
+
+
+def images_at(where: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     """Yield the images of a folder or a list in an object store, or of Parquet.
 
     Args:
         where (str): The address of a folder, a list of names or Parquet files, or the
             path of a Parquet file. Parquet has a column of paths, or one of names and
             one of bytes, the images' files.
+        suffixes (tuple[str, ...]): Of the images in a folder.
 
     Raises:
         UserError: If it cannot be read, or its columns are ambiguous.
     """
     shown = without_secrets(where)
     try:
-        for image in _find(where, shown):
+        for image in _find(where, shown, suffixes):
             if is_address(image.name) and CREDENTIALS.search(image.name):
                 raise UserError(
                     f'{shown} has addresses with credentials, which rows would show. '
@@ -156,7 +166,7 @@ def images_at(where: str) -> Iterator[InputImage]:
         raise UserError(f'{shown} cannot be read: {error}') from error
 
 
-def _find(where: str, shown: str) -> Iterator[InputImage]:
+def _find(where: str, shown: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     filesystem, path = find_filesystem(where)
     info = filesystem.get_file_info(path)
     if info.type == fs.FileType.NotFound:
@@ -167,15 +177,15 @@ def _find(where: str, shown: str) -> Iterator[InputImage]:
         files = sorted(f.path for f in found if f.type == fs.FileType.File)
     tables = [file for file in files if file.endswith('.parquet')]
     if tables:
-        yield from _in_parquet(where, shown, filesystem, tables)
+        yield from _in_parquet(shown, filesystem, tables)
     elif info.type == fs.FileType.Directory:
         for file in files:
-            if file.lower().endswith(IMAGES):
-                yield InputImage(image_name(where, file), store=where)
+            if file.lower().endswith(suffixes):
+                yield Found(image_name(where, file))
     elif is_list(path):
         with filesystem.open_input_stream(path) as stream:
             for name in split_names(lambda: stream.read(CHUNK)):
-                yield InputImage(os.fsdecode(name), store=where)
+                yield Found(os.fsdecode(name))
     else:
         raise UserError(
             f'{shown} is neither a folder, nor a list of paths ({" or ".join(LISTS)}), '
@@ -184,8 +194,8 @@ def _find(where: str, shown: str) -> Iterator[InputImage]:
 
 
 def _in_parquet(
-    where: str, shown: str, filesystem: fs.FileSystem, tables: list[str]
-) -> Iterator[InputImage]:
+    shown: str, filesystem: fs.FileSystem, tables: list[str]
+) -> Iterator[Found]:
     schema = pq.read_schema(tables[0], filesystem=filesystem)
     name_column, bytes_column = image_columns(shown, schema)
     seen = DigestSet()
@@ -199,9 +209,9 @@ def _in_parquet(
                 for row, value in enumerate(column.cast(pa.binary())):
                     name = os.fsdecode(value.as_py())
                     if bytes_column is None:
-                        yield InputImage(name, store=where)
+                        yield Found(name)
                     elif seen.add(name):
-                        yield InputImage(name, 0, path, group, row, store=where)
+                        yield Found(name, path, group, row)
                     else:
                         raise UserError(
                             f'{shown}: several images have the same name, for example '
@@ -238,8 +248,12 @@ def image_columns(where: str, schema: pa.Schema) -> tuple[str, str | None]:
     return names[0], binaries[0] if binaries else None
 
 
-def read_bytes(image: InputImage) -> bytes:
-    """Read the encoded file of an image in an object store or in Parquet.
+def read_bytes(image: Found, where: str) -> bytes:
+    """Read the encoded file of an image.
+
+    Args:
+        image (Found): From :func:`images_at`, or the address of an image.
+        where (str): What it was found at; its credentials are used.
 
     Raises:
         ImageFileError: If there is no such file.
@@ -247,10 +261,8 @@ def read_bytes(image: InputImage) -> bytes:
     """
     try:
         if image.file is not None:
-            return _row_group(image.store or image.file, image.file, image.offset).read(
-                image.size
-            )
-        filesystem, path = find_image(image.name, image.store or '')
+            return _row_group(where, image.file, image.row_group).read(image.row)
+        filesystem, path = find_image(image.name, where)
         with filesystem.open_input_stream(path) as file:
             return file.read()
     except FileNotFoundError:

@@ -22,13 +22,10 @@ from mmengine.structures import BaseDataElement
 from ..datasets import ImageFileError
 from ..datasets.masks import encode_rle
 from ..errors import UserError
+from .drawing import MAX_PIXELS, MAX_SIDE
 from .results import Classification, Detections, Result
 from .sources import InputImage
 
-# Above this, masks are predicted and drawn in coordinates of the model's input: a
-# hundred masks of a gigapixel don't fit into a memory.
-MAX_PIXELS = 2**24
-MAX_SIDE = 2**15
 # Images after which a batch is predicted that others of its size have not filled.
 MAX_WAITING = 64
 # By default a batch takes no more pixels than one image of COCO's recipe does; more

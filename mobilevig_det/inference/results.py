@@ -12,6 +12,7 @@ import pycocotools.mask as mask_utils
 
 from ..errors import UserError
 from ..io import atomic_write
+from .drawing import draw
 from .records import Record, coco_annotations, empty_record
 from .sources import InputImage
 
@@ -207,8 +208,6 @@ class Detections(Result):
 
     def draw(self, score_thr: float = 0.0) -> np.ndarray:
         """Return the image with boxes, masks and names drawn; uint8 (H, W, 3), BGR."""
-        from .drawing import draw
-
         return draw(self.image, self.filter(score_thr))
 
     def save(self, path: str | os.PathLike, score_thr: float = 0.0) -> None:

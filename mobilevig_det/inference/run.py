@@ -17,7 +17,7 @@ from ..datasets import hush_opencv
 from ..engine.launch import restarts
 from ..errors import UserError
 from ..ops import prepare_process_for_cpu
-from .drawing import Drawings
+from .drawings import Drawings
 from .executors.local import LocalExecutor
 from .executors.torchrun import Processes
 from .models import find_model, load_predictor

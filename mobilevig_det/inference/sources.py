@@ -77,9 +77,10 @@ class InputImage:
         if self.pixels is not None:
             return self.pixels
         if '://' in self.name or (self.file and self.file.endswith('.parquet')):
-            from .object_stores import read_bytes
+            from .object_stores import Found, read_bytes
 
-            return decode_image(read_bytes(self))
+            found = Found(self.name, self.file, self.offset, self.size)
+            return decode_image(read_bytes(found, self.store or ''))
         try:
             if not stat.S_ISREG(os.stat(self.file or self.name).st_mode):
                 kind = 'Is a directory' if osp.isdir(self.name) else 'not a file'
@@ -204,7 +205,14 @@ class Inputs:
             else:
                 from .object_stores import images_at
 
-                yield from images_at(stream)
+                for found in images_at(stream, IMAGES):
+                    yield InputImage(
+                        found.name,
+                        file=found.file,
+                        offset=found.row_group,
+                        size=found.row,
+                        store=stream,
+                    )
 
     def _members(self, shard: str) -> Iterator[InputImage]:
         for name, offset, size in images_in_shard(shard, IMAGES, self.report):

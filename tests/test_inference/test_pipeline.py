@@ -10,10 +10,10 @@ from pathlib import Path
 
 from mobilevig_det.config import load_config
 from mobilevig_det.inference import pipeline as pipeline_module
+from mobilevig_det.inference.encoder import RecordEncoder
 from mobilevig_det.inference.models import load_predictor
 from mobilevig_det.inference.pipeline import Pipeline, model_copies
 from mobilevig_det.inference.predictors import MAX_WAITING, Prepared, SizeBucketer
-from mobilevig_det.inference.records import RecordEncoder
 from mobilevig_det.inference.sources import InputImage
 
 import numpy as np

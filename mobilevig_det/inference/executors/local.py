@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from ...datasets import ImageFileError
-from ..drawing import Drawings, VideoWriter
+from ..drawings import Drawings, VideoWriter
+from ..encoder import RecordEncoder
 from ..pipeline import Pipeline
 from ..predictors import MAX_BATCH, Predictor
-from ..records import Record, RecordEncoder, empty_record
+from ..records import Record, empty_record
 from ..sources import InputImage, Inputs, SkipReport, Video
 from ..stores import JsonLinesStore
 from .torchrun import Processes, SharedProgress

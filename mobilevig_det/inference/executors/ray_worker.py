@@ -16,11 +16,11 @@ from ...checkpoints import load_all_safely
 from ...datasets import hush_opencv
 from ...errors import UserError
 from ...ops import prepare_process_for_cpu
+from ..encoder import RecordEncoder
 from ..models import load_predictor
 from ..object_stores import is_address
 from ..parquet_store import ParquetStore
 from ..pipeline import Pipeline
-from ..records import RecordEncoder
 from ..sources import InputImage, Inputs
 
 # Images in a block: at most MAX_BLOCK, fewer if there would be too few blocks to share,

@@ -4,9 +4,9 @@ import os
 import re
 import resource
 
-import mobilevig_det.inference.drawing
+import mobilevig_det.inference.drawings
 from mobilevig_det.errors import UserError
-from mobilevig_det.inference.drawing import VideoWriter
+from mobilevig_det.inference.drawings import VideoWriter
 
 import cv2
 import numpy as np
@@ -108,11 +108,11 @@ def test_whole_ones(rate, count):
 def test_frames_of_other_sizes(monkeypatch):
     """They are resized, where OpenCV would leave them out."""
 
-    real = mobilevig_det.inference.drawing.draw
+    real = mobilevig_det.inference.drawings.draw
 
     def cut_off(image, result):
         return real(image, result)[: 80 if result.source.frame % 3 else None]
 
-    monkeypatch.setattr(mobilevig_det.inference.drawing, 'draw', cut_off)
+    monkeypatch.setattr(mobilevig_det.inference.drawings, 'draw', cut_off)
     assert draw() == 0
     assert len(list(frames('out/vis/a.avi.mp4'))) == FRAMES

@@ -1,0 +1,163 @@
+"""Write drawings: the name of the file of each input, and videos."""
+
+import hashlib
+import os
+import os.path as osp
+from collections import Counter
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+from .drawing import draw
+from .results import Detections, Result, save_image
+from .sources import VIDEOS, Inputs, frame_count
+
+# Drawings have the format of their image if it is one of these.
+DRAWN_AS = ('.jpg', '.jpeg', '.png', '.bmp')
+MAX_NAME_BYTES = 200  # of a file; most file systems allow 255
+
+
+class Drawings:
+    """The folder of the drawings of a run, and the name of each.
+
+    Named inputs get file names of their own. If there are lists or shards too, every
+    drawing has the path of its input below the folder: names are unique then without
+    remembering them.
+
+    Args:
+        folder (str): The folder.
+        inputs (Inputs): Images and videos.
+
+    Raises:
+        UserError: If an input would be overwritten.
+    """
+
+    def __init__(self, folder: str, inputs: Inputs) -> None:
+        self.folder = folder
+        self._inside = osp.join(osp.realpath(folder), '')
+        self._named: dict[str, str] = {}
+        if not inputs.streams:
+            self._named = _unique_names(folder, inputs.images, inputs.videos)
+
+    def path(self, name: str) -> str:
+        """Return where the drawing of an input is written."""
+        if self._named:
+            return self._named[name]
+        if osp.realpath(name).startswith(self._inside):
+            raise UserError(
+                f'{name} lies in the folder of the drawings, one of which could '
+                'overwrite it: choose another --out-dir.'
+            )
+        parts = [_as_part(p) for p in name.split(os.sep) if p not in ('', '.')]
+        *folders, stem = parts
+        suffix = '.mp4' if name.lower().endswith(VIDEOS) else '.jpg'
+        kept = ('.mp4',) if suffix == '.mp4' else DRAWN_AS
+        # No two names may become one: what is appended is appended to its like, too.
+        if not stem.lower().endswith(kept) or stem.lower().endswith(f'.vis{suffix}'):
+            stem = f'{stem}.vis{suffix}'
+        return osp.join(self.folder, *folders, stem)
+
+    def draw(self, result: Result) -> np.ndarray | None:
+        """Draw a result. An image's drawing is written, a frame's is returned."""
+        if result.error is not None or not isinstance(result, Detections):
+            return None
+        drawn = draw(result.image, result)
+        if result.source.video is not None:
+            return drawn
+        save_image(self.path(result.name), drawn)
+        return None
+
+
+def _as_part(part: str) -> str:
+    """Return a component of a path as the name of a file below the folder."""
+    if set(part) == {'_'} and len(part) > 1:
+        part += '_'  # apart from what follows
+    part = '__' if part == '..' else part
+    data = os.fsencode(part)
+    if len(data) <= MAX_NAME_BYTES:
+        return part
+    stem, suffix = osp.splitext(part)
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return os.fsencode(stem)[:100].decode(errors='replace') + f'-{digest}{suffix[:20]}'
+
+
+def _unique_names(folder: str, images: list[str], videos: list[str]) -> dict[str, str]:
+    """Name drawings by the file names of their inputs, numbered if they repeat."""
+    drawings: dict[str, str] = {}
+    inputs = {osp.realpath(path) for path in (*images, *videos)}
+    taken: set[str] = set()
+    repeats: Counter[str] = Counter()
+    for path in (*images, *videos):
+        suffixes = ('.mp4',) if path.lower().endswith(VIDEOS) else DRAWN_AS
+        stem, suffix = osp.splitext(_as_part(osp.basename(path)))
+        if suffix.lower() not in suffixes:
+            stem, suffix = stem + suffix, suffixes[0]
+        name = stem + suffix
+        while name in taken:
+            repeats[stem + suffix] += 1
+            name = f'{stem}_{repeats[stem + suffix] + 1}{suffix}'
+        taken.add(name)
+        drawings[path] = osp.join(folder, name)
+        if osp.realpath(drawings[path]) in inputs:
+            raise UserError(
+                f'The drawing of {path} would overwrite the input {drawings[path]}: '
+                'choose another --out-dir.'
+            )
+    return drawings
+
+
+class VideoWriter:
+    """An MP4 file of drawn frames.
+
+    OpenCV reports no failed write, so that the file is checked at the end.
+
+    Args:
+        path (str): The file. Its folder is made.
+        rate (float): Frames per second.
+        size (tuple[int, int]): Width and height in pixels; frames of other sizes are
+            resized.
+
+    Raises:
+        OSError: If there can't be such a file.
+        UserError: If OpenCV can't write one.
+    """
+
+    def __init__(self, path: str, rate: float, size: tuple[int, int]) -> None:
+        self.path = path
+        self.size = size
+        self.count = 0
+        os.makedirs(osp.dirname(path) or '.', exist_ok=True)
+        open(path, 'wb').close()  # raises the reason; OpenCV doesn't
+        codec = cv2.VideoWriter_fourcc(*'mp4v')
+        self._writer = cv2.VideoWriter(path, codec, rate, size)
+        if not self._writer.isOpened():
+            raise UserError(f'OpenCV cannot write {path}: use --no-save-vis.')
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add a frame: uint8 of shape (H, W, 3), BGR."""
+        if frame.shape[1::-1] != self.size:  # OpenCV would leave it out
+            frame = cv2.resize(frame, self.size)
+        self._writer.write(frame)
+        self.count += 1
+
+    def release(self) -> None:
+        """Close the file, complete or not."""
+        self._writer.release()
+
+    def finish(self) -> None:
+        """Close the file and check it.
+
+        Raises:
+            OSError: If it is not complete. FFmpeg's files can't even be opened after
+                a failed write.
+        """
+        self.release()
+        video = cv2.VideoCapture(self.path)
+        found = frame_count(video)
+        # Other readers of OpenCV only estimate how many frames there are.
+        if not video.isOpened() or found < 0.98 * self.count - 1:
+            raise OSError(
+                f'{self.path}: of its {self.count} frames {found} could be written: '
+                'the disk is full, or fails'
+            )
