@@ -1,0 +1,251 @@
+"""Draw boxes, masks and labels into an image of any size.
+
+Lines and text scale with the image, each class has one colour, and labels are placed
+where they cover neither each other nor small objects.
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .fonts import FONT_VARIABLE, find_font
+
+Color = tuple[int, ...]
+Font = ImageFont.FreeTypeFont
+Size = tuple[int, int]  # (width, height)
+PlacedLabel = tuple[str, np.ndarray]  # the text and (x1, y1, x2, y2)
+
+MASK_OPACITY = 0.4
+# A box is small for a label that would cover more than this share of it.
+MAX_COVER = 0.15
+# A label may cover small boxes of other objects by this share, summed up.
+MAX_COVER_OF_OTHERS = 0.5
+# All labels together may cover this share of the image.
+MAX_LABEL_AREA = 0.2
+
+
+def draw_detections(
+    image_bgr: np.ndarray,
+    boxes: Any,
+    labels: Any,
+    scores: Any,
+    names: Sequence[str],
+    masks: Any = None,
+    palette: Any = None,
+) -> np.ndarray:
+    """Draw objects into a copy of an image.
+
+    Masks and boxes are drawn from large to small. The label of an object is its name
+    and score. Where there is little room, scores are left out first, then the labels of
+    the lowest scores, but never a box.
+
+    Args:
+        image_bgr (np.ndarray): uint8 of shape (H, W, 3), BGR, or (H, W), gray.
+        boxes (array-like): Shape (N, 4), (x1, y1, x2, y2) in pixels. Boxes outside the
+            image are not drawn.
+        labels (array-like): N integers, indices into ``names``.
+        scores (array-like | None): N scores, or None for annotations.
+        names (Sequence[str]): Name of each class, in any script.
+        masks (Sequence[np.ndarray], optional): N arrays of shape (H, W), bool or 0 and
+            1. Each is read once, so that a sequence can decode them on demand.
+            Defaults to None.
+        palette (Sequence, optional): (r, g, b) of each class. Defaults to None. Without
+            it, or if it has too few colours, :func:`class_colors` makes them.
+
+    Returns:
+        np.ndarray: uint8 of shape (H, W, 3), BGR.
+    """
+    if image_bgr.ndim == 2 or image_bgr.shape[2] == 1:
+        image_bgr = cv2.cvtColor(image_bgr, cv2.COLOR_GRAY2BGR)
+    canvas = np.array(image_bgr, order='C')
+    height, width = canvas.shape[:2]
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    visible = ((boxes[:, 2:] >= 0) & (boxes[:, :2] <= (width, height))).all(1)
+    boxes = np.clip(boxes, 0, (width - 1, height - 1) * 2).round().astype(int)
+    sides = boxes[:, 2:] - boxes[:, :2] + 1
+    # Lines around small objects are thin, those around tiny ones are outside of them.
+    boxes[sides.min(1) < 16] += (-1, -1, 1, 1)
+    boxes = np.clip(boxes, 0, (width - 1, height - 1) * 2)
+    by_size = np.argsort(-sides.prod(1), kind='stable')
+    by_size = by_size[visible[by_size]]
+    labels = np.asarray(labels, np.int64)
+    palette = class_colors(max(len(names), labels.max(initial=-1) + 1), palette)
+    colors = [tuple(int(value) for value in palette[label][::-1]) for label in labels]
+
+    diagonal = float(np.hypot(height, width))
+    line = int(np.clip(round(diagonal / 500), 1, 12))
+    if masks is not None:
+        for i in by_size:
+            _draw_mask(canvas, masks[i], colors[i], max(1, line // 2))
+    for i in by_size:
+        thickness = int(np.clip(sides[i].min() // 8, 1, line))
+        start, end = boxes[i].reshape(2, 2).tolist()
+        cv2.rectangle(canvas, start, end, colors[i], thickness)
+
+    font_file = find_font(frozenset('0.9…').union(*names), os.getenv(FONT_VARIABLE))
+    font = ImageFont.truetype(font_file, int(np.clip(round(diagonal / 62), 8, 96)))
+    # Labels of high scores are placed first.
+    order = np.arange(len(boxes)) if scores is None else np.argsort(-np.asarray(scores))
+    order = order[visible[order]]
+    texts = []
+    for i in order:
+        name = names[labels[i]] if labels[i] < len(names) else f'class {labels[i]}'
+        name = _shorten(name, font, width / 2)
+        texts.append([name] if scores is None else [f'{name} {scores[i]:.2f}', name])
+    placed = place_labels(texts, boxes[order], font, (width, height))
+    for i, label in zip(order, placed):
+        if label is not None:
+            _draw_label(canvas, label, font, colors[i])
+    return canvas
+
+
+def _draw_mask(canvas: np.ndarray, mask: Any, color: Color, thickness: int) -> None:
+    """Fill a mask with a translucent colour and draw its contour."""
+    mask = np.ascontiguousarray(mask, np.uint8)
+    x, y, width, height = cv2.boundingRect(mask)
+    if not width:
+        return
+    mask = mask[y : y + height, x : x + width]
+    below = canvas[y : y + height, x : x + width]
+    above = np.full_like(below, color)
+    blended = cv2.addWeighted(below, 1 - MASK_OPACITY, above, MASK_OPACITY, 0)
+    np.copyto(below, blended, where=mask[..., None] > 0)
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(canvas, contours, -1, color, thickness, offset=(x, y))
+
+
+def _shorten(name: str, font: Font, width: float) -> str:
+    """Return a name on one line that is at most ``width`` pixels wide."""
+    name = ' '.join(name.encode(errors='replace').decode().split())[:200]
+    if font.getlength(name) <= width:
+        return name
+    while name and font.getlength(f'{name}…') > width:
+        name = name[:-1]
+    return f'{name}…'
+
+
+def place_labels(
+    texts: Sequence[Sequence[str]], boxes: np.ndarray, font: Font, image_size: Size
+) -> list[PlacedLabel | None]:
+    """Choose text and place of each label, one after another.
+
+    Args:
+        texts (Sequence[Sequence[str]]): For each of N labels, texts of which the first
+            that finds a place is taken. Earlier labels take precedence.
+        boxes (np.ndarray): Boxes of their objects in the image, int, shape (N, 4).
+        font (FreeTypeFont): The font of the labels.
+        image_size (tuple[int, int]): Width and height of the image in pixels.
+
+    Returns:
+        list: The text of each label and its place (x1, y1, x2, y2), or None if there is
+        no room for it.
+    """
+    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
+    taken = np.zeros((0, 4), int)
+    room = MAX_LABEL_AREA * image_size[0] * image_size[1]
+    if sum(np.prod(_label_size(choices[0], font)) for choices in texts) > room:
+        texts = [choices[-1:] for choices in texts]
+    placed: list[PlacedLabel | None] = []
+    for own, choices in enumerate(texts):
+        placed.append(None)
+        for text in choices:
+            size = _label_size(text, font)
+            area = size[0] * size[1]
+            if size[0] > image_size[0] or size[1] > image_size[1] or area > room:
+                continue
+            places = _places(boxes[own], size, image_size)
+            cover = _intersections(places, boxes) / areas
+            small = area > MAX_COVER * areas
+            cover_of_small = (cover * small).sum(1)
+            refused = _intersections(places, taken).any(1)
+            refused |= cover_of_small > MAX_COVER_OF_OTHERS
+            refused |= small[own] & (cover[:, own] > 0)
+            if not refused.all():
+                cost = cover_of_small + 0.3 * (cover * ~small).sum(1)
+                cost += 0.02 * np.arange(len(places))  # prefers the first places
+                place = places[np.where(refused, np.inf, cost).argmin()]
+                taken = np.vstack([taken, place])
+                room -= area
+                placed[-1] = text, place
+                break
+    return placed
+
+
+def _label_size(text: str, font: Font) -> Size:
+    """Return the width and height of a label in pixels."""
+    width = int(np.ceil(font.getlength(text))) + 2 * _padding(font)
+    return width, sum(font.getmetrics())
+
+
+def _padding(font: Font) -> int:
+    """Return the space to the left and to the right of a text in pixels."""
+    return max(1, round(font.size / 6))
+
+
+def _places(box: np.ndarray, size: Size, image_size: Size) -> np.ndarray:
+    """Return places (M, 4) around a box and inside it, best first, in the image."""
+    x1, y1, x2, y2 = box + (0, 0, 1, 1)
+    width, height = size
+    left, right, above, bottom = x1 - width, x2 - width, y1 - height, y2 - height
+    starts = (
+        *((x1, above), (x1, y1), (x1, y2), (left, y1)),
+        *((right, above), (right, y1), (right, y2), (x2, y1)),
+        *((x1, bottom), (right, bottom), (left, bottom), (x2, bottom)),
+    )
+    start = np.clip(starts, 0, np.subtract(image_size, size))
+    return np.hstack([start, start + size])
+
+
+def _intersections(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return how many pixels M places and N boxes have in common, shape (M, N)."""
+    start = np.maximum(places[:, None, :2], boxes[:, :2])
+    end = np.minimum(places[:, None, 2:], boxes[:, 2:] + 1)
+    return np.clip(end - start, 0, None).prod(2)
+
+
+def _draw_label(canvas: np.ndarray, label: PlacedLabel, font: Font, color: Color):
+    """Write black or white text on a rectangle of the colour."""
+    text, (x1, y1, x2, y2) = label
+    drawn = Image.new('RGB', (x2 - x1, y2 - y1), color)
+    bright = np.dot(color, (0.114, 0.587, 0.299)) > 120  # luma of BT.601
+    start = _padding(font), font.getmetrics()[0]
+    fill = 'black' if bright else 'white'
+    ImageDraw.Draw(drawn).text(start, text, fill, font, anchor='ls')
+    canvas[y1:y2, x1:x2] = np.asarray(drawn)
+
+
+def class_colors(count: int, palette: Any = None) -> Sequence:
+    """Return (r, g, b) of each class.
+
+    Args:
+        count (int): Number of classes.
+        palette (Sequence, optional): The data set's colours, which are returned if
+            there are enough. Defaults to None.
+    """
+    if palette is None or isinstance(palette, str) or len(palette) < count:
+        return _distinct_colors(count)
+    return palette
+
+
+@functools.lru_cache(maxsize=8)
+def _distinct_colors(count: int) -> tuple[Color, ...]:
+    """Choose colours, each as far from those before as possible in CIE Lab."""
+    levels = np.linspace(0, 255, 16)
+    rgb = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
+    lab = cv2.cvtColor(np.float32(rgb / 255)[None], cv2.COLOR_RGB2Lab)[0]
+    lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+    usable = (lightness > 40) & (lightness < 85) & (chroma > 35)
+    rgb, lab = rgb[usable], lab[usable]
+    chosen = int(np.abs(rgb - (221, 17, 68)).sum(1).argmin())  # crimson
+    distances = np.full(len(rgb), np.inf)
+    colors = []
+    for _ in range(count):
+        colors.append(tuple(rgb[chosen].astype(int).tolist()))
+        distances = np.minimum(distances, np.linalg.norm(lab - lab[chosen], axis=1))
+        chosen = int(distances.argmax())
+    return tuple(colors)
