@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
+VISUALIZER = 'mobilevig_det.inference.det_visualizer.DetectionVisualizer'
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser('Test (and eval) a detector or classifier')
@@ -176,6 +178,8 @@ def main(args: argparse.Namespace) -> None:
         )
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
+        if cfg.visualizer.type == 'DetLocalVisualizer':
+            cfg.visualizer.type = VISUALIZER
     if args.tta:
         use_tta(cfg)
 

@@ -64,6 +64,7 @@ def draw_detections(
         image_bgr = cv2.cvtColor(image_bgr, cv2.COLOR_GRAY2BGR)
     canvas = np.array(image_bgr, order='C')
     height, width = canvas.shape[:2]
+    diagonal = float(np.hypot(height, width))
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     visible = ((boxes[:, 2:] >= 0) & (boxes[:, :2] <= (width, height))).all(1)
     boxes = np.clip(boxes, 0, (width - 1, height - 1) * 2).round().astype(int)
@@ -71,13 +72,11 @@ def draw_detections(
     # Lines around small objects are thin, those around tiny ones are outside of them.
     boxes[sides.min(1) < 16] += (-1, -1, 1, 1)
     boxes = np.clip(boxes, 0, (width - 1, height - 1) * 2)
-    by_size = np.argsort(-sides.prod(1), kind='stable')
-    by_size = by_size[visible[by_size]]
+    by_size = [i for i in np.argsort(-sides.prod(1), kind='stable') if visible[i]]
     labels = np.asarray(labels, np.int64)
     palette = class_colors(max(len(names), labels.max(initial=-1) + 1), palette)
     colors = [tuple(int(value) for value in palette[label][::-1]) for label in labels]
 
-    diagonal = float(np.hypot(height, width))
     line = int(np.clip(round(diagonal / 500), 1, 12))
     if masks is not None:
         for i in by_size:
@@ -90,8 +89,8 @@ def draw_detections(
     font_file = find_font(frozenset('0.9…').union(*names), os.getenv(FONT_VARIABLE))
     font = ImageFont.truetype(font_file, int(np.clip(round(diagonal / 62), 8, 96)))
     # Labels of high scores are placed first.
-    order = np.arange(len(boxes)) if scores is None else np.argsort(-np.asarray(scores))
-    order = order[visible[order]]
+    ranks = np.zeros(len(boxes)) if scores is None else -np.asarray(scores)
+    order = [i for i in np.argsort(ranks, kind='stable') if visible[i]]
     texts = []
     for i in order:
         name = names[labels[i]] if labels[i] < len(names) else f'class {labels[i]}'
@@ -145,7 +144,7 @@ def place_labels(
         list: The text of each label and its place (x1, y1, x2, y2), or None if there is
         no room for it.
     """
-    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
+    areas = np.clip(boxes[:, 2:] - boxes[:, :2] + 1, 1, None).prod(1)
     taken = np.zeros((0, 4), int)
     room = MAX_LABEL_AREA * image_size[0] * image_size[1]
     if sum(np.prod(_label_size(choices[0], font)) for choices in texts) > room:
@@ -212,9 +211,9 @@ def _draw_label(canvas: np.ndarray, label: PlacedLabel, font: Font, color: Color
     """Write black or white text on a rectangle of the colour."""
     text, (x1, y1, x2, y2) = label
     drawn = Image.new('RGB', (x2 - x1, y2 - y1), color)
-    bright = np.dot(color, (0.114, 0.587, 0.299)) > 120  # luma of BT.601
+    luma = np.dot(color, (0.114, 0.587, 0.299))  # of ITU-R BT.601
+    fill = 'black' if luma > 120 else 'white'
     start = _padding(font), font.getmetrics()[0]
-    fill = 'black' if bright else 'white'
     ImageDraw.Draw(drawn).text(start, text, fill, font, anchor='ls')
     canvas[y1:y2, x1:x2] = np.asarray(drawn)
 
@@ -237,7 +236,7 @@ def _distinct_colors(count: int) -> tuple[Color, ...]:
     """Choose colours, each as far from those before as possible in CIE Lab."""
     levels = np.linspace(0, 255, 16)
     rgb = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
-    lab = cv2.cvtColor(np.float32(rgb / 255)[None], cv2.COLOR_RGB2Lab)[0]
+    lab = cv2.cvtColor(rgb[None].astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[0]
     lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
     usable = (lightness > 40) & (lightness < 85) & (chroma > 35)
     rgb, lab = rgb[usable], lab[usable]

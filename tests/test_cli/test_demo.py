@@ -57,16 +57,18 @@ def test_pictures_show_truth_beside_predictions(tmp_path, monkeypatch):
     assert len(paths) == 9
     for number, path in enumerate(paths, 1):
         picture = imread(str(path))
-        assert picture.shape == (384, 768, 3)
+        assert picture.shape == (20 + 256, 512, 3)
+        assert (picture[:20] < 100).any()  # the captions
+        picture = picture[20:]
         image = (
-            imread(str(root / 'val' / f'{number:06d}.jpg')).repeat(3, 0).repeat(3, 1)
+            imread(str(root / 'val' / f'{number:06d}.jpg')).repeat(2, 0).repeat(2, 1)
         )
-        left, right = picture[:, :384], picture[:, 384:]
+        left, right = picture[:, :256], picture[:, 256:]
         for side, drawn in ((left, masks[number]), (right, masks[number][:-1])):
             changed = (side != image).any(-1)
             assert changed.mean() < 0.9  # not everything
             for mask in drawn:
-                assert changed[mask.repeat(3, 0).repeat(3, 1)].mean() > 0.9
+                assert changed[mask.repeat(2, 0).repeat(2, 1)].mean() > 0.9
         if masks[number]:
             assert (left != right).any()
         else:
@@ -78,8 +80,8 @@ def test_pictures_show_truth_beside_predictions(tmp_path, monkeypatch):
         tmp_path / 'pictures', tmp_path / 'curves.png', tmp_path / 'demo.jpg'
     )
     whole = imread(str(tmp_path / 'demo.jpg'))
-    assert whole.shape == (480 + 240, 960, 3)
-    assert whole[500:, :470].max() < 30 and whole[500:, 490:].min() > 225
+    assert whole.shape == (2 * 276 + 256, 1024, 3)
+    assert whole[570:, :500].max() < 30 and whole[570:, 520:].min() > 225
 
 
 def test_reports_the_command_that_fails(tmp_path, monkeypatch, capsys):
