@@ -5,6 +5,7 @@ import pickle
 from unittest.mock import Mock
 
 from mobilevig_det.cli import runner
+from mobilevig_det.inference.det_visualizer import DetectionVisualizer
 from mobilevig_det.mmcv_ops import mmcv_ext
 
 import numpy as np
@@ -112,6 +113,7 @@ def test_test_prints_ap_and_saves_what_was_asked(trained, tmp_path, capfd):
     masks = predictions[0]['pred_instances']['masks']
     assert all(tuple(mask['size']) == (64, 64) for mask in masks)
     assert len(list(tmp_path.glob('*/pictures/*'))) == 4
+    assert DetectionVisualizer.check_instance_created('visualizer')  # which drew them
     metrics = json.loads(next(tmp_path.glob('*/*.json')).read_text())
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
 
