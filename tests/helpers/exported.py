@@ -3,14 +3,18 @@
 Their random weights spread the scores.
 """
 
+from pathlib import Path
+
 from mobilevig_det.backbones import fuse_backbones
 from mobilevig_det.config import load_config
 from mobilevig_det.export import make_metadata
 from mobilevig_det.export.onnx import tracing, two_stage, write_onnx_detector
 from mobilevig_det.export.openvino import write_openvino
 
+import onnx
 import pytest
 import torch
+from filelock import FileLock  # torch requires it
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -91,12 +95,17 @@ def build(cfg: Config):
 class Exporter:
     """Export a tiny detector.
 
-    Its layers go through PyTorch's exporter once, so that files with other thresholds
-    are written fast.
+    Its layers go through PyTorch's exporter, which takes many seconds, only once, so
+    that files with other thresholds are written fast.
+
+    Args:
+        family (str): See :func:`config`.
+        folder (Path): Where processes of one test run share the exported layers.
     """
 
-    def __init__(self, family):
+    def __init__(self, family, folder):
         self.cfg = config(family)
+        self.prefix = f'{folder}/{family}'
         self.model = build(self.cfg)
         fuse_backbones(self.model)
         self._layers = {}
@@ -116,7 +125,11 @@ class Exporter:
 
     def once(self, module, example, name, *args):
         if name not in self._layers:
-            self._layers[name] = self._to_onnx(module, example, name, *args)
+            path = Path(f'{self.prefix} {name}.onnx')
+            with FileLock(f'{path}.lock'):
+                if not path.exists():
+                    onnx.save(self._to_onnx(module, example, name, *args), path)
+            self._layers[name] = onnx.load(path)
         return self._layers[name]
 
 
