@@ -28,11 +28,11 @@ class DigestSet:
         return len(self._sorted) + len(self._recent)
 
     def __contains__(self, name: object) -> bool:
-        return self._has(_digest(str(name)))
+        return self._has(digest_of(str(name)))
 
     def add(self, name: str) -> bool:
         """Add a name; return whether it is new."""
-        digest = _digest(name)
+        digest = digest_of(name)
         if self._has(digest):
             return False
         self._recent.add(digest)
@@ -61,6 +61,7 @@ class DigestSet:
         return place < len(self._sorted) and int(self._sorted[place]) == digest
 
 
-def _digest(name: str) -> int:
+def digest_of(name: str) -> int:
+    """Return the 64-bit digest of a name, which may have surrogates."""
     data = name.encode(errors='surrogatepass')
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), 'little')

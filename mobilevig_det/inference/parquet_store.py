@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
@@ -25,7 +26,8 @@ READERS = 16  # files that are opened at once, for object stores take their time
 
 
 class ParquetStore(RecordStore):
-    """``OUT_DIR/rows`` with a file ``part-….parquet`` of each block of images.
+    """``OUT_DIR/rows`` with a file ``part-….parquet`` of each block of images, and
+    ``OUT_DIR/settings.json``, for readers of Parquet take every file of a folder.
 
     A block's file has the same name whoever writes it, and appears complete or not at
     all. So a block that is predicted again, because a worker or the driver died, gives
@@ -40,6 +42,7 @@ class ParquetStore(RecordStore):
         address = inside(out_dir, 'rows')
         self.path = without_secrets(address)
         self._filesystem, self._folder = find_filesystem(address)
+        self._settings_path = find_filesystem(inside(out_dir, SETTINGS))[1]
         self._done = DigestSet()
 
     def begin(self, settings: Mapping[str, Any], resume: bool) -> None:
@@ -131,9 +134,7 @@ class ParquetStore(RecordStore):
 
     def _read_settings(self) -> dict[str, Any] | None:
         try:
-            with self._filesystem.open_input_stream(
-                f'{self._folder}/{SETTINGS}'
-            ) as file:
+            with self._filesystem.open_input_stream(self._settings_path) as file:
                 settings = json.loads(file.read())
         except (FileNotFoundError, ValueError):
             return None
@@ -141,7 +142,7 @@ class ParquetStore(RecordStore):
 
     def _write_settings(self, settings: dict[str, Any]) -> None:
         text = json.dumps(settings, indent=1).encode()
-        with self._filesystem.open_output_stream(f'{self._folder}/{SETTINGS}') as file:
+        with self._filesystem.open_output_stream(self._settings_path) as file:
             file.write(text)
 
     def _files(self, suffix: str = '.parquet') -> list[str]:
@@ -196,7 +197,7 @@ class _SortedRows(SortedRecords):
         for number, (_, table) in enumerate(tables):
             places.extend(table['place'].to_pylist())
             locations.extend((number << 32) + row for row in range(len(table)))
-        self._sort(places, array('i', bytes(4 * len(places))), locations)
+        self._order = np.asarray(locations)[np.argsort(places, kind='stable')]
 
     def __iter__(self) -> Iterator[dict]:
         for location in map(int, self._order):

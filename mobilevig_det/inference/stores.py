@@ -1,7 +1,7 @@
 """Stores of records on disk, and the rule by which a run resumes.
 
-A store is the folder ``rows/`` of a run: ``_settings.json`` and the files of records,
-lines of JSON of the local and torchrun executors or Parquet of the Ray executor.
+A store is the folder ``rows/`` of a run, with the files of records (lines of JSON of
+the local and torchrun executors, Parquet of the Ray executor), and ``settings.json``.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..io import atomic_write, atomic_write_text
-from .digest_set import DigestSet
+from .digest_set import DigestSet, digest_of
 from .records import is_record
 from .settings import check_settings
 
-SETTINGS = '_settings.json'  # readers of Parquet skip names that begin so
+SETTINGS = 'settings.json'
 # A power cut may take records that are younger than this; a kill takes none.
 SYNC_SECONDS = 5.0
 
@@ -107,10 +107,6 @@ class SortedRecords(ABC):
 
     def __init__(self) -> None:
         self._order = np.zeros(0, np.int64)
-
-    def _sort(self, places: array, frames: array, locations: array) -> None:
-        order = np.lexsort((np.asarray(frames), np.asarray(places)))
-        self._order = np.asarray(locations)[order]
 
     def __len__(self) -> int:
         return len(self._order)
@@ -281,7 +277,10 @@ def complete_lines(path: str) -> Iterator[tuple[int, int, dict]]:
 
 
 class SortedLines(SortedRecords):
-    """Records of several files of lines, in 20 bytes of memory each.
+    """Records of several files of lines, in 28 bytes of memory each.
+
+    Of records of one name, which two runs can leave on a file system without locks,
+    the first is used.
 
     Args:
         paths (Sequence[str]): The files.
@@ -291,6 +290,7 @@ class SortedLines(SortedRecords):
         super().__init__()
         self._paths = paths
         places, frames, starts = array('q'), array('i'), array('q')
+        names = array('Q')
         self._bases = [0]  # where each file would begin if they were one
         for path in paths:
             lines = tqdm(complete_lines(path), f'Reading {path}', unit='row', delay=2)
@@ -298,8 +298,11 @@ class SortedLines(SortedRecords):
                 places.append(record['place'])
                 frames.append(record.get('frame', record.get('frames', 0)))
                 starts.append(self._bases[-1] + start)
+                names.append(digest_of(record['image']))
             self._bases.append(self._bases[-1] + osp.getsize(path))
-        self._sort(places, frames, starts)
+        first = np.sort(np.unique(np.asarray(names), return_index=True)[1])
+        places_, frames_ = np.asarray(places)[first], np.asarray(frames)[first]
+        self._order = np.asarray(starts)[first][np.lexsort((frames_, places_))]
 
     def __iter__(self) -> Iterator[dict]:
         with contextlib.ExitStack() as stack:

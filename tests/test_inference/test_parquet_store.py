@@ -81,20 +81,20 @@ def test_an_unfinished_run_is_never_overwritten(store):
         store.begin(SETTINGS, False)
     store.finish()
     store.begin(SETTINGS, False)
-    assert files_of(store) == ['_settings.json']
+    assert files_of(store) == []
 
 
 @pytest.mark.parametrize('kept', [None, 0, 1, -1])
 def test_records_without_settings_are_not_resumed(store, kept):
     """Otherwise those of another model would be."""
-    settings = os.path.join(store.path, '_settings.json')
+    settings = os.path.join(store.path, '..', 'settings.json')
     with open(settings, 'rb') as file:
         whole = file.read()
     os.unlink(settings)
     if kept is not None:
         with open(settings, 'wb') as file:
             file.write(whole[:kept])
-    with pytest.raises(UserError, match='no _settings.json that says what made them'):
+    with pytest.raises(UserError, match='no settings.json that says what made them'):
         store.begin(SETTINGS, True)
     assert len([f for f in files_of(store) if f.startswith('part')]) == 2
 

@@ -161,7 +161,7 @@ def test_two_models_on_ray(run, infer_rows, tmp_path, monkeypatch):
     out = tmp_path / 'out'
     assert 'says why' in run('--actors', 2, '--block-size', 4)
     assert_equal(rows_in(out), infer_rows)
-    assert len(os.listdir(out / 'rows')) == 4 + 1
+    assert len(os.listdir(out / 'rows')) == 4
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_what_a_worker_refuses_is_one_message(run, tmp_path, monkeypatch):
     message = run('--actors', 1)
     assert message.startswith('infer_ray.py: on the node ')
     assert 'there is no /no/such/model.pth' in message and '\n' not in message
-    assert os.listdir(tmp_path / 'out' / 'rows') == ['_settings.json']
+    assert os.listdir(tmp_path / 'out' / 'rows') == []
 
 
 def test_resumed(run, infer_rows, tmp_path, without_ray):
@@ -198,7 +198,7 @@ def test_resumed(run, infer_rows, tmp_path, without_ray):
     (chunks,) = block['chunks'].to_pylist()
     assert {text(image.name) for image in unpack(chunks)} == names
     assert_equal(rows_in(out), infer_rows)
-    assert sorted(os.listdir(out / 'rows')) == sorted([*files, '_settings.json'])
+    assert sorted(os.listdir(out / 'rows')) == files
 
 
 def test_worker_writes_the_records_of_the_local_executor(

@@ -115,7 +115,7 @@ def test_order(tmp_path_factory, data):
     """Whichever process has which row, and in which order it came."""
     folder = tmp_path_factory.mktemp('rows')
     expected = [
-        dict(empty_record(place, 'x' * place, None), frame=frame)
+        dict(empty_record(place, f'{place}#{frame}', None), frame=frame)
         for place in range(6)
         for frame in range(data.draw(st.integers(1, 3)))
     ]
@@ -221,8 +221,40 @@ def test_two_runs_at_once(tmp_path):
 def test_rows_of_nobody(tmp_path):
     begin(tmp_path)
     write(tmp_path / 'rows' / '0.jsonl', rows(1))
-    (tmp_path / 'rows' / '_settings.json').unlink()
+    (tmp_path / 'rows' / 'settings.json').unlink()
     for resume in True, False:
         with JsonLinesStore(str(tmp_path)) as folder:
-            with pytest.raises(UserError, match='no _settings.json'):
+            with pytest.raises(UserError, match='no settings.json'):
                 folder.begin(SETTINGS, resume)
+
+
+def test_a_repeated_record_counts_once(tmp_path):
+    """As two runs leave it on a file system without locks."""
+    first, second = rows(2)
+    write(tmp_path / '0.jsonl', [second, first])
+    write(tmp_path / '1.jsonl', [dict(second, error='again')])
+    found = SortedLines([str(tmp_path / f'{i}.jsonl') for i in range(2)])
+    assert list(found) == [first, second]
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        b'{}',
+        b'[' * 9000,
+        b'{"place": 1e99}',
+        b'null',
+        json.dumps(dict(empty_record(0, 'a', None), place='x')).encode(),
+        json.dumps(dict(empty_record(0, 'a', None), boxes=None)).encode(),
+        json.dumps(dict(empty_record(0, 'a', None), labels=[1])).encode(),
+    ],
+)
+def test_a_line_that_is_no_record_ends_a_file(tmp_path, line):
+    """What follows it is predicted again."""
+    begin(tmp_path)
+    path = tmp_path / 'rows' / '0.jsonl'
+    write(path, rows(2))
+    whole = path.read_bytes()
+    path.write_bytes(whole + line + b'\n' + whole)
+    assert len(begin(tmp_path).done()) == 2
+    assert path.read_bytes() == whole
