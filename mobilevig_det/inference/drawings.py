@@ -3,6 +3,7 @@
 import hashlib
 import os
 import os.path as osp
+import re
 from collections import Counter
 
 import cv2
@@ -23,7 +24,7 @@ class Drawings:
 
     Named inputs get file names of their own. If there are lists or shards too, every
     drawing has the path of its input below the folder: names are unique then without
-    remembering them.
+    remembering them, see :func:`_unlisted_name`.
 
     Args:
         folder (str): The folder.
@@ -44,19 +45,12 @@ class Drawings:
         """Return where the drawing of an input is written."""
         if self._named:
             return self._named[name]
-        if osp.realpath(name).startswith(self._inside):
+        if osp.realpath(name.replace('\0', '')).startswith(self._inside):
             raise UserError(
                 f'{name} lies in the folder of the drawings, one of which could '
                 'overwrite it: choose another --out-dir.'
             )
-        parts = [_as_part(p) for p in name.split(os.sep) if p not in ('', '.')]
-        *folders, stem = parts
-        suffix = '.mp4' if name.lower().endswith(VIDEOS) else '.jpg'
-        kept = ('.mp4',) if suffix == '.mp4' else DRAWN_AS
-        # No two names may become one: what is appended is appended to its like, too.
-        if not stem.lower().endswith(kept) or stem.lower().endswith(f'.vis{suffix}'):
-            stem = f'{stem}.vis{suffix}'
-        return osp.join(self.folder, *folders, stem)
+        return osp.join(self.folder, _unlisted_name(name))
 
     def draw(self, result: Result) -> np.ndarray | None:
         """Draw a result. An image's drawing is written, a frame's is returned."""
@@ -69,17 +63,43 @@ class Drawings:
         return None
 
 
+def _unlisted_name(name: str) -> str:
+    """Return a path below a folder for any name, such that no two names share one.
+
+    Plain relative names stay as they are. Others get a digest of the name: absolute
+    ones, those in another format, and what a file system can't hold.
+    """
+    parts = [part for part in name.split(os.sep) if part not in ('', '.')]
+    *folders, file = [_as_part(part) for part in parts]
+    # Not the name of a drawing, next to which the folder may be.
+    folders = [
+        f'{part}.{_digest(part)}' if part.lower().endswith(DRAWN_AS) else part
+        for part in folders
+    ]
+    stem, suffix = osp.splitext(file)
+    kept = ('.mp4',) if name.lower().endswith(VIDEOS) else DRAWN_AS
+    changed = any(part != given != '..' for part, given in zip((*folders, file), parts))
+    if suffix.lower() not in kept:
+        stem, suffix, changed = file, kept[0], True
+    looks_changed = re.search(r'\.[0-9a-f]{16}$', stem) or '__' in parts
+    if changed or looks_changed or name.startswith(os.sep):
+        stem += f'.{_digest(name)}'
+    return osp.join(*folders, stem + suffix)
+
+
 def _as_part(part: str) -> str:
-    """Return a component of a path as the name of a file below the folder."""
-    if set(part) == {'_'} and len(part) > 1:
-        part += '_'  # apart from what follows
-    part = '__' if part == '..' else part
+    """Return a component of a path as a file system can hold it, below a folder."""
+    part = '__' if part == '..' else part.replace('\0', '_')
     data = os.fsencode(part)
     if len(data) <= MAX_NAME_BYTES:
         return part
     stem, suffix = osp.splitext(part)
-    digest = hashlib.sha256(data).hexdigest()[:16]
-    return os.fsencode(stem)[:100].decode(errors='replace') + f'-{digest}{suffix[:20]}'
+    start = os.fsencode(stem)[:100].decode(errors='replace')
+    return f'{start}.{_digest(part)}{suffix[:20]}'
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
 def _unique_names(folder: str, images: list[str], videos: list[str]) -> dict[str, str]:

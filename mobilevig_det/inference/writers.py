@@ -215,7 +215,8 @@ class _Numbered:
                 continue
             id = None
             if self._ids:
-                id = self._ids.get(osp.realpath(record['image']))
+                name = record['image'].replace('\0', '')  # of a tar shard
+                id = self._ids.get(osp.realpath(name))
             if id is None:
                 id, number = number, number + 1
             if record['error'] is None:

@@ -3,14 +3,18 @@
 import os
 import re
 import resource
+from pathlib import Path
+from types import SimpleNamespace
 
 import mobilevig_det.inference.drawings
 from mobilevig_det.errors import UserError
-from mobilevig_det.inference.drawings import VideoWriter
+from mobilevig_det.inference.drawings import Drawings, VideoWriter
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from plain_detector import PlainDetector, make_plain_model
 from test_resume import infer, rows
 
@@ -116,3 +120,38 @@ def test_frames_of_other_sizes(monkeypatch):
     monkeypatch.setattr(mobilevig_det.inference.drawings, 'draw', cut_off)
     assert draw() == 0
     assert len(list(frames('out/vis/a.avi.mp4'))) == FRAMES
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(
+        st.text('ab_./\0\udce9', min_size=1, max_size=6)
+        .map(lambda name: name + '.jpg')
+        .map(lambda name: re.sub('/(\\./)*/*', '/', name).removeprefix('./')),
+        unique=True,
+        max_size=30,
+    )
+)
+def test_no_two_inputs_of_a_list_share_a_drawing(names):
+    """Nor is one drawing the folder of another, nor outside the folder."""
+    names += [f'{name}/x.png' for name in names[:9]] + [f'/{name}' for name in names]
+    names += ['y' * 255 + '.jpg', 'y' * 256 + '.jpg', 'a.tif', 'a.tif.jpg', 'p/.jpg']
+    inputs = SimpleNamespace(streams=['list.txt'], images=[], videos=[])
+    drawings = Drawings('out', inputs)
+    paths = [drawings.path(name) for name in dict.fromkeys(names)]
+    assert len(set(paths)) == len(paths)
+    folders = {str(parent) for path in paths for parent in Path(path).parents}
+    assert not folders & set(paths)
+    for path in paths:
+        assert os.path.normpath(path).startswith('out/') and '\0' not in path
+        assert all(len(os.fsencode(part)) <= 255 for part in path.split('/'))
+        assert path.lower().endswith(('.jpg', '.png'))
+
+
+def test_named_inputs_get_file_names_of_their_own():
+    """Many of one name in linear time."""
+    images = [f'{i}/a.jpg' for i in range(20_000)]
+    drawings = Drawings('out', SimpleNamespace(streams=[], images=images, videos=[]))
+    paths = [drawings.path(image) for image in images]
+    assert len(set(paths)) == len(paths)
+    assert paths[:3] == ['out/a.jpg', 'out/a_2.jpg', 'out/a_3.jpg']
