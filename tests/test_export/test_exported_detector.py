@@ -1,7 +1,11 @@
 """tools/test.py and infer_ray.py with an exported model."""
 
+import json
 import pickle
 
+from mobilevig_det import Detector
+
+import cv2
 import numpy as np
 import pytest
 import tool
@@ -58,6 +62,33 @@ def test_rows_of_infer_ray(ray, exported_tiny, tmp_path, monkeypatch):
         for one, other in zip(row['masks'], expected['masks'], strict=True):
             differ = mask_utils.decode(one) != other
             assert differ.sum() <= max(1, 5e-3 * other.sum())
+
+
+def test_the_file_is_all_that_the_python_api_and_the_command_need(
+    exported_tiny, tmp_path
+):
+    """Without a config, alone and in a stream; as the file's own runner."""
+    images = [np.asarray(picture(*size)) for size in [(160, 120), (93, 201), (31, 33)]]
+    detector = Detector(exported_tiny / 'model.onnx', score_thr=0.4)
+    run_onnx = tool.load('run_onnx')
+    own = run_onnx.Detector(exported_tiny / 'model.onnx')
+    names = [str(tmp_path / f'{i}.png') for i in range(len(images))]
+    for image, name, result in zip(images, names, detector.stream(images)):
+        expected = own(image, 0.4)
+        cv2.imwrite(name, image)
+        for found in result, detector(image), detector(name):
+            assert found.labels.tolist() == expected['labels'].tolist()
+            np.testing.assert_allclose(found.scores, expected['scores'], atol=1e-5)
+            boxes = expected['boxes'].reshape(-1, 4)
+            np.testing.assert_allclose(found.boxes, boxes, atol=1e-3)
+            for one, other in zip(found.masks, expected['masks'], strict=True):
+                assert (one != other).sum() <= max(1, 5e-3 * other.sum())
+    options = '--checkpoint', exported_tiny / 'model.onnx', '--score-thr', 0.4
+    out = tmp_path / 'out'
+    assert tool.run('predict', *names, *options, '--out-dir', out) == 0
+    content = json.loads((out / 'predictions.json').read_text())
+    assert len(content['annotations']) == sum(len(detector(name)) for name in names)
+    assert len(list((out / 'vis').iterdir())) == len(names)
 
 
 @pytest.mark.parametrize('flag', ['--fuse', '--tta'])
