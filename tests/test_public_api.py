@@ -30,7 +30,7 @@ PUBLIC = {
         mean_loss published_run read_run""",
     'mobilevig_det.export': """FORMATS Session check_folder check_part check_size
         find_ort_web load make_metadata new_files verify write""",
-    'mobilevig_det.mmcv_ops': 'provide_mmcv_ext use_on_cpus',
+    'mobilevig_det.mmcv_ops': 'provide_mmcv_ext use_compiled use_on_cpus',
     'mobilevig_det.ops': """cross_max gated_max keep_freed_memory max_relative
         prepare_process_for_cpu thresholded_max""",
 }

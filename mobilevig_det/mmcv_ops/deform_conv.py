@@ -37,15 +37,6 @@ class Geometry(NamedTuple):
     groups: int
     deform_groups: int
 
-    @classmethod
-    def from_sizes(
-        cls, kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, pad_h: int,
-        pad_w: int, dilation_h: int, dilation_w: int, groups: int, deform_groups: int,
-    ) -> 'Geometry':  # fmt: skip
-        kernel, stride = (kernel_h, kernel_w), (stride_h, stride_w)
-        padding, dilation = (pad_h, pad_w), (dilation_h, dilation_w)
-        return cls(kernel, stride, padding, dilation, groups, deform_groups)
-
 
 def convolve(
     x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: Geometry
@@ -61,7 +52,8 @@ def convolve(
             pixels, y before x.
         weight (Tensor): Of shape (C_out, C / groups, kh, kw).
         mask (Tensor, optional): Factors of the taps (version 2), of shape
-            (B, deform_groups * kh * kw, H_out, W_out).
+            (B, deform_groups * kh * kw, H_out, W_out). With a mask, it and the offset
+            may have more values for each image.
         geometry (Geometry): Kernel, stride, padding, dilation and groups.
 
     Returns:
@@ -70,7 +62,9 @@ def convolve(
     Raises:
         UserError: If the shapes don't fit each other.
     """
-    _check(x, offset, weight, mask, geometry)
+    size = _check(x, offset, weight, geometry, fixed_size=mask is None)
+    if mask is not None:
+        offset, mask = _as_read(offset, mask, geometry, len(x), *size)
     if is_traced_or_compiled():
         return _convolve_at_once(x, offset, weight, mask, geometry)
     return _convolve_in_parts(x, offset, weight, mask, geometry)
@@ -249,9 +243,9 @@ def _to_map(out: Tensor, offset: Tensor) -> Tensor:
 
 
 def _check(
-    x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: Geometry
-) -> None:
-    """Raise a UserError that names the argument that doesn't fit."""
+    x: Tensor, offset: Tensor, weight: Tensor, geometry: Geometry, fixed_size: bool
+) -> list[int]:
+    """Return the size of the output, or name the argument that doesn't fit it."""
     for name, channels in (
         ('groups', (x.shape[1], weight.shape[0])),
         ('deform_groups', (x.shape[1],)),
@@ -269,10 +263,10 @@ def _check(
             f'x of {tuple(x.shape)} is too small for a kernel of {geometry.kernel}: '
             f'the output would be of {tuple(size)}'
         )
-    taps = geometry.deform_groups * geometry.kernel[0] * geometry.kernel[1]
-    _check_shape('offset', offset, (x.shape[0], 2 * taps, *size))
-    if mask is not None:
-        _check_shape('mask', mask, (x.shape[0], taps, *size))
+    if fixed_size:
+        taps = geometry.deform_groups * geometry.kernel[0] * geometry.kernel[1]
+        _check_shape('offset', offset, (x.shape[0], 2 * taps, *size))
+    return size
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> None:
@@ -285,15 +279,47 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> No
         )
 
 
+def _as_read(
+    offset: Tensor,
+    mask: Tensor,
+    geometry: Geometry,
+    batch: int,
+    height: int,
+    width: int,
+) -> list[Tensor]:
+    """Return offset and mask in the size of the output, as compiled mmcv reads them.
+
+    It takes the first values of each image, whatever their shape. DyHead relies on it
+    where it passes the offsets of a finer map.
+    """
+    taps = geometry.deform_groups * geometry.kernel[0] * geometry.kernel[1]
+    read = []
+    for name, tensor, channels in (('offset', offset, 2 * taps), ('mask', mask, taps)):
+        shape, count = (batch, channels, height, width), channels * height * width
+        if len(tensor) < batch or tensor[:1].numel() < count:
+            raise UserError(
+                f'{name} must have the shape {shape}, not {tuple(tensor.shape)}, or '
+                'more values for each image'
+            )
+        read.append(tensor[:batch].flatten(1)[:, :count].reshape(shape))
+    return read
+
+
+def _write_first(values: Tensor, out: Tensor) -> None:
+    """Write the gradient of what :func:`_as_read` takes: zero for what was not read."""
+    values = values.flatten(1)
+    padding = 0, out[0].numel() - values.shape[1], 0, len(out) - len(values)
+    out.copy_(F.pad(values, padding).view(out.shape))
+
+
 def deform_conv_forward(
     input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor,
     ones: Tensor, kW: int, kH: int, dW: int, dH: int, padW: int, padH: int,
     dilationW: int, dilationH: int, group: int, deformable_group: int, im2col_step: int,
 ) -> None:  # fmt: skip
     """Version 1: write the result to ``output``."""
-    geometry = Geometry.from_sizes(
-        kH, kW, dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
-    )
+    geometry = Geometry((kH, kW), (dH, dW), (padH, padW), (dilationH, dilationW),
+                        group, deformable_group)  # fmt: skip
     output.copy_(convolve(input, offset, weight, None, geometry))
 
 
@@ -304,9 +330,8 @@ def deform_conv_backward_input(
     deformable_group: int, im2col_step: int,
 ) -> None:  # fmt: skip
     """Version 1: compute the gradients of the map and of the offset."""
-    geometry = Geometry.from_sizes(
-        kH, kW, dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
-    )
+    geometry = Geometry((kH, kW), (dH, dW), (padH, padW), (dilationH, dilationW),
+                        group, deformable_group)  # fmt: skip
     grad_input, grad_offset, _, _ = convolve_backward(
         gradOutput, input, offset, weight, None, geometry, of_weight=False
     )
@@ -321,9 +346,8 @@ def deform_conv_backward_parameters(
     scale: float, im2col_step: int,
 ) -> None:  # fmt: skip
     """Version 1: compute the gradient of the weight, times ``scale``."""
-    geometry = Geometry.from_sizes(
-        kH, kW, dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
-    )
+    geometry = Geometry((kH, kW), (dH, dW), (padH, padW), (dilationH, dilationW),
+                        group, deformable_group)  # fmt: skip
     # The gradient of the weight depends on its shape only.
     _, _, grad_weight, _ = convolve_backward(
         gradOutput, input, offset, gradWeight, None, geometry, of_samples=False
@@ -338,10 +362,8 @@ def modulated_deform_conv_forward(
     dilation_w: int, group: int, deformable_group: int, with_bias: bool,
 ) -> None:  # fmt: skip
     """Version 2: write the result to ``output``."""
-    geometry = Geometry.from_sizes(
-        kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
-        group, deformable_group,
-    )  # fmt: skip
+    geometry = Geometry((kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w),
+                        (dilation_h, dilation_w), group, deformable_group)  # fmt: skip
     output.copy_(convolve(input, offset, weight, mask, geometry))
     if with_bias:
         _check_shape('bias', bias, (weight.shape[0],))
@@ -357,16 +379,16 @@ def modulated_deform_conv_backward(
     with_bias: bool,
 ) -> None:  # fmt: skip
     """Version 2: compute all gradients."""
-    geometry = Geometry.from_sizes(
-        kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w,
-        group, deformable_group,
-    )  # fmt: skip
+    geometry = Geometry((kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w),
+                        (dilation_h, dilation_w), group, deformable_group)  # fmt: skip
+    size = grad_output.shape
+    offset, mask = _as_read(offset, mask, geometry, size[0], *size[2:])
     of_input, of_offset, of_weight, of_mask = convolve_backward(
         grad_output, input, offset, weight, mask, geometry
     )
     grad_input.add_(of_input)
     grad_weight.add_(of_weight)
-    grad_offset.copy_(of_offset)
-    grad_mask.copy_(of_mask)
+    _write_first(of_offset, grad_offset)
+    _write_first(of_mask, grad_mask)
     if with_bias:
         grad_bias.add_(grad_output.sum((0, 2, 3)))

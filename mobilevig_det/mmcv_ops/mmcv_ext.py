@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from . import deform_conv, focal_loss, masked_conv, ms_deform_attn
+from . import carafe, deform_conv, focal_loss, masked_conv, ms_deform_attn, roi_pool
 from . import nms as _nms
 from . import roi_align as _roi_align
 
@@ -112,6 +112,15 @@ OPERATORS: dict[str, Callable] = {
         roi_align_forward,
         roi_align_backward,
         _nms.softnms,
+        _nms.nms_match,
+        roi_pool.roi_pool_forward,
+        roi_pool.roi_pool_backward,
+        roi_pool.deform_roi_pool_forward,
+        roi_pool.deform_roi_pool_backward,
+        carafe.carafe_forward,
+        carafe.carafe_backward,
+        carafe.carafe_naive_forward,
+        carafe.carafe_naive_backward,
         focal_loss.sigmoid_focal_loss_forward,
         focal_loss.sigmoid_focal_loss_backward,
         focal_loss.softmax_focal_loss_forward,
@@ -129,6 +138,17 @@ OPERATORS: dict[str, Callable] = {
 }
 
 
+# Operators for rotated boxes, besides those with "rotated" in their names.
+ROTATED = (
+    'box_iou_quadri',
+    'convex_giou',
+    'convex_iou',
+    'min_area_polygons',
+    'nms_quadri',
+    'points_in_polygons_forward',
+)
+
+
 def __getattr__(name: str) -> Callable:
     """Return an operator by its name in mmcv, or a function that raises a UserError."""
     if name.startswith('__'):
@@ -139,11 +159,19 @@ def __getattr__(name: str) -> Callable:
         return lambda: 'n/a'  # of mmcv's collect_env
 
     def missing(*args, **kwargs):
+        if 'rotated' in name or name in ROTATED:
+            reason = (
+                'is for rotated boxes, as in MMRotate. They are out of scope of '
+                'mobilevig_det'
+            )
+        else:
+            reason = (
+                f'is not among those that mobilevig_det has ({", ".join(OPERATORS)})'
+            )
         raise UserError(
-            f'mmcv.ops needs the operator {name!r}, which is not among those that '
-            f'mobilevig_det has ({", ".join(OPERATORS)}), and this mmcv has none of '
-            'its own. Compile mmcv to have all of them: docs/install.md, "With a '
-            'compiled mmcv".'
+            f'mmcv.ops needs the operator {name!r}, which {reason}, and this mmcv has '
+            'none of its own. Compile mmcv to have all of them: docs/install.md, "With '
+            'a compiled mmcv".'
         )
 
     return missing
@@ -174,6 +202,28 @@ def use_on_cpus() -> None:
             setattr(extension, name, _by_device(ours, compiled))
 
 
+def use_compiled(*names: str) -> None:
+    """Undo :func:`use_on_cpus` for some operators.
+
+    Args:
+        names (str): Names of the operators in ``mmcv._ext``, such as
+            ``'roi_align_forward'``; all if none is given.
+
+    Raises:
+        UserError: If a name is not that of an operator of this package.
+    """
+    if unknown := set(names) - set(OPERATORS):
+        raise UserError(
+            f'use_compiled() got {", ".join(sorted(unknown))}, but the operators are '
+            f'{", ".join(OPERATORS)}.'
+        )
+    extension = _extension()
+    for name in names or OPERATORS:
+        operator = getattr(extension, name, None)
+        if hasattr(operator, 'compiled'):
+            setattr(extension, name, operator.compiled)
+
+
 def _by_device(ours: Callable, compiled: Callable) -> Callable:
     @functools.wraps(ours)
     def operator(*args, **kwargs):
@@ -189,6 +239,7 @@ def in_use() -> str:
     """Describe whose operators mmcv.ops calls."""
     if not is_compiled():
         return "mobilevig_det's (mmcv has none)"
-    if hasattr(_extension().nms, 'compiled'):
+    operators = [getattr(_extension(), name, None) for name in OPERATORS]
+    if any(hasattr(operator, 'compiled') for operator in operators):
         return "compiled mmcv's, on CPUs mobilevig_det's"
     return "compiled mmcv's"

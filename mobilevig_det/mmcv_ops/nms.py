@@ -1,9 +1,11 @@
-"""Non-maximum suppression and Soft-NMS, under the names and arguments of mmcv's
-extension.
+"""Non-maximum suppression, its groups and Soft-NMS, under the names and arguments of
+mmcv's extension.
 
 Sources: the greedy algorithm of R-CNN (arXiv 1311.2524), section 2.3; Soft-NMS (ICCV
 2017, arXiv 1704.04503).
 """
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -82,20 +84,42 @@ def _apart(boxes: Tensor, offset: int) -> list:
 def _greedy(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Return which boxes (4, N), by falling score, are kept: bool of shape (N,)."""
     keep = torch.zeros(boxes.shape[1], dtype=torch.bool, device=boxes.device)
+    for kept, _, _ in _blocks(boxes, torch.gt, iou_threshold, offset):
+        keep[kept] = True
+    return keep
+
+
+def _blocks(
+    boxes: Tensor, over: Callable, iou_threshold: float, offset: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Suppress boxes (4, N) that come by falling score, some at a time.
+
+    Args:
+        boxes (Tensor): (x1, y1, x2, y2), of shape (4, N).
+        over (Callable): ``torch.gt`` or ``torch.ge``, which compares an IoU with the
+            threshold.
+        iou_threshold (float): IoU from which a box is suppressed.
+        offset (int): As in :func:`nms`.
+
+    Yields:
+        tuple[Tensor, Tensor, Tensor]: Indices of the next boxes that are kept, (K,);
+        indices of all boxes that were left before them, (M,); and which of these
+        overlap which of those too much, bool of shape (K, M).
+    """
     left = torch.arange(boxes.shape[1], device=boxes.device)
     corners = boxes.view(2, 2, -1)  # (first or last, x or y, N)
     sides = corners[1] - corners[0] + offset
     areas = sides[0] * sides[1]
     while len(left):
         size = min(BLOCK, len(left))
-        suppressed = _overlap(corners, areas, size, offset) > iou_threshold
+        suppressed = over(_overlap(corners, areas, size, offset), iou_threshold)
         kept = _scan(suppressed[:, :size])
-        keep[left[kept]] = True
+        suppressed = suppressed[kept]
+        yield left[kept], left, suppressed
         # As indices: each use of a boolean mask would wait for a GPU.
-        alive = (~suppressed[kept, size:].any(0)).nonzero().flatten() + size
+        alive = (~suppressed[:, size:].any(0)).nonzero().flatten() + size
         left = left[alive]
         corners, areas = corners[..., alive], areas[alive]
-    return keep
 
 
 def _overlap(corners: Tensor, areas: Tensor, size: int, offset: int) -> Tensor:
@@ -123,6 +147,38 @@ def _scan(suppressed: Tensor) -> Tensor:
             kept.append(i)
             gone |= int.from_bytes(data[i * width : (i + 1) * width], 'little')
     return torch.tensor(kept, device=suppressed.device)
+
+
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """Group boxes by the kept box that suppresses them.
+
+    A box is suppressed if its IoU with a kept box of a higher score is at least the
+    threshold; it belongs to the first that does so. Half types are compared as float32.
+
+    Args:
+        dets (Tensor): (x1, y1, x2, y2, score) in pixels, of shape (N, 5).
+        iou_threshold (float): Least IoU that suppresses.
+
+    Returns:
+        list[list[int]]: For each kept box, by falling score: its index, then those of
+        the boxes that it suppresses, by falling score.
+
+    Raises:
+        UserError: If the shape doesn't fit.
+    """
+    if dets.ndim != 2 or dets.shape[1] != 5:
+        raise UserError(f'dets must be of shape (N, 5), but is {tuple(dets.shape)}.')
+    order = dets[:, 4].sort(descending=True)[1]
+    boxes = dets[:, :4].detach().to(wide_dtype(dets.dtype))[order].t().contiguous()
+    owner = torch.arange(len(order), device=dets.device)
+    for kept, left, suppressed in _blocks(boxes, torch.ge, iou_threshold, 0):
+        # The first that overlaps; a kept box belongs to itself.
+        first = kept[suppressed.byte().argmax(0)]
+        owner[left] = torch.where(suppressed.any(0), first, left)
+        owner[kept] = kept
+    counts = owner.bincount()
+    groups = order[owner.sort(stable=True)[1]].split(counts[counts > 0].tolist())
+    return [group.tolist() for group in groups]
 
 
 SOFT_NMS_METHODS = ('naive', 'linear', 'gaussian')

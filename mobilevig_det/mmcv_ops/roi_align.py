@@ -72,8 +72,12 @@ def _pairs(
     limit = FORWARD_PIECE // (size[0] * size[1])
     for which in alike(rois.y.taps(height), rois.x.taps(width), limit):
         part = rois.select(which)
-        y, y_weights = axis_weights(part.y, size[0], height, sampling_ratio)
-        x, x_weights = axis_weights(part.x, size[1], width, sampling_ratio)
+        y, y_weights = axis_weights(
+            part.y, part.y.starts(size[0]), height, sampling_ratio
+        )
+        x, x_weights = axis_weights(
+            part.x, part.x.starts(size[1]), width, sampling_ratio
+        )
         rows = (part.image[:, None] * height + y)[..., None]
         rows = (rows + torch.arange(y_weights.shape[2], device=y.device)) * width
         columns = x[..., None] + torch.arange(x_weights.shape[2], device=y.device)
@@ -110,8 +114,12 @@ def _average_few_channels(
     cost = (channels * size[0] + size[1]) * width
     for piece in pieces([cost] * len(out), 4 * FORWARD_PIECE):
         part = rois.select(piece)
-        y, y_weights = axis_weights(part.y, size[0], height, sampling_ratio)
-        x_, x_weights = axis_weights(part.x, size[1], width, sampling_ratio)
+        y, y_weights = axis_weights(
+            part.y, part.y.starts(size[0]), height, sampling_ratio
+        )
+        x_, x_weights = axis_weights(
+            part.x, part.x.starts(size[1]), width, sampling_ratio
+        )
         maps = part.image[:, None] * channels + torch.arange(channels, device=x.device)
         taps = y_weights.shape[2]
         rows = y[..., None] + torch.arange(taps, device=x.device)
@@ -202,8 +210,8 @@ def _maximum(
     costs, order = (costs * (size[0] * size[1] * channels)).sort()
     for piece in pieces(costs.tolist(), MAX_PIECE):
         part = rois.select(order[piece])
-        y = make_samples(part.y, size[0], height, sampling_ratio)
-        x_ = make_samples(part.x, size[1], width, sampling_ratio)
+        y = make_samples(part.y, part.y.starts(size[0]), height, sampling_ratio)
+        x_ = make_samples(part.x, part.x.starts(size[1]), width, sampling_ratio)
         corners = list(_corners(y, x_, width))
         pixels = torch.stack([pixel for pixel, _ in corners], -1)
         pixels += part.image.view(-1, 1, 1, 1, 1, 1) * (height * width)
@@ -238,8 +246,8 @@ def _maximum_backward(
     _, channels, height, width = out.shape
     dtype = rois.y.start.dtype
     sums = out.new_zeros(out.shape, dtype=dtype).flatten()
-    y = make_samples(rois.y, size[0], height, sampling_ratio)
-    x = make_samples(rois.x, size[1], width, sampling_ratio)
+    y = make_samples(rois.y, rois.y.starts(size[0]), height, sampling_ratio)
+    x = make_samples(rois.x, rois.x.starts(size[1]), width, sampling_ratio)
 
     def chosen(samples: Samples, index: Tensor, bins: Tensor) -> Samples:
         # Of shape (N, C, bins, bins): the sample that was the largest.

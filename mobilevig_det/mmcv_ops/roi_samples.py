@@ -1,4 +1,4 @@
-"""Sampling positions of RoIAlign along each axis.
+"""Sampling positions of RoIAlign and deformable RoI pooling along each axis.
 
 Source: Mask R-CNN (ICCV 2017, arXiv 1703.06870), section 3; the samples are placed, and
 their positions rounded, as in mmcv and detectron2.
@@ -30,8 +30,13 @@ class Grid(NamedTuple):
 
     def taps(self, length: int) -> Tensor:
         """Return an upper bound of the map's pixels that a bin covers, (N,)."""
-        between = self.bin - self.bin / self.samples.clamp(min=1)
+        between = (self.bin - self.bin / self.samples.clamp(min=1)).abs()
         return (between.ceil() + 2).clamp(max=length)
+
+    def starts(self, bins: int) -> Tensor:
+        """Return where each bin starts, (N, bins)."""
+        index = torch.arange(bins, dtype=self.bin.dtype, device=self.bin.device)
+        return self.start[:, None] + index * self.bin[:, None]
 
 
 class RoIs(NamedTuple):
@@ -49,12 +54,42 @@ class RoIs(NamedTuple):
 
 def parse_rois(
     rois: Tensor, shape: torch.Size, size: tuple[int, int], scale: float,
-    sampling_ratio: int, aligned: bool, dtype: torch.dtype,
+    sampling_ratio: int, aligned: bool, dtype: torch.dtype, mirrored: bool = False,
 ) -> RoIs:  # fmt: skip
     """Check RoIs (N, 5) and compute their samples on maps of ``shape``.
 
-    The arguments are those of :func:`.roi_align.roi_align_forward`, and the dtype to
-    compute in.
+    The arguments are those of :func:`.roi_align.roi_align_forward`, the dtype to
+    compute in, and whether aligned RoIs of negative size are valid.
+    """
+    rois, image, valid = check_rois(rois, shape, dtype)
+    x1, y1, x2, y2 = (rois * scale - 0.5 * aligned).unbind(1)
+    valid &= (x2 - x1).isfinite() & (y2 - y1).isfinite()
+    if aligned and not mirrored:
+        valid &= (x2 >= x1) & (y2 >= y1)
+    grids = []
+    for start, end, bins in ((y1, y2, size[0]), (x1, x2, size[1])):
+        length = end - start
+        if not aligned:
+            length = length.clamp(min=1)
+        count = (length / bins).ceil().clamp(min=0)
+        if sampling_ratio > 0:
+            count = torch.full_like(length, sampling_ratio)
+        fields = start, length / bins, count
+        grids.append(Grid(*(field.where(valid, 0) for field in fields)))
+    return RoIs(image, valid, *grids)
+
+
+def check_rois(
+    rois: Tensor, shape: torch.Size, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Check RoIs (N, 5) on maps of ``shape``.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: (x1, y1, x2, y2) in ``dtype``, (N, 4); indices of
+        the images, (N,); and which RoIs are finite, (N,). The others are zeros.
+
+    Raises:
+        UserError: If a shape doesn't fit or a batch index doesn't exist.
     """
     if len(shape) != 4:
         raise UserError(f'input must be of shape (B, C, H, W), but is {tuple(shape)}.')
@@ -74,21 +109,7 @@ def parse_rois(
             f'rois: batch indices go from {least} to {most}, but the '
             f'input has {shape[0]} images, counted from 0.'
         )
-    x1, y1, x2, y2 = (rois[:, 1:] * scale - 0.5 * aligned).unbind(1)
-    valid &= (x2 - x1).isfinite() & (y2 - y1).isfinite()
-    if aligned:
-        valid &= (x2 >= x1) & (y2 >= y1)
-    grids = []
-    for start, end, bins in ((y1, y2, size[0]), (x1, x2, size[1])):
-        length = end - start
-        if not aligned:
-            length = length.clamp(min=1)
-        count = (length / bins).ceil()
-        if sampling_ratio > 0:
-            count = torch.full_like(length, sampling_ratio)
-        fields = start, length / bins, count
-        grids.append(Grid(*(field.where(valid, 0) for field in fields)))
-    return RoIs(image, valid, *grids)
+    return rois[:, 1:], image, valid
 
 
 class Samples(NamedTuple):
@@ -101,8 +122,11 @@ class Samples(NamedTuple):
     part: Tensor  # distance from low, in pixels
 
 
-def make_samples(grid: Grid, bins: int, length: int, sampling_ratio: int) -> Samples:
-    """Place the samples of RoIs on an axis of ``length`` pixels."""
+def make_samples(
+    grid: Grid, start: Tensor, length: int, sampling_ratio: int
+) -> Samples:
+    """Place the samples of bins, which start at (N, bins), on an axis of ``length``
+    pixels."""
     most = max(int(grid.samples.max()), 1)
     if sampling_ratio <= 0:
         # Samples are more than half a pixel apart, so that no more of a bin's lie on
@@ -110,11 +134,7 @@ def make_samples(grid: Grid, bins: int, length: int, sampling_ratio: int) -> Sam
         most = min(most, 2 * length + 6)
     dtype, device = grid.start.dtype, grid.start.device
     step = grid.bin / grid.samples.clamp(min=1)
-    start = (
-        grid.start[:, None]
-        + torch.arange(bins, dtype=dtype, device=device) * grid.bin[:, None]
-    )
-    skipped = ((-1 - start) / step[:, None]).nan_to_num(0).floor() - 2
+    skipped = ((-1 - start.detach()) / step[:, None]).nan_to_num(0).floor() - 2
     skipped = skipped.clamp(min=0).minimum((grid.samples[:, None] - most).clamp(min=0))
     index = skipped[..., None] + torch.arange(most, dtype=dtype, device=device)
     # In this order, to be rounded as in mmcv.
@@ -130,15 +150,21 @@ def make_samples(grid: Grid, bins: int, length: int, sampling_ratio: int) -> Sam
 
 
 def axis_weights(
-    grid: Grid, bins: int, length: int, sampling_ratio: int
+    grid: Grid, start: Tensor, length: int, sampling_ratio: int
 ) -> tuple[Tensor, Tensor]:
     """Find the pixels that bins cover along one axis, and their weights in the mean.
+
+    Args:
+        grid (Grid): Samples of the RoIs.
+        start (Tensor): Where each bin starts, of shape (N, bins).
+        length (int): Pixels of the axis.
+        sampling_ratio (int): Samples of a bin; 0 for as many as it has pixels.
 
     Returns:
         tuple[Tensor, Tensor]: The first pixel of each bin, int64 of shape (N, bins),
         and the weights of it and the pixels that follow, of shape (N, bins, K).
     """
-    samples = make_samples(grid, bins, length, sampling_ratio)
+    samples = make_samples(grid, start, length, sampling_ratio)
     first = samples.low.where(samples.inside, length).amin(2)
     last = samples.high.where(samples.inside, -1).amax(2)
     taps = max(int((last - first).max()) + 1, 1)

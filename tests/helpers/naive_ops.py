@@ -84,3 +84,85 @@ def bilinear(rows, y, x):
         for j, value in enumerate(row):
             total += max(0, 1 - abs(y - i)) * max(0, 1 - abs(x - j)) * value
     return total
+
+
+def carafe(features, masks, kernel_size, groups, scale):
+    """Compute CARAFE of (B, C, H, W) with masks (B, G * k * k, H * s, W * s)."""
+    batch, channels, height, width = features.shape
+    out = np.zeros((batch, channels, height * scale, width * scale))
+    for n, c, y, x in np.ndindex(*out.shape):
+        first = c // (channels // groups) * kernel_size**2
+        for i, j in np.ndindex(kernel_size, kernel_size):
+            row = y // scale + i - kernel_size // 2
+            column = x // scale + j - kernel_size // 2
+            if 0 <= row < height and 0 <= column < width:
+                mask = masks[n, first + i * kernel_size + j, y, x]
+                out[n, c, y, x] += features[n, c, row, column] * mask
+    return out
+
+
+def roi_pool(x, rois, size, scale):
+    """Compute RoIPool of x (B, C, H, W), and each bin's pixel (row, column) or None."""
+    height, width = x.shape[2:]
+    out = np.zeros((len(rois), x.shape[1], *size))
+    chosen = np.full(out.shape, None)
+    for n, c, p, q in np.ndindex(*out.shape):
+        x1, y1, x2, y2 = rois[n, 1:]
+        x1, y1, x2, y2 = x1 * scale, y1 * scale, (x2 + 1) * scale, (y2 + 1) * scale
+        if not np.isfinite(rois[n]).all() or x2 <= x1 or y2 <= y1:
+            continue
+        bin_h, bin_w = (y2 - y1) / size[0], (x2 - x1) / size[1]
+        rows = range(
+            max(math.floor(p * bin_h + y1), 0),
+            min(math.ceil((p + 1) * bin_h + y1), height),
+        )
+        columns = range(
+            max(math.floor(q * bin_w + x1), 0),
+            min(math.ceil((q + 1) * bin_w + x1), width),
+        )
+        if len(rows) and len(columns):
+            out[n, c, p, q] = np.finfo(np.float32).min
+        for i in rows:
+            for j in columns:
+                value = x[int(rois[n, 0]), c, i, j]
+                if value > out[n, c, p, q] or chosen[n, c, p, q] is None:
+                    if not np.isnan(value):
+                        out[n, c, p, q], chosen[n, c, p, q] = value, (i, j)
+    return out, chosen
+
+
+def deform_roi_pool(x, rois, offset, size, scale, sampling_ratio, gamma):
+    """Compute deformable RoI pooling of x (B, C, H, W); offset may be None."""
+    height, width = x.shape[2:]
+    out = np.zeros((len(rois), x.shape[1], *size))
+    for n, p, q in np.ndindex(len(rois), *size):
+        if not np.isfinite(rois[n]).all():
+            continue
+        x1, y1, x2, y2 = rois[n, 1:] * scale - 0.5
+        w, h = x2 - x1, y2 - y1
+        grid_h = sampling_ratio or max(math.ceil(h / size[0]), 0)
+        grid_w = sampling_ratio or max(math.ceil(w / size[1]), 0)
+        if offset is not None:
+            x1 += gamma * w * offset[n, 0, p, q]
+            y1 += gamma * h * offset[n, 1, p, q]
+        for i, j in np.ndindex(grid_h, grid_w):
+            y = y1 + (p + (i + 0.5) / grid_h) * h / size[0]
+            z = x1 + (q + (j + 0.5) / grid_w) * w / size[1]
+            share = _pixel_weights(y, z, height, width)
+            for c in range(x.shape[1]):
+                read = share > 0
+                value = (share[read] * x[int(rois[n, 0]), c][read]).sum()
+                out[n, c, p, q] += value / (grid_h * grid_w)
+    return out
+
+
+def nms_match(dets, iou_threshold):
+    """Group boxes (N, 5) by the kept box that suppresses them."""
+    left = sorted(range(len(dets)), key=lambda i: -dets[i, 4])
+    groups = []
+    while left:
+        kept, *left = left
+        near = [i for i in left if _iou(dets[kept], dets[i], 0) >= iou_threshold]
+        groups.append([kept, *near])
+        left = [i for i in left if i not in near]
+    return groups

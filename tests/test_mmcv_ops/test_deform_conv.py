@@ -325,3 +325,46 @@ def test_error_for_a_map_smaller_than_the_kernel():
     geometry = module.Geometry((9, 3), (1, 1), (1, 1), (1, 1), 1, 1)
     with pytest.raises(UserError, match=r'too small for a kernel of \(9, 3\)'):
         module.convolve(x, torch.zeros(2, 54, 0, 7), weight, None, geometry)
+
+
+@pytest.mark.parametrize('deform', [1, 2])
+def test_offsets_and_masks_may_be_larger_than_the_output(deform):
+    """Compiled mmcv reads the first values of each image, whatever their shape."""
+    arguments = make_case(size=(3, 4), deform=deform)
+    larger = make_case(batch=3, size=(6, 7), deform=deform, seed=1)
+    for position in (1, 9):
+        own, whole = arguments[position], larger[position]
+        first = whole[:2].flatten(1)[:, : own[0].numel()]
+        arguments[position] = first.reshape(own.shape)
+    expected_out, expected = grads(deform_conv2d, arguments)
+    arguments[1], arguments[9] = larger[1], larger[9]
+    out, actual = grads(deform_conv2d, arguments)
+    assert torch.equal(out, expected_out)
+    for i, (grad, of_read) in enumerate(zip(actual, expected, strict=True)):
+        if i in (1, 4):  # offset and mask
+            count = of_read[0].numel()
+            assert grad.shape == larger[1 if i == 1 else 9].shape
+            assert not grad[2:].any() and not grad[:2].flatten(1)[:, count:].any()
+            grad = grad[:2].flatten(1)[:, :count].reshape(of_read.shape)
+        assert torch.equal(grad, of_read)
+
+
+def test_gradcheck_with_larger_offsets_and_masks():
+    x, _, weight, bias, *settings, _ = make_case(batch=1, channels=2, size=(2, 3))
+    _, offset, *_, mask = make_case(batch=1, channels=2, size=(3, 4))
+    weight = weight[:2]
+    leaves = [t.requires_grad_() for t in (x, offset, weight, bias[:2], mask)]
+
+    def function(x, offset, weight, bias, mask):
+        return deform_conv2d(x, offset, weight, bias, *settings, mask)
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+def test_memory_format_of_larger_offsets_is_free():
+    arguments = make_case(size=(3, 4))
+    arguments[1], arguments[9] = (make_case(size=(5, 6))[i] for i in (1, 9))
+    expected = grads(deform_conv2d, arguments)
+    for i in (1, 9):
+        arguments[i] = arguments[i].contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(grads(deform_conv2d, arguments), expected)

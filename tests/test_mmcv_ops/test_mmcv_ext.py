@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mobilevig_det.errors import UserError
-from mobilevig_det.mmcv_ops import mmcv_ext, mmcv_stand_in, use_on_cpus
+from mobilevig_det.mmcv_ops import mmcv_ext, mmcv_stand_in, use_compiled, use_on_cpus
 
 import mmcv.ops
 import pytest
@@ -38,8 +38,14 @@ def test_every_name_is_there():
 
 
 def test_missing_operators_are_named():
-    with pytest.raises(UserError, match="'roi_pool_forward'.*not among.*install.md"):
-        mmcv_stand_in.roi_pool_forward(1, 2, key=3)
+    with pytest.raises(UserError, match="'voxelize'.*not among.*install.md"):
+        mmcv_stand_in.voxelize(1, 2, key=3)
+
+
+@pytest.mark.parametrize('name', ['nms_rotated', 'convex_iou', 'box_iou_quadri'])
+def test_rotated_operators_are_out_of_scope(name):
+    with pytest.raises(UserError, match=f"{name}'.*rotated boxes.*out of scope"):
+        getattr(mmcv_stand_in, name)()
 
 
 def test_version_reports_of_mmcv_work():
@@ -58,7 +64,7 @@ def compiled(monkeypatch):
     """A compiled extension, as far as anybody looks at it."""
     module = ModuleType('mmcv._ext')
     module.__file__ = '/somewhere/mmcv/_ext.cpython-311-x86_64-linux-gnu.so'
-    for name in ('nms', 'roi_pool_forward'):
+    for name in ('nms', 'voxelize'):
         setattr(module, name, lambda *args, name=name, **kwargs: f'compiled {name}')
     monkeypatch.setitem(sys.modules, 'mmcv._ext', module)
     return module
@@ -73,9 +79,23 @@ def test_compiled_operators_are_used_until_use_on_cpus(compiled):
         assert compiled.nms(BOXES, SCORES, **arguments).tolist() == [1, 2]
         elsewhere = BOXES.to('meta'), SCORES.to('meta')
         assert compiled.nms(*elsewhere, **arguments) == 'compiled nms'
-    assert compiled.roi_pool_forward(BOXES) == 'compiled roi_pool_forward'
+    assert compiled.voxelize(BOXES) == 'compiled voxelize'
     assert not hasattr(compiled, 'softnms')  # nothing is added
     assert 'on CPUs mobilevig_det' in mmcv_ext.in_use()
+
+
+def test_operators_are_switched_back_by_name(compiled):
+    compiled.softnms = compiled.voxelize
+    use_on_cpus()
+    use_compiled('nms')
+    assert compiled.nms(BOXES) == 'compiled nms'
+    assert compiled.softnms.compiled and 'on CPUs' in mmcv_ext.in_use()
+    use_compiled()
+    assert compiled.softnms(BOXES) == 'compiled voxelize'
+    assert mmcv_ext.in_use() == "compiled mmcv's"
+    use_compiled('nms')  # changes nothing
+    with pytest.raises(UserError, match='got nms2, but the operators are nms'):
+        use_compiled('nms2')
 
 
 def test_without_compiled_nothing_changes(monkeypatch):

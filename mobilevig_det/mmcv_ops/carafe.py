@@ -1,0 +1,123 @@
+"""CARAFE upsampling, under the names and arguments of mmcv's extension.
+
+Source: CARAFE: Content-Aware ReAssembly of FEatures (ICCV 2019, arXiv 1905.02188),
+section 3.2. A pixel of the output is the weighted sum of the k x k pixels around its
+source, with weights of its own. All pixels of the output that share a source are one
+matrix product, for some rows of the feature map at a time. Half types are summed in
+float32.
+
+mmcv's own kernels use buffers (``routput``, ``rmasks`` and the like) that are ignored
+here, except for ``rfeatures``, which the backward gets in the place of the features.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .bilinear import parts, wide_dtype
+
+
+def _row_slices(features: Tensor, kernel_size: int) -> Iterator[slice]:
+    """Yield the rows of the feature map that are computed together."""
+    height = features.shape[2]
+    size = features[:, :, 0].numel() * kernel_size**2
+    for rows in parts(height, size, features.device):
+        yield slice(rows.start, min(rows.stop, height))
+
+
+def _columns(padded: Tensor, rows: slice, kernel_size: int, groups: int) -> Tensor:
+    """Return the pixels around each pixel of some rows, (B, groups, C / groups, k * k,
+    pixels)."""
+    window = padded[:, :, rows.start : rows.stop + kernel_size - 1]
+    columns = F.unfold(window, kernel_size)
+    channels = padded.shape[1] // groups
+    return columns.unflatten(1, (groups, channels, kernel_size**2))
+
+
+def _by_source(maps: Tensor, rows: slice, groups: int, scale: int) -> Tensor:
+    """Turn some rows of (B, channels, H * s, W * s) into (B, groups, channels / groups,
+    pixels of the feature map, s * s)."""
+    maps = maps[:, :, rows.start * scale : rows.stop * scale]
+    maps = maps.unflatten(3, (-1, scale)).unflatten(2, (-1, scale)).transpose(3, 4)
+    maps = maps.flatten(4).flatten(2, 3)
+    return maps.unflatten(1, (groups, maps.shape[1] // groups))
+
+
+def _write_rows(values: Tensor, maps: Tensor, rows: slice, scale: int) -> None:
+    """Write the result of :func:`_by_source` back to the maps."""
+    values = values.flatten(1, 2).unflatten(3, (scale, scale))
+    values = values.unflatten(2, (rows.stop - rows.start, -1)).transpose(3, 4)
+    maps[:, :, rows.start * scale : rows.stop * scale] = values.flatten(4).flatten(2, 3)
+
+
+@torch.no_grad()
+def carafe_naive_forward(
+    features: Tensor, masks: Tensor, output: Tensor, kernel_size: int, group_size: int,
+    scale_factor: int,
+) -> None:  # fmt: skip
+    """Write the upsampled features to ``output``.
+
+    Args:
+        features (Tensor): Of shape (B, C, H, W). Around it are zeros.
+        masks (Tensor): Weights of shape (B, groups * k * k, H * s, W * s).
+        output (Tensor): Is filled; of shape (B, C, H * s, W * s).
+        kernel_size (int): k, odd, in pixels.
+        group_size (int): Groups of channels, each with masks of its own.
+        scale_factor (int): s, pixels of the output for each pixel along an axis.
+    """
+    dtype = wide_dtype(features.dtype)
+    padded = F.pad(features.to(dtype), [kernel_size // 2] * 4)
+    with torch.autocast(features.device.type, enabled=False):
+        for rows in _row_slices(features, kernel_size):
+            columns = _columns(padded, rows, kernel_size, group_size)
+            mask = _by_source(masks, rows, group_size, scale_factor).to(dtype)
+            sums = torch.einsum('bgckl,bgkls->bgcls', columns, mask)
+            _write_rows(sums, output, rows, scale_factor)
+
+
+@torch.no_grad()
+def carafe_naive_backward(
+    grad_output: Tensor, features: Tensor, masks: Tensor, grad_input: Tensor,
+    grad_masks: Tensor, kernel_size: int, group_size: int, scale_factor: int,
+) -> None:  # fmt: skip
+    """Write the gradients of the features and of the masks."""
+    dtype = wide_dtype(features.dtype)
+    border = kernel_size // 2
+    padded = F.pad(features.to(dtype), [border] * 4)
+    of_padded = torch.zeros_like(padded)
+    with torch.autocast(features.device.type, enabled=False):
+        for rows in _row_slices(features, kernel_size):
+            columns = _columns(padded, rows, kernel_size, group_size)
+            mask = _by_source(masks, rows, group_size, scale_factor).to(dtype)
+            grad = _by_source(grad_output, rows, group_size, scale_factor).to(dtype)
+            of_mask = torch.einsum('bgckl,bgcls->bgkls', columns, grad)
+            _write_rows(of_mask, grad_masks, rows, scale_factor)
+            of_columns = torch.einsum('bgcls,bgkls->bgckl', grad, mask).flatten(1, 3)
+            window = of_padded[:, :, rows.start : rows.stop + 2 * border]
+            window += F.fold(of_columns, window.shape[2:], kernel_size)
+    height, width = features.shape[2:]
+    grad_input.copy_(of_padded[:, :, border : border + height, border : border + width])
+
+
+def carafe_forward(
+    features: Tensor, masks: Tensor, rfeatures: Tensor, routput: Tensor, rmasks: Tensor,
+    output: Tensor, kernel_size: int, group_size: int, scale_factor: int,
+) -> None:  # fmt: skip
+    """Write the upsampled features to ``output`` and the features to ``rfeatures``."""
+    rfeatures.copy_(features)
+    carafe_naive_forward(features, masks, output, kernel_size, group_size, scale_factor)
+
+
+def carafe_backward(
+    grad_output: Tensor, rfeatures: Tensor, masks: Tensor, rgrad_output: Tensor,
+    rgrad_input_hs: Tensor, rgrad_input: Tensor, rgrad_masks: Tensor,
+    grad_input: Tensor, grad_masks: Tensor, kernel_size: int, group_size: int,
+    scale_factor: int,
+) -> None:  # fmt: skip
+    """Write the gradients of the features and of the masks."""
+    carafe_naive_backward(
+        grad_output, rfeatures, masks, grad_input, grad_masks, kernel_size, group_size,
+        scale_factor,
+    )  # fmt: skip

@@ -1,0 +1,106 @@
+"""Batch normalization over the batches of all processes, as mmcv's SyncBatchNorm.
+
+Source: Batch Normalization (ICML 2015, arXiv 1502.03167), with the mean and variance of
+all processes (MegDet, CVPR 2018, arXiv 1711.07240).
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from .bilinear import wide_dtype
+
+
+def sync_batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    use_batch: bool,
+    momentum: float,
+    eps: float,
+    group: Any = None,
+    by_batch_size: bool = False,
+) -> Tensor:
+    """Normalize each channel.
+
+    In one process it is :func:`torch.nn.functional.batch_norm`. With a process group,
+    PyTorch's SyncBatchNorm computes tensors on GPUs, where every pixel has the same
+    weight. Elsewhere the means of the processes are averaged, and gradients flow
+    through the averages; a process with an empty batch doesn't count. If all are empty,
+    the running statistics stay as they are.
+
+    Args:
+        x (Tensor): Of shape (B, C, ...).
+        running_mean (Tensor, optional): Is updated if ``use_batch``; of shape (C,).
+        running_var (Tensor, optional): Likewise.
+        weight (Tensor, optional): Of shape (C,).
+        bias (Tensor, optional): Of shape (C,).
+        use_batch (bool): Whether to use the statistics of the batch, not the running
+            ones.
+        momentum (float): Part of the batch in the new running statistics.
+        eps (float): Is added to the variance.
+        group (optional): Process group; None for all processes.
+        by_batch_size (bool): Whether to weight the processes by their batch sizes;
+            otherwise they have the same weight.
+
+    Returns:
+        Tensor: Of the shape and dtype of ``x``.
+    """
+    parameters = running_mean, running_var, weight, bias
+    synchronized = dist.is_available() and dist.is_initialized()
+    ranks = dist.get_world_size(group) if synchronized and use_batch else 1
+    if not use_batch or ranks == 1 and x.numel() > x.shape[1]:
+        return F.batch_norm(x, *parameters, use_batch, momentum, eps)
+    if ranks > 1 and x.is_cuda:
+        from torch.nn.modules._functions import SyncBatchNorm
+
+        return SyncBatchNorm.apply(
+            x, weight, bias, running_mean, running_var, eps, momentum,
+            group or dist.group.WORLD, ranks,
+        )  # fmt: skip
+    with torch.autocast(x.device.type, enabled=False):
+        out = _average_over_processes(
+            x.to(wide_dtype(x.dtype))[..., None].flatten(2), *parameters, momentum, eps,
+            group, ranks, by_batch_size,
+        )  # fmt: skip
+    return out.to(x.dtype).view(x.shape)
+
+
+def _average_over_processes(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
+    weight: Tensor | None, bias: Tensor | None, momentum: float, eps: float, group: Any,
+    ranks: int, by_batch_size: bool,
+) -> Tensor:  # fmt: skip
+    """Normalize x (B, C, pixels), where B may differ between the processes."""
+
+    def total(tensor: Tensor) -> Tensor:
+        if ranks == 1:
+            return tensor
+        # Not every build of PyTorch has it.
+        from torch.distributed.nn.functional import all_reduce
+
+        return all_reduce(tensor, group=group or dist.group.WORLD)
+
+    count = len(x) * x.shape[2]
+    own = len(x) if by_batch_size else min(count, 1)
+    all_own, all_counts = total(x.new_tensor([own, count])).unbind()
+    share = own / all_own.clamp(min=1) / max(count, 1)
+    mean = total(x.sum((0, 2)) * share)
+    centered = x - mean[:, None]
+    var = total(centered.square().sum((0, 2)) * share)
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            momentum = momentum * all_counts.clamp(max=1)
+            unbiased = var * (all_counts / (all_counts - 1).clamp(min=1))
+            running_mean += momentum * (mean - running_mean)
+            running_var += momentum * (unbiased - running_var)
+    scale = (var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    out = centered * scale[:, None]
+    return out if bias is None else out + bias[:, None]
