@@ -14,6 +14,21 @@ from torch import Tensor
 from .bilinear import wide_dtype
 
 
+class _AllReduce(torch.autograd.Function):
+    """Sum of the tensors of all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        tensor = tensor.clone()
+        dist.all_reduce(tensor, group=group)
+        return tensor
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _AllReduce.apply(grad, ctx.group), None
+
+
 def sync_batch_norm(
     x: Tensor,
     running_mean: Tensor | None,
@@ -79,12 +94,7 @@ def _average_over_processes(
     """Normalize x (B, C, pixels), where B may differ between the processes."""
 
     def total(tensor: Tensor) -> Tensor:
-        if ranks == 1:
-            return tensor
-        # Not every build of PyTorch has it.
-        from torch.distributed.nn.functional import all_reduce
-
-        return all_reduce(tensor, group=group or dist.group.WORLD)
+        return tensor if ranks == 1 else _AllReduce.apply(tensor, group)
 
     count = len(x) * x.shape[2]
     own = len(x) if by_batch_size else min(count, 1)

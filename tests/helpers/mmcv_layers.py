@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import sys
 
 from mobilevig_det.mmcv_ops import mmcv_stand_in
 
@@ -24,14 +23,3 @@ def replaced_methods(name):
             for key, value in vars(owner).copy().items():
                 if value is not old.get(key):
                     setattr(owner, key, old[key])
-
-
-def sync_batch_norm_layer(weight, bias, mode='default'):
-    """Return mmcv's SyncBatchNorm in training, with these parameters; in a process of
-    its own, where the methods stay replaced."""
-    replacing = replaced_methods('sync_bn')
-    layer = replacing.__enter__().SyncBatchNorm(len(weight), stats_mode=mode)
-    sys.modules[__name__].keep = replacing
-    layer.to(weight.dtype)
-    layer.weight.data, layer.bias.data = weight, bias
-    return layer

@@ -10,17 +10,18 @@ import sys
 
 import torch
 import torch.distributed as dist
-from mmcv_layers import sync_batch_norm_layer
+from mmcv_layers import replaced_methods
 
 
-def run(rank, folder):
+def run(SyncBatchNorm, rank, folder):
     """Write output, gradients and running statistics of each case."""
     dist.init_process_group(
         'gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2
     )
     results = []
     for case in torch.load(f'{folder}/inputs.pt', weights_only=True):
-        layer = sync_batch_norm_layer(case['weight'], case['bias'], case['mode'])
+        layer = SyncBatchNorm(3, stats_mode=case['mode']).to(case['weight'].dtype)
+        layer.weight.data, layer.bias.data = case['weight'], case['bias']
         x = case['x'][rank].requires_grad_()
         out = layer(x)
         out.backward(case['grad'][rank])
@@ -41,7 +42,8 @@ def run(rank, folder):
 
 if __name__ == '__main__':
     child = os.fork()
-    run(1 if child else 0, sys.argv[1])
+    with replaced_methods('sync_bn') as module:
+        run(module.SyncBatchNorm, 1 if child else 0, sys.argv[1])
     if child:
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     os._exit(0)

@@ -56,6 +56,26 @@ else:
     raise AssertionError('it went through')
 """
 
+# Layers whose methods are replaced, because they fail before they call an operator.
+LAYERS = """
+import sys
+import torch
+from mmcv.ops import CARAFENaive, RoIAlign, SyncBatchNorm
+from mmengine.registry import MODELS
+x = torch.randn(2, 4, 6, 6, requires_grad=True)
+layer = MODELS.build(dict(type='MMSyncBN', num_features=4))
+assert isinstance(layer, SyncBatchNorm)
+torch.testing.assert_close(
+    layer(x), torch.nn.functional.batch_norm(x, None, None, layer.weight, None, True)
+)
+sys.modules['torchvision'] = None
+rois = torch.tensor([[0, 1.0, 1, 5, 5]])
+pooled = [RoIAlign(2, use_torchvision=way)(x, rois) for way in (True, False)]
+assert torch.equal(*pooled)
+CARAFENaive(1, 1, 1)(x, torch.ones(2, 1, 6, 6)).sum().backward()
+assert (x.grad == 1).all()
+"""
+
 
 @pytest.fixture(scope='module')
 def lite(tmp_path_factory):
@@ -137,6 +157,19 @@ def test_mobilevig_det_imported_after_mmcv_ops_failed(lite, succeeds):
         '    import mmcv.ops\n'
         'except ModuleNotFoundError:\n'
         '    import mobilevig_det\n' + CALLS,
+    )
+
+
+def test_layers_work_whose_methods_are_replaced(lite, succeeds):
+    succeeds(lite, 'import mobilevig_det' + LAYERS)
+
+
+def test_installed_file_replaces_methods_without_mobilevig_det(with_file, succeeds):
+    succeeds(
+        with_file,
+        'import mmcv.ops, sys\n'
+        'assert not any(name.startswith("mobilevig_det") for name in sys.modules)'
+        + LAYERS,
     )
 
 
