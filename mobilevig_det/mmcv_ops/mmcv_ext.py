@@ -219,9 +219,9 @@ def use_compiled(*names: str) -> None:
         )
     extension = _extension()
     for name in names or OPERATORS:
-        operator = getattr(extension, name, None)
-        if hasattr(operator, 'compiled'):
-            setattr(extension, name, operator.compiled)
+        compiled = getattr(getattr(extension, name, None), 'compiled', None)
+        if compiled is not None:
+            setattr(extension, name, compiled)
 
 
 def _by_device(ours: Callable, compiled: Callable) -> Callable:

@@ -62,7 +62,8 @@ class _ReplacingFinder:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _replacing(spec.loader.exec_module)
+            exec_module = _replacing(spec.loader.exec_module)
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 

@@ -5,6 +5,7 @@ fail before they call one. mmcv_stand_in.py, which an mmcv with a compiled exten
 never imports, installs them; each gets mmcv's own method as its first argument.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ def _group_size(group: Any) -> int:
     return dist.get_world_size(group) if initialized else 1
 
 
-REPLACEMENTS = {
+REPLACEMENTS: dict[str, Callable[..., Any]] = {
     'CARAFENaiveFunction.backward': carafe_naive_backward_on_any_device,
     'RoIAlign.forward': roi_align_without_torchvision,
     'SyncBatchNorm.__init__': init_sync_batch_norm,

@@ -83,12 +83,14 @@ def roi_pool_forward(
     # As mmcv's, the maximum of pixels that are all NaN.
     least = max(torch.finfo(torch.float32).min, torch.finfo(input.dtype).min)
     table = pixel_rows(input, input.dtype)
-    taps = [(edges[:, 1] - edges[:, 0]).amax(1).clamp(min=1) for edges in (y, x)]
-    for part in alike(*taps, _part_size(input, size[0] * size[1])):
+    taps_y, taps_x = (
+        (edges[:, 1] - edges[:, 0]).amax(1).clamp(min=1) for edges in (y, x)
+    )
+    for part in alike(taps_y, taps_x, _part_size(input, size[0] * size[1])):
         rows, columns = (
             edges[part, 0, :, None]
             + torch.arange(int(count[part].max()), device=y.device)
-            for edges, count in zip((y, x), taps)
+            for edges, count in ((y, taps_y), (x, taps_x))
         )
         # (RoIs, bins along y, along x, pixels along y, along x)
         inside = (rows < y[part, 1, :, None])[:, :, None, :, None] & (
@@ -255,7 +257,7 @@ def deform_roi_pool_backward(
             index, weights = _sampled_bins(
                 parsed.select(part), input.shape, size, sampling_ratio, shift
             )
-            if of_shifts is not None:
+            if of_shifts is not None and shift is not None:
                 means = sum_rows(table, index, weights)
                 (of_shifts[part],) = torch.autograd.grad(means, shift, grad)
         weights = weights.detach()

@@ -105,10 +105,10 @@ def _average_over_processes(
     var = total(centered.square().sum((0, 2)) * share)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
-            momentum = momentum * all_counts.clamp(max=1)
+            step = momentum * all_counts.clamp(max=1)
             unbiased = var * (all_counts / (all_counts - 1).clamp(min=1))
-            running_mean += momentum * (mean - running_mean)
-            running_var += momentum * (unbiased - running_var)
+            running_mean += step * (mean - running_mean)
+            running_var += step * (unbiased - running_var)
     scale = (var + eps).rsqrt()
     if weight is not None:
         scale = scale * weight
