@@ -69,7 +69,8 @@ print(mmcv._ext.__file__)
 def copy_of_tree(folder):
     """Copy the source tree, so that nothing is built in ours."""
     skip = shutil.ignore_patterns(
-        '.git', '.venv*', 'build', 'work_dirs', '*.egg-info', '__pycache__'
+        *('.git', '.venv*', 'build', 'work_dirs', '*.egg-info', '__pycache__'),
+        *('.*_cache', '.hypothesis', '.dist_test'),  # npm puts links into a cache
     )
     shutil.copytree(
         ROOT,

@@ -278,13 +278,20 @@ def test_s3_has_no_such_bucket_for_rows(run, s3):
     assert "--out-dir s3://nobucket/out cannot be written: Bucket 'nobucket'" in message
 
 
-def test_s3_knows_no_such_credentials(run, s3):
+@pytest.mark.parametrize('refused', ['input', 'output'])
+def test_s3_knows_no_such_credentials(run, s3, photos, tmp_path, refused):
+    if refused == 'input':
+        places = s3.address('photos/in'), tmp_path / 'out'
+        expected = 's3://photos/in cannot be read: '
+    else:
+        places = photos, s3.address('out/1')
+        expected = '--out-dir s3://out/1 cannot be written: '
     s3.tell('reset-auth', b'0')
     try:
-        message = run(s3.address('photos/in'), s3.address('out/1'))
+        message = run(*map(str, places))
     finally:
         s3.tell('reset-auth', b'inf')
-    assert 's3://photos/in cannot be read: ' in message
+    assert expected in message
     assert 'ACCESS_DENIED' in message or 'INVALID_ACCESS_KEY' in message
     assert_no_secret(message)
 
