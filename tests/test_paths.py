@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """An empty package with a folder of configs beside it."""
+    """Create an empty package next to a folder of configs."""
     package = tmp_path / 'mobilevig_det'
     (package / '.mim').mkdir(parents=True)
     add_config(tmp_path / 'configs', 'beside')

@@ -175,7 +175,6 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         # The first that overlaps; a kept box belongs to itself.
         first = kept[suppressed.byte().argmax(0)]
         owner[left] = torch.where(suppressed.any(0), first, left)
-        owner[kept] = kept
     counts = owner.bincount()
     groups = order[owner.sort(stable=True)[1]].split(counts[counts > 0].tolist())
     return [group.tolist() for group in groups]

@@ -94,11 +94,24 @@ class Page:
         # Node before 22 takes .js for another kind of module.
         (self.folder / 'package.json').write_text('{"type": "module"}')
 
-    def expected(self, image):
-        """MMDetection's detections in a BGR image, as arrays."""
-        with torch.no_grad():
-            found = inference_detector(self.model, image).pred_instances
+    def expected(self, image, shift=0.0):
+        """Return MMDetection's detections in a BGR image, as arrays.
+
+        ``shift`` is subtracted from all pixels of the model's input (0 to 255).
+        """
+        mean = self.model.data_preprocessor.mean
+        mean += shift
+        try:
+            with torch.no_grad():
+                found = inference_detector(self.model, image).pred_instances
+        finally:
+            mean -= shift
         return {key: value.numpy() for key, value in found.items()}
+
+    def rounded(self, image):
+        """Yield MMDetection's detections for inputs that differ by rounding."""
+        for shift in (1e-5, -1e-5, 3e-5, -3e-5, 1e-4, -1e-4, 3e-4, -3e-4):
+            yield self.expected(image, shift)
 
     def tensor(self, image):
         """The model's input, as MMDetection prepares it."""
@@ -127,9 +140,8 @@ def picture(width, height, seed=0):
     return image
 
 
-def paired(found, expected):
-    """Pairs of the page's detections and MMDetection's: nearly all of both. Rounding
-    may decide about one that is as good as equal to a threshold or to another."""
+def matches(found, expected):
+    """Pair detections of the page with MMDetection's that are the same."""
     pairs = {}
     for one, detection in enumerate(found):
         far = np.abs(expected['bboxes'] - detection['box']).max(1, initial=0)
@@ -138,8 +150,24 @@ def paired(found, expected):
         far[list(pairs.values())] = np.inf
         if len(far) and far.min() < 1e-3:
             pairs[one] = int(far.argmin())
+    return pairs
+
+
+def paired(found, expected, rounded=()):
+    """Return pairs of the page's detections and MMDetection's: nearly all of both.
+
+    Rounding decides which of several boxes of equal scores remains, for example in an
+    image of two pixels. A detection without a partner counts as well if MMDetection
+    finds it too, once its input differs by rounding (``rounded``).
+    """
+    pairs = matches(found, expected)
     most = max(len(found), len(expected['scores']))
-    assert len(pairs) >= 0.9 * most
+    explained = set(pairs)
+    for other in rounded:
+        if len(explained) >= 0.9 * most:
+            break
+        explained |= set(matches(found, other))
+    assert len(explained) >= 0.9 * most
     scores = [detection['score'] for detection in found]
     assert scores == sorted(scores, reverse=True)
     return pairs.items()
@@ -168,14 +196,7 @@ def test_modules_in_node(page, tmp_path):
         np.testing.assert_array_equal(tensor, page.tensor(image))
 
         expected = page.expected(image)
-        if image.shape[0] * image.shape[1] < 4:
-            # Nearly all pixels are equal, and so are the scores of neighbouring
-            # boxes: rounding decides which of them remain.
-            assert len(result['found']) == len(expected['scores'])
-            best = max(detection['score'] for detection in result['found'])
-            assert abs(best - expected['scores'].max()) < 1e-3
-            continue
-        pairs = paired(result['found'], expected)
+        pairs = paired(result['found'], expected, page.rounded(image))
         for one, i in pairs:
             mask = result['found'][one]['mask']
             pasted = np.zeros(image.shape[:2], bool)

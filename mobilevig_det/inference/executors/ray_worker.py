@@ -1,12 +1,12 @@
 """Worker of the Ray executor: blocks of images in, Parquet files of records out."""
 
+import json
 import os
 import os.path as osp
-import pickle
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import pyarrow as pa
 import torch
@@ -151,18 +151,18 @@ def make_blocks(
         tuple[list[pyarrow.Table], int, int]: The blocks of what isn't done, each a
         table of one row; the number of images in them; the number of all images.
     """
-    chunks: list[tuple[bool, int, bytes]] = []
+    chunks: list[tuple[bool, int, str]] = []
     count = left_count = 0
     for is_group, images in _chunks(inputs, size or MIN_BLOCK):
         count += len(images)
         left = [image for image in images if not is_done(image.name)]
         left_count += len(left)
-        chunks.append((is_group, len(left), pickle.dumps(left)))
+        chunks.append((is_group, len(left), json.dumps(list(map(astuple, left)))))
     chosen = max(
         MIN_BLOCK, min(MAX_BLOCK, -(-count // MIN_BLOCKS)), -(-count // MAX_FILES)
     )
     per_block = 1 if size else -(-chosen // MIN_BLOCK)
-    blocks: list[list[bytes]] = []
+    blocks: list[list[str]] = []
     in_block = per_block
     for is_group, number, packed in chunks:
         if is_group or in_block >= per_block:
@@ -171,14 +171,14 @@ def make_blocks(
         in_block = per_block if is_group else in_block + 1
         if number:
             blocks[-1].append(packed)
-    schema = pa.schema([('chunks', pa.list_(pa.binary()))])
+    schema = pa.schema([('chunks', pa.list_(pa.string()))])
     tables = [pa.table([[block]], schema) for block in blocks if block]
     return tables, left_count, count
 
 
-def unpack(chunks: list[bytes]) -> list[InputImage]:
+def unpack(chunks: list[str]) -> list[InputImage]:
     """Return the images of a block."""
-    return [image for chunk in chunks for image in pickle.loads(chunk)]
+    return [InputImage(*fields) for chunk in chunks for fields in json.loads(chunk)]
 
 
 def _chunks(inputs: Inputs, size: int) -> Iterator[tuple[bool, list[InputImage]]]:
