@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .backbones import AdaptViG, GreedyViG, MobileViG, MobileViGv2, RapidNet
     from .inference.detector import Classifier, Detector
 
-__version__ = '0.2.0'
+__version__ = '0.3.0'
 
 __all__ = [
     'AdaptViG',
