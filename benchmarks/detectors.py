@@ -10,7 +10,7 @@ from functools import partial
 from unittest.mock import patch
 
 from mobilevig_det.config import load_config
-from mobilevig_det.datasets.compact_masks import CompactBitmapMasks
+from mobilevig_det.datasets.loading import CompactBitmapMasks
 from mobilevig_det.mmcv_ops import mmcv_ext, use_on_cpus
 from mobilevig_det.ops.cpu_fast_paths import apply_cpu_fast_paths
 

@@ -13,8 +13,8 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
 
-from mobilevig_det.datasets import loading, make_shapes  # loading registers
-from mobilevig_det.datasets.compact_masks import CompactBitmapMasks
+from mobilevig_det.datasets import make_shapes
+from mobilevig_det.datasets.loading import CompactBitmapMasks, LoadCompactAnnotations
 from mobilevig_det.engine import BoundedRuntimeInfoHook
 from mobilevig_det.mmcv_ops import mmcv_ext
 
@@ -34,7 +34,7 @@ from .operators import COMPILED, boxes
 
 STOCK, OURS = 'MMDetection', 'ours'
 LOADED_IMAGES = 64
-ANNOTATIONS = {STOCK: 'LoadAnnotations', OURS: loading.LoadCompactAnnotations.__name__}
+ANNOTATIONS = {STOCK: 'LoadAnnotations', OURS: LoadCompactAnnotations.__name__}
 STOCK_HOOK = "MMEngine's"
 HOOKS = {STOCK_HOOK: RuntimeInfoHook, OURS: BoundedRuntimeInfoHook}
 LOGGED_ITERATIONS = (100, 170_000)

@@ -45,9 +45,9 @@ MOVED = {
         'mobilevig_det.ops.cpu_fast_paths.apply_cpu_fast_paths'
     ),
     'mobilevig_det.structures.CompactBitmapMasks': (
-        'mobilevig_det.datasets.compact_masks.CompactBitmapMasks'
+        'mobilevig_det.datasets.loading.CompactBitmapMasks'
     ),
-    'mobilevig_det.structures.mask': 'mobilevig_det.datasets.compact_masks',
+    'mobilevig_det.structures.mask': 'mobilevig_det.datasets.loading',
 }
 
 

@@ -88,7 +88,7 @@ def test_moved_modules_keep_their_own_names():
     with pytest.warns(DeprecationWarning):
         sys.modules.pop('mobilevig_det.structures.mask', None)
         old = importlib.import_module('mobilevig_det.structures.mask')
-    assert old.__name__ == old.__spec__.name == 'mobilevig_det.datasets.compact_masks'
+    assert old.__name__ == old.__spec__.name == 'mobilevig_det.datasets.loading'
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import mmcv
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
+from mmcv.transforms import BaseTransform, CenterCrop
 from mmdet.registry import DATASETS, TRANSFORMS
 from mmengine.dataset import BaseDataset
 from mmengine.structures import BaseDataElement
@@ -148,7 +148,7 @@ class ResizeShortEdge(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class CropCenter(BaseTransform):
+class CropCenter(CenterCrop):
     """Crop a square from the centre.
 
     Equal to torchvision's ``CenterCrop`` for images that are large enough.
@@ -158,16 +158,7 @@ class CropCenter(BaseTransform):
     """
 
     def __init__(self, size: int) -> None:
-        self.size = size
-
-    def transform(self, results: dict) -> dict:
-        """Crop ``img``, of shape (H, W, 3)."""
-        height, width = results['img'].shape[:2]
-        top = max(0, round((height - self.size) / 2))
-        left = max(0, round((width - self.size) / 2))
-        results['img'] = results['img'][top : top + self.size, left : left + self.size]
-        results['img_shape'] = results['img'].shape[:2]
-        return results
+        super().__init__(crop_size=size)
 
 
 @TRANSFORMS.register_module()

@@ -16,9 +16,7 @@ def encode_rle(
 ) -> list[dict]:
     """Encode masks as COCO's compressed run lengths.
 
-    The result is that of ``pycocotools.mask.encode``, byte for byte, in less time:
-    only the bounding box of a mask is read column by column. The background around
-    it, most of the pixels, is read in the order in which it lies in memory.
+    The result is that of ``pycocotools.mask.encode``.
 
     Args:
         masks (Sequence[np.ndarray]): Masks of shape (H, W), bool, or uint8 of zeros
@@ -36,38 +34,13 @@ def encode_rle(
     """
     encoded = []
     for mask in masks:
+        mask = mask.view(np.uint8)
         if size is not None and mask.shape != size:
-            mask = cv2.resize(
-                mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST
-            )
-        height, width = mask.shape
-        plain = dict(size=[height, width], counts=_run_lengths(mask))
-        rle = mask_utils.frPyObjects(plain, height, width)  # compresses the counts
+            mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+        # OpenCV transposes by blocks, several times as fast as NumPy.
+        rle = mask_utils.encode(cv2.transpose(mask).T)
         encoded.append(dict(rle, counts=rle['counts'].decode()))
     return encoded
-
-
-def _run_lengths(mask: np.ndarray) -> np.ndarray:
-    """Count zeros, then ones, then zeros, and so on, column after column."""
-    height, width = mask.shape
-    rows = np.flatnonzero(mask.any(axis=1))
-    if not len(rows):
-        return np.array([height * width])
-    # The crop includes a row of background below the mask, so that the runs of two
-    # columns don't touch, and a column of background to the right, so that the last
-    # run ends within the crop.
-    top, bottom = rows[0], rows[-1] + 2
-    if bottom > height:
-        top, bottom = 0, height
-    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-    left, right = columns[0], columns[-1] + 2
-    flat = mask[top:bottom, left:right].ravel(order='F')
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    if flat[0]:
-        changes = np.append(0, changes)
-    column, row = np.divmod(changes, bottom - top)
-    places = (column + left) * height + row + top
-    return np.diff(places, prepend=0, append=height * width)
 
 
 def count_rle_pixels(counts: list | str) -> int:
@@ -92,7 +65,7 @@ def count_rle_pixels(counts: list | str) -> int:
     return int(array.sum())
 
 
-def _decompress(text: str) -> list[int]:
+def _decompress(text: str) -> np.ndarray:
     """Read compressed run lengths, like ``rleFrString`` of pycocotools' maskApi.c.
 
     A character is six bits, plus 48: five of a number, the lowest first, and one that
@@ -102,22 +75,19 @@ def _decompress(text: str) -> list[int]:
     Raises:
         ValueError: If the text isn't run lengths.
     """
-    lengths: list[int] = []
-    value = shift = 0
-    for code in text.encode():
-        bits = code - 48
-        if not 0 <= bits < 64 or shift > 35:
-            raise ValueError(f'not run lengths: {text[:80]!r}')
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:  # negative, in two's complement
-            value -= 1 << shift
-        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-        value = shift = 0
-    if shift or not lengths:
-        raise ValueError(f'run lengths are cut off: {text[:80]!r}')
+    codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes & 32 == 0)
+    groups = np.diff(ends, prepend=-1)  # of characters
+    is_complete = len(ends) > 0 and ends[-1] == len(codes) - 1
+    if not is_complete or groups.max() > 7 or codes.min() < 0 or codes.max() > 63:
+        raise ValueError(f'not run lengths: {text[:80]!r}')
+    starts = ends + 1 - groups
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, groups))
+    lengths = np.add.reduceat((codes & 31) << shifts, starts)
+    is_negative = codes[ends] & 16 > 0
+    lengths -= np.where(is_negative, np.int64(1) << 5 * groups, 0)
+    lengths[1::2] = lengths[1::2].cumsum()
+    lengths[2::2] = lengths[2::2].cumsum()
     return lengths
 
 

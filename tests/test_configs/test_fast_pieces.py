@@ -4,7 +4,7 @@ import copy
 import os
 
 from mobilevig_det.config import load_config
-from mobilevig_det.datasets.compact_masks import CompactBitmapMasks
+from mobilevig_det.datasets.loading import CompactBitmapMasks
 
 import pytest
 import torch

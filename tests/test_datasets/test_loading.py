@@ -3,8 +3,7 @@
 import copy
 import pickle
 
-import mobilevig_det.datasets.loading  # noqa: F401  registers
-from mobilevig_det.datasets.compact_masks import CompactBitmapMasks
+from mobilevig_det.datasets.loading import CompactBitmapMasks
 
 import numpy as np
 import pycocotools.mask as mask_utils

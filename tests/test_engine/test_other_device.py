@@ -90,8 +90,8 @@ def test_run_waits_only_where_needed(found):
     training, validation = found['there']['training'], found['there']['validation']
     assert ours(training) == {
         # Of seven images: MMDetection wants the targets as NumPy's.
-        f'datasets/compact_masks.py {HOST}': 7,
-        f'datasets/compact_masks.py {DEVICE}': 2 * 7,
+        f'datasets/loading.py {HOST}': 7,
+        f'datasets/loading.py {DEVICE}': 2 * 7,
         f'engine/hooks/finite_numbers.py {HOST}': 2,
         # What MMEngine makes first; the second iteration's stay where they are.
         f'engine/hooks/bounded_runtime_info.py {HOST}': 1,

@@ -3,7 +3,7 @@
 import copy
 import pickle
 
-from mobilevig_det.datasets.compact_masks import CompactBitmapMasks
+from mobilevig_det.datasets.loading import CompactBitmapMasks
 
 import numpy as np
 import pytest

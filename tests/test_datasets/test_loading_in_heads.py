@@ -2,7 +2,7 @@
 
 import copy
 
-from mobilevig_det.datasets.compact_masks import CompactBitmapMasks
+from mobilevig_det.datasets.loading import CompactBitmapMasks
 
 import numpy as np
 import pytest
