@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
+from unittest.mock import MagicMock
 
 from mobilevig_det.backbones import (
     AdaptViG,
@@ -19,7 +20,7 @@ from mobilevig_det.backbones import (
 )
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .interleaved import interleaved
@@ -59,6 +60,16 @@ def make_matrix_product(args: Namespace):
     return dict(gmacs=n**3 / 1e9, params=0), lambda: a @ a
 
 
+def count_work(model: nn.Module, run: Callable, images: int = 1) -> dict[str, float]:
+    """Count a model's parameters, and the GMACs per image of a call that runs it."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return dict(
+        params=sum(p.numel() for p in model.parameters()),
+        gmacs=counter.get_total_flops() / 2e9 / images,
+    )
+
+
 def build(cls: type[BaseBackbone], arch: str, reference: bool = False, **kwargs):
     """Build a backbone of ours, or its reference implementation, with fixed weights."""
     torch.manual_seed(0)
@@ -71,25 +82,22 @@ def build_baseline(name: str) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
+def random_images(args: Namespace, size: str) -> Tensor:
+    sides = map(int, size.split('x'))
+    return torch.rand(args.batch_size, 3, *sides, device=args.device)
+
+
 def make_inference(args: Namespace, size: str, build: Callable, fuse: bool = False):
     model = build().eval().to(args.device)
-    images = torch.rand(
-        args.batch_size, 3, *map(int, size.split('x')), device=args.device
-    )
+    images = random_images(args, size)
     if not isinstance(model, BaseBackbone):
         images = images.contiguous(memory_format=torch.channels_last)
-    counter = FlopCounterMode(display=False)
 
     def run():
         with torch.no_grad():
             model(images)
 
-    with counter:
-        run()
-    facts = dict(
-        params=sum(p.numel() for p in model.parameters()),
-        gmacs=counter.get_total_flops() / 2e9 / len(images),
-    )
+    facts = count_work(model, run, len(images))
     if fuse:
         model.fuse()
     return facts, run
@@ -108,7 +116,9 @@ def _chosen(args: Namespace) -> dict[str, Callable]:
 
 def inference_rows(args: Namespace) -> Iterator[dict]:
     """Yield rows of all backbones in eval mode at each of ``args.sizes``."""
-    baselines = args.baselines if args.baselines and import_timm() else ()
+    baselines = BASELINES if args.baselines is None else args.baselines
+    if baselines and not import_timm():
+        baselines = ()
     for size in args.sizes:
         make = partial(make_inference, size=size)
         makes: dict[str, Callable] = {MATRIX_PRODUCT: make_matrix_product}
@@ -124,9 +134,7 @@ def inference_rows(args: Namespace) -> Iterator[dict]:
 def _make_training(args: Namespace, build: Callable):
     """Forward and backward of the mean square of every feature map."""
     model = build().train().to(args.device)
-    images = torch.rand(
-        args.batch_size, 3, *map(int, args.sizes[-1].split('x')), device=args.device
-    )
+    images = random_images(args, args.sizes[-1])
 
     def run():
         model.zero_grad()
@@ -139,6 +147,7 @@ def _make_training(args: Namespace, build: Callable):
 
 def training_rows(args: Namespace) -> Iterator[dict]:
     """Yield rows of training steps at the last of ``args.sizes``."""
+    size, rounds = args.sizes[-1], max(args.rounds - 2, 1)
     for name, ours in _chosen(args).items():
         builds = {
             _base_of(name): partial(ours, reference=True),
@@ -146,17 +155,7 @@ def training_rows(args: Namespace) -> Iterator[dict]:
             f"{name}, with_cp='act'": partial(ours, with_cp='act'),
         }
         makes = {key: partial(_make_training, build=b) for key, b in builds.items()}
-        rounds = max(args.rounds - 2, 1)
-        yield from interleaved(
-            args, 'training step', args.sizes[-1], makes, _base_of, rounds
-        )
-
-
-class _AnyName(type):
-    def __getattr__(cls, name: str) -> str:
-        if name.startswith('__'):
-            raise AttributeError(name)
-        return name
+        yield from interleaved(args, 'training step', size, makes, _base_of, rounds)
 
 
 class _TorchvisionStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -165,21 +164,19 @@ class _TorchvisionStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     timm imports names from it that none of the backbones here uses.
     """
 
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
     def find_spec(self, name, path, target=None):
         if name.split('.')[0] == 'torchvision':
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec):
-        return None
+        self.made.append(spec.name)
+        return MagicMock(name=spec.name)
 
     def exec_module(self, module):
-
-        def attribute(name):
-            if name.startswith('__'):
-                raise AttributeError(name)
-            return _AnyName(name, (), {})
-
-        module.__getattr__ = attribute
+        pass
 
 
 @contextlib.contextmanager
@@ -191,10 +188,8 @@ def torchvision_stand_in() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(stand_in)
-        for name in [n for n in sys.modules if n.startswith('torchvision')]:
-            spec = sys.modules[name].__spec__
-            if spec and isinstance(spec.loader, _TorchvisionStandIn):
-                del sys.modules[name]
+        for name in stand_in.made:
+            del sys.modules[name]
 
 
 def import_timm() -> ModuleType | None:

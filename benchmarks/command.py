@@ -7,9 +7,12 @@ rows of a table are timed in turns, so that a busy machine slows all of them ali
 
 import argparse
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
-from mobilevig_det.cli.arguments import ARCHS, make_parser
+from mobilevig_det.cli.arguments import ARCHS, make_parser, positive
 from mobilevig_det.cli.command import command
 from mobilevig_det.errors import UserError
 
@@ -20,21 +23,35 @@ SIBLINGS = tuple(
     for arch in archs
     if name != 'MobileViG'
 )
-PARTS = (
-    'graph',
-    'inference',
-    'training',
-    'operators',
-    'runtimes',
-    'loader',
-    'targets',
-    'evaluation',
-    'logging',
-    'images',
-    'siblings',
-    'detector',
-)
+# In the order in which they run: names, and functions that take the arguments of the
+# command and yield the rows of a table.
+PARTS = {
+    'graph': 'benchmarks.graph_steps:graph_rows',
+    'inference': 'benchmarks.backbones:inference_rows',
+    'training': 'benchmarks.backbones:training_rows',
+    'operators': 'benchmarks.operators:operator_rows',
+    'runtimes': 'benchmarks.runtimes:runtime_rows',
+    'loader': 'benchmarks.training_overhead:loader_rows',
+    'targets': 'benchmarks.training_overhead:target_rows',
+    'evaluation': 'benchmarks.evaluation:evaluation_rows',
+    'logging': 'benchmarks.training_overhead:logging_rows',
+    'images': 'benchmarks.images:image_rows',
+    'siblings': 'benchmarks.graph_steps:sibling_rows',
+    'detector': 'benchmarks.detectors:detector_rows',
+}
 DEFAULT_PARTS = ('graph', 'inference', 'training')
+GRAPH_SHAPES = ('2x400x25x42', '2x464x25x42', '2x400x50x84', '2x100x100x168')
+
+
+def size_like(example: str) -> Callable[[str], str]:
+    """Return an argument type: as many positive numbers as the example has."""
+
+    def size(text: str) -> str:
+        if not re.fullmatch(re.sub(r'\d+', r'[1-9]\\d*', example), text):
+            raise argparse.ArgumentTypeError(f'{text!r} is not a size like {example}')
+        return text
+
+    return size
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -76,14 +93,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--sizes',
         nargs='+',
+        type=size_like('224x224'),
         help='input sizes as HEIGHTxWIDTH; training takes the last one (default: '
         '224x224 and 800x1216; on a GPU 800x1344 instead, a padded 1333x800)',
     )
-    parser.add_argument('--graph-shapes', nargs='+')
+    parser.add_argument(
+        '--graph-shapes',
+        nargs='+',
+        type=size_like(GRAPH_SHAPES[0]),
+        default=GRAPH_SHAPES,
+    )
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument(
         '--images',
-        type=int,
+        type=positive(int),
         default=5000,
         help='number of images of the evaluation, with 100 detections each',
     )
@@ -118,36 +141,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def check_args(args: argparse.Namespace) -> None:
-    """Set the defaults that the parser can't import, and check sizes and device."""
-    import torch
-
-    from .backbones import BASELINES
-    from .graph_steps import GRAPH_SHAPES
-
-    if args.baselines is None:
-        args.baselines = BASELINES
-    args.graph_shapes = args.graph_shapes or GRAPH_SHAPES
-    for sizes, example in (
-        (args.sizes, '224x224'),
-        (args.graph_shapes, GRAPH_SHAPES[0]),
-    ):
-        for size in sizes:
-            numbers = size.split('x')
-            if len(numbers) != example.count('x') + 1 or not all(
-                n.isdigit() and int(n) for n in numbers
-            ):
-                raise UserError(f'{size!r} is not a size like {example}.')
-    if args.images < 1:
-        raise UserError(f'--images {args.images}: at least one image is needed.')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise UserError('--device cuda: PyTorch finds no GPU.')
-
-
 @command(parse_args)
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
-    from . import parts
+    from mobilevig_det.config import check_device
+
     from .machine import describe_machine
     from .report import save, write_json
 
@@ -163,12 +161,10 @@ def main(args: argparse.Namespace) -> None:
             ) from error
         save(result, out_dir)
         return
-    check_args(args)
+    check_device(args.device)
     result = dict(machine=describe_machine(args), batch_size=args.batch_size, rows=[])
-    for part, measure in parts.PARTS.items():
-        if part not in args.parts:
-            continue
-        for row in measure(args):
+    for part in [part for part in PARTS if part in args.parts]:
+        for row in resolve_name(PARTS[part])(args):
             result['rows'].append(row)
             write_json(result, out_dir)  # keep what is measured if the rest is stopped
     save(result, out_dir)

@@ -17,11 +17,11 @@ from mobilevig_det.ops.cpu_fast_paths import apply_cpu_fast_paths
 import torch
 from mmdet.models import BaseDetector
 from mmdet.registry import MODELS
+from mmdet.structures.mask import BitmapMasks
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import init_default_scope
-from torch.utils.flop_counter import FlopCounterMode
 
-from .backbones import MATRIX_PRODUCT, make_matrix_product
+from .backbones import MATRIX_PRODUCT, count_work, make_matrix_product
 from .interleaved import interleaved, synchronize
 
 # Under --amp. Compiled mmcv supports float16, but not bfloat16.
@@ -30,9 +30,9 @@ GPU_BATCHES = 2, 8, 16
 TF32 = 'TF32'
 TRAINING, PREDICTION = 'detector, training step', 'detector, inference'
 DETECTIONS = 'detector, inference with 100 detections'
-# Backbone arguments of further training steps; the second dict is for GPUs only.
-CHECKPOINTED = {"with_cp='act'": dict(with_cp='act')}
-ON_GPUS: dict[str, dict] = {
+# Backbone arguments of further training steps; all but the first are for GPUs only.
+VARIANTS: dict[str, dict] = {
+    "with_cp='act'": dict(with_cp='act'),
     'compiled backbone': dict(compile_cfg=dict(fullgraph=True)),
     'captured backbone': dict(compile_cfg=dict(fullgraph=True, mode='reduce-overhead')),
 }
@@ -167,20 +167,12 @@ def make_detector(
         model.roi_head.bbox_head.fc_cls.bias.data[0] += 5
     shape = [3, *map(int, args.sizes[-1].split('x'))]
     inputs = demo_mm_inputs(
-        batch,
-        [shape] * batch,
-        num_items=[8] * batch,
-        num_classes=80,
-        with_mask=True,
-        device=args.device,
+        batch, [shape] * batch, num_items=[8] * batch, num_classes=80, with_mask=True
     )
     for sample in inputs['data_samples']:
-        masks = sample.gt_instances.masks
-        masks.masks = masks.masks.astype('uint8')  # as they are loaded
-        if not stock:
-            sample.gt_instances.masks = CompactBitmapMasks.from_bitmaps(
-                masks.masks, *shape[1:]
-            )
+        masks = sample.gt_instances.masks.masks.astype('uint8')  # as they are loaded
+        make_masks = BitmapMasks if stock else CompactBitmapMasks.from_bitmaps
+        sample.gt_instances.masks = make_masks(masks, *shape[1:])
     inputs = model.data_preprocessor(inputs, True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-6)
 
@@ -197,12 +189,8 @@ def make_detector(
 
     run = train if training else predict
     facts: dict = dict(images=batch)
-    if not training:
-        counter = FlopCounterMode(display=False)
-        with counter:  # before Winograd's algorithm saves a part of them
-            run()
-        facts['gmacs'] = counter.get_total_flops() / 2e9 / batch
-        facts['params'] = sum(p.numel() for p in model.parameters())
+    if not training:  # before Winograd's algorithm saves a part of the operations
+        facts |= count_work(model, run, batch)
     if not stock:
         apply_cpu_fast_paths(model)
     facts['stages'] = measure_stages(model, optimizer, run, args.device)
@@ -241,9 +229,8 @@ def _rows(args: Namespace, part: str, batch: int, precision: str) -> list[dict]:
         makes[name] = partial(make, arch=arch)
         if part != TRAINING or arch is None:
             continue
-        others = CHECKPOINTED if args.device == 'cpu' else {**CHECKPOINTED, **ON_GPUS}
-        for kind, backbone in others.items():
-            makes[f'{name}, {kind}'] = partial(make, arch=arch, backbone=backbone)
+        for kind in list(VARIANTS)[: 1 if args.device == 'cpu' else None]:
+            makes[f'{name}, {kind}'] = partial(make, arch=arch, backbone=VARIANTS[kind])
     return interleaved(args, part, size, makes, _base_of, max(args.rounds - 2, 1))
 
 

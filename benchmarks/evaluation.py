@@ -12,6 +12,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from mobilevig_det.evaluation import FastCocoMetric
@@ -22,6 +23,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
 
 from .interleaved import PROCESSES, show_progress
+from .operators import draw_ellipses, some_boxes
 
 STOCK = 'stock CocoMetric'
 METRICS = {STOCK: CocoMetric, 'ours': FastCocoMetric}
@@ -30,34 +32,18 @@ HEIGHT, WIDTH, CLASSES, DETECTIONS, OBJECTS = 480, 640, 80, 100, 7
 DIFFERENT = 8  # images; the others repeat their detections with other scores
 
 
-def ellipses(boxes: np.ndarray) -> np.ndarray:
-    """Draw an ellipse in each of (N, 4) boxes: bool masks of (N, H, W)."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    halves = np.maximum((boxes[:, 2:] - boxes[:, :2]) / 2, 1)
-    return np.stack(
-        [
-            ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < 1
-            for (cx, cy), (rx, ry) in zip(centres, halves)
-        ]
-    )
-
-
 def make_images(masks: bool) -> list[dict]:
-    """Generate the detections of some images, with objects of COCO's sizes."""
-    random = np.random.default_rng(0)
+    """Generate the detections of some images."""
+    torch.manual_seed(0)
     images = []
     for _ in range(DIFFERENT):
-        sides = np.exp(random.normal(4.3, 0.8, (DETECTIONS, 2)))
-        centres = random.uniform(0, [WIDTH, HEIGHT], (DETECTIONS, 2))
-        boxes = np.concatenate([centres - sides / 2, centres + sides / 2], 1)
-        boxes = boxes.clip(0, [WIDTH, HEIGHT] * 2)
         found = dict(
-            bboxes=torch.tensor(boxes, dtype=torch.float32),
-            labels=torch.tensor(random.integers(0, CLASSES, DETECTIONS)),
+            bboxes=some_boxes(DETECTIONS, (16, 256), HEIGHT, WIDTH),
+            labels=torch.randint(CLASSES, (DETECTIONS,)),
         )
         if masks:
-            found['masks'] = torch.from_numpy(ellipses(boxes))
+            drawn = draw_ellipses(found['bboxes'], HEIGHT, WIDTH)
+            found['masks'] = torch.from_numpy(drawn).bool()
         images.append(found)
     return images
 
@@ -65,24 +51,22 @@ def make_images(masks: bool) -> list[dict]:
 def write_ground_truth(path: Path, images: list[dict], number: int) -> None:
     """Write ground truth near some of the detections: polygons in COCO's format."""
     random = np.random.default_rng(1)
-    angles = np.linspace(0, 2 * np.pi, 25)[:-1]
-    circle = np.stack([np.cos(angles), np.sin(angles)], 1)
     annotations: list[dict] = []
     for image in range(number):
         found = images[image % DIFFERENT]
         for i in random.choice(DETECTIONS, OBJECTS, replace=False):
-            box = found['bboxes'][i].numpy() + random.normal(0, 5, 4)
-            start, size = box[:2], np.maximum(box[2:] - box[:2], 2)
-            points = (start + size * (circle + 1) / 2).clip(0, [WIDTH, HEIGHT])
+            x1, y1, x2, y2 = found['bboxes'][i].numpy() + random.normal(0, 3, 4)
+            x2, y2 = max(x1 + 2, x2), max(y1 + 2, y2)
+            x, y = (x1 + x2) / 2, (y1 + y2) / 2
             annotations.append(
                 dict(
                     id=len(annotations) + 1,
                     image_id=image,
                     category_id=int(found['labels'][i]),
-                    bbox=[*start.tolist(), *size.tolist()],
-                    area=float(size.prod() * np.pi / 4),
+                    bbox=[x1, y1, x2 - x1, y2 - y1],
+                    area=(x2 - x1) * (y2 - y1) / 2,
                     iscrowd=int(random.random() < 0.01),
-                    segmentation=[points.round(2).ravel().tolist()],
+                    segmentation=[[x1, y, x, y1, x2, y, x, y2]],
                 )
             )
     size = dict(width=WIDTH, height=HEIGHT, file_name='')
@@ -136,10 +120,10 @@ def evaluation_rows(args: Namespace) -> Iterator[dict]:
         for i in range(max(args.rounds - 4, 1)):
             for row in rows:
                 show_progress(f'{size}: {row["name"]}, {i + 1}')
-                with PROCESSES.Pool(1) as pool:
-                    seconds, peak, figures[row['name']] = pool.apply(
-                        measure, (row['name'], metrics, args.images)
-                    )
+                with ProcessPoolExecutor(1, PROCESSES) as pool:
+                    seconds, peak, figures[row['name']] = pool.submit(
+                        measure, row['name'], metrics, args.images
+                    ).result()
                 row['seconds'].append(seconds)
                 row['peak_bytes'] = peak
         show_progress('')

@@ -18,7 +18,6 @@ from torch import Tensor
 from .interleaved import interleaved
 from .reference import agc, dagc, mgc, svga
 
-GRAPH_SHAPES = ('2x400x25x42', '2x464x25x42', '2x400x50x84', '2x100x100x168')
 MEMORY_FORMATS = {'': torch.contiguous_format, ', channels-last': torch.channels_last}
 KINDS = {'forward': False, 'forward + backward': True}
 # Bytes that the reference's backward may keep; where it would keep more, it is left
@@ -67,20 +66,14 @@ def graph_rows(args: Namespace) -> Iterator[dict]:
             functions = {'definition': svga, 'ours': max_relative}
             if backward and kept > REFERENCE_LIMIT:
                 del functions['definition']
+            make = partial(_make_step, shape=shape, backward=backward)
             makes = {
-                name + suffix: partial(
-                    _make_step,
-                    function=function,
-                    shape=shape,
-                    layout=layout,
-                    backward=backward,
-                )
+                name + suffix: partial(make, function=function, layout=layout)
                 for suffix, layout in MEMORY_FORMATS.items()
                 for name, function in functions.items()
             }
-            yield from interleaved(
-                args, f'graph step, {kind}', size, makes, base=_definition_of
-            )
+            part = f'graph step, {kind}'
+            yield from interleaved(args, part, size, makes, base=_definition_of)
 
 
 def _definition_of(name: str) -> str:
@@ -104,19 +97,15 @@ def sibling_rows(args: Namespace) -> Iterator[dict]:
                 continue
             sides = [side // 2 ** (i + 2) for side in SIBLING_IMAGE]
             shape = [1, setting['channels'][i], *sides]
+            size, base = 'x'.join(map(str, shape)), f'{name}, authors'
+            step = partial(
+                _make_step, shape=shape, make_map=smooth_map, stride=(stride,)
+            )
             for kind, backward in KINDS.items():
-                make = partial(
-                    _make_step,
-                    shape=shape,
-                    backward=backward,
-                    make_map=smooth_map,
-                    stride=(stride,),
-                )
-                base = f'{name}, authors'
+                make = partial(step, backward=backward)
                 contiguous, last = MEMORY_FORMATS.values()
                 makes = {
                     base: partial(make, function=reference, layout=contiguous),
                     name: partial(make, function=ours, layout=last),
                 }
-                size = 'x'.join(map(str, shape))
                 yield from interleaved(args, f'graph steps, {kind}', size, makes, base)

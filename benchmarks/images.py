@@ -14,14 +14,13 @@ from mobilevig_det.datasets import make_shapes
 from mobilevig_det.inference.encoder import RecordEncoder
 from mobilevig_det.inference.models import load_predictor
 from mobilevig_det.inference.pipeline import Pipeline
-from mobilevig_det.inference.predictors import Prepared, SizeBucketer
+from mobilevig_det.inference.predictors import Predictor, Prepared, SizeBucketer
 from mobilevig_det.inference.sources import InputImage
 from mobilevig_det.ops import prepare_process_for_cpu
 
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
-from mmengine.config import Config
 
 from .interleaved import interleaved
 
@@ -31,22 +30,19 @@ CONFIG = 'mobilevig_ti_fpn_shapes'
 SEQUENTIAL, OVERLAPPED, MODEL = 'sequential', 'overlapped', 'the model alone'
 
 
-def _random_detector(folder: str) -> tuple[Config, str]:
-    """Save random weights of the demo's detector; it finds as much as a trained one."""
+def _random_detector(device: str) -> Predictor:
+    """Load random weights of the demo's detector; it finds as much as a trained one."""
     cfg = load_config(CONFIG)
+    cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=DETECTIONS)
     register_all_modules()
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    checkpoint = f'{folder}/epoch_1.pth'
-    meta = dict(dataset_meta=cfg.metainfo.to_dict())
-    torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
-    cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=DETECTIONS)
-    return cfg, checkpoint
+    with tempfile.NamedTemporaryFile(suffix='.pth') as file:
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), file.name)
+        return load_predictor(cfg, file.name, device)
 
 
 def make_images(args: Namespace, name: str, folder: str) -> tuple[dict, Callable]:
-    with tempfile.TemporaryDirectory() as temporary:
-        detector = load_predictor(*_random_detector(temporary), args.device)
+    detector = _random_detector(args.device)
     if detector.device == 'cpu':
         prepare_process_for_cpu()
     paths = sorted(map(str, Path(folder, 'train').iterdir()))

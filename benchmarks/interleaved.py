@@ -4,8 +4,8 @@ A busy machine then slows all rows of a table alike, and what one implementation
 in the allocator does not affect the next one.
 """
 
-import contextlib
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mobilevig_det.ops import keep_freed_memory
@@ -69,7 +70,7 @@ def interleaved(
         row.update(_receive(row, connection) or {}, seconds=[])
         rows.append(row)
         connections.append(connection)
-    rounds = args.rounds if rounds is None else rounds
+    rounds = rounds or args.rounds
     for i in range(rounds):
         for row, connection in zip(rows, connections):
             show_progress(f'{_label(row)}, {i + 1} of {rounds}')
@@ -106,8 +107,8 @@ def _serve(connection, make: Callable, args: Namespace) -> None:
             took = _seconds(lambda: [run() for _ in range(repeats)], args.device)
             _release_memory(args.device)
             connection.send(took / repeats)
-        with _silent_stderr():
-            connection.send(peak_memory(run, args.device))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the profiler's C++ code prints
+        connection.send(peak_memory(run, args.device))
     except Exception as error:  # reported in the table; the other rows are measured
         lines = str(error).strip().splitlines() or [repr(error)]
         connection.send(lines[-1][:120])
@@ -161,20 +162,6 @@ def _release_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Hide the messages of the profiler's C++ code."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
-
-
 def peak_memory(function: Callable, device: str) -> int:
     """Measure the peak of the memory in tensors while a function runs.
 
@@ -197,13 +184,10 @@ def peak_memory(function: Callable, device: str) -> int:
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         function()
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, 'trace.json')
-        profiler.export_chrome_trace(path)
-        with open(path) as file:
-            events = json.load(file)['traceEvents']
-    allocations = [event for event in events if event.get('name') == '[memory]']
-    held = peak = 0
-    for event in sorted(allocations, key=lambda event: event['ts']):
-        held += event['args']['Bytes']
-        peak = max(peak, held)
-    return peak
+        path = Path(folder, 'trace.json')
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())['traceEvents']
+    changes = [event for event in events if event.get('name') == '[memory]']
+    changes.sort(key=lambda event: event['ts'])
+    held = itertools.accumulate(event['args']['Bytes'] for event in changes)
+    return max(held, default=0)

@@ -1,7 +1,7 @@
 """Describe the machine that something was measured on: hardware and versions."""
 
-import os
 import platform
+import re
 from argparse import Namespace
 from importlib import metadata
 from pathlib import Path
@@ -18,31 +18,23 @@ from .backbones import BACKBONE_AMP
 from .detectors import DETECTOR_AMP
 
 
-def hardware(device: str) -> dict[str, object]:
-    """Return the name of the processor or GPU and the number of threads.
+def environment(device: str) -> dict[str, object]:
+    """Return the processor or GPU, the threads, and the versions of all that computes.
 
     Args:
         device (str): 'cpu', 'cuda' or 'cuda:INDEX'.
     """
     name = platform.processor() or platform.machine()
+    cpus = Path('/proc/cpuinfo')
     if device.startswith('cuda'):
         name = torch.cuda.get_device_name(device)
-    elif os.path.exists('/proc/cpuinfo'):
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                name = line.split(':')[1].strip()
-                break
+    elif cpus.exists() and (found := re.search('model name.*: (.+)', cpus.read_text())):
+        name = found[1]
     return dict(
         device=device,
         name=name,
         capability=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
-    )
-
-
-def versions() -> dict[str, object]:
-    """Return the versions of this package, its dependencies and the image decoders."""
-    return dict(
         mobilevig_det=mobilevig_det.__version__,
         python=platform.python_version(),
         torch=torch.__version__,
@@ -57,7 +49,7 @@ def versions() -> dict[str, object]:
 
 def describe_machine(args: Namespace) -> dict[str, object]:
     """Return machine, versions and settings for the head of a benchmark's table."""
-    facts = hardware(args.device)
+    facts = environment(args.device)
     if args.threads:
         facts['threads'] = args.threads
     facts['memory'] = 'kept' if args.keep_memory else 'as the system does'
@@ -66,5 +58,4 @@ def describe_machine(args: Namespace) -> dict[str, object]:
         if args.amp
         else 'float32'
     )
-    known = versions()
-    return facts | {key: known[key] for key in ('python', 'torch', 'mmengine', 'mmdet')}
+    return facts

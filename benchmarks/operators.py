@@ -6,6 +6,8 @@ from functools import partial
 
 from mobilevig_det.mmcv_ops import mmcv_ext
 
+import cv2
+import numpy as np
 import torch
 from mmcv.ops import batched_nms, roi_align
 from torch import Tensor
@@ -20,13 +22,22 @@ LEVELS = {4: (30, 112), 8: (112, 224), 16: (224, 448), 32: (448, 800)}
 SHARES = {4: 0.5, 8: 0.28, 16: 0.15, 32: 0.07}
 
 
-def boxes(number: int, sides: tuple[int, int], height: int, width: int) -> Tensor:
+def some_boxes(number: int, sides: tuple[int, int], height: int, width: int) -> Tensor:
     """Sample (N, 4) boxes of nearly square shape within an image."""
     sizes = torch.empty(number, 1).uniform_(*sides)
     sizes = sizes * torch.empty(number, 2).uniform_(0.7, 1.4)
     centres = torch.rand(number, 2) * torch.tensor([width, height])
     corners = torch.cat([centres - sizes / 2, centres + sizes / 2], 1)
     return corners.clamp(min=0).minimum(torch.tensor([width, height] * 2))
+
+
+def draw_ellipses(boxes: Tensor, height: int, width: int) -> np.ndarray:
+    """Draw an ellipse in each of (N, 4) boxes: uint8 masks of (N, H, W)."""
+    masks = np.zeros((len(boxes), height, width), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.tolist()):
+        centre, sides = ((x1 + x2) / 2, (y1 + y2) / 2), (x2 - x1, y2 - y1)
+        cv2.ellipse(mask, (centre, sides, 0), 1, -1)
+    return masks
 
 
 def make_pyramid(
@@ -39,7 +50,7 @@ def make_pyramid(
         count = max(round(number * SHARES[stride]), 1)
         least, most = (min(side, height) for side in sides)
         images = torch.zeros(count, 1)
-        found = boxes(count, (least, most), height, width)
+        found = some_boxes(count, (least, most), height, width)
         rois.append(torch.cat([images, found], 1))
         shape = 1, channels, height // stride, width // stride
         maps.append(torch.randn(shape, requires_grad=backward))
@@ -62,13 +73,15 @@ def make_mask_targets(size: tuple[int, int]) -> Callable:
     height, width = size
     masks = (torch.rand(10, 1, height, width) > 0.5).float()
     images = torch.randint(10, (128, 1)).float()
-    rois = torch.cat([images, boxes(128, (40, 400), height, width)], 1)
+    rois = torch.cat([images, some_boxes(128, (40, 400), height, width)], 1)
     return lambda: roi_align(masks, rois, 28, 1.0, 0, 'avg', True)
 
 
 def make_nms(numbers: list[int], threshold: float) -> Callable:
     """NMS of groups (levels or classes) of ``numbers`` boxes."""
-    parts = [boxes(n, (24 * 2**i, 48 * 2**i), *IMAGE) for i, n in enumerate(numbers)]
+    parts = [
+        some_boxes(n, (24 * 2**i, 48 * 2**i), *IMAGE) for i, n in enumerate(numbers)
+    ]
     groups = torch.cat([torch.full((n,), i) for i, n in enumerate(numbers)])
     scores = torch.rand(len(groups))
     config = dict(type='nms', iou_threshold=threshold)

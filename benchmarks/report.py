@@ -55,10 +55,13 @@ def save(result: dict, folder: Path) -> None:
     page = markdown(result)
     atomic_write_text(folder / 'benchmark.md', page)
     with open(folder / 'benchmark.csv', 'w', newline='') as file:
-        csv.writer(file).writerows([HEADER, *table(result)])
-    plot_times(result, folder / 'benchmark.png')
-    plot_growth(result, folder / 'growth.png')
-    plot_stages(result, folder / 'stages.png')
+        writer = csv.DictWriter(file, HEADER)
+        writer.writeheader()
+        writer.writerows(table(result))
+    rows = [row for row in result['rows'] if 'failed' not in row]
+    plot_times(rows, folder / 'benchmark.png')
+    plot_growth(rows, folder / 'growth.png')
+    plot_stages(rows, folder / 'stages.png')
     print(page)
     print(f'Written: {folder}/benchmark.{{md,csv,png,json}}, growth.png, stages.png')
 
@@ -68,8 +71,8 @@ def median(row: dict) -> float:
     return statistics.median(row['seconds'])
 
 
-def table(result: dict) -> list[tuple[str, ...]]:
-    """Format a line of cells for each row.
+def table(result: dict) -> list[dict[str, str]]:
+    """Format the cells of each row, by the names in :data:`HEADER`.
 
     ``x ceiling`` is the time over what the machine's rate at a matrix product allows
     for the row's FLOPs. ``x base`` is how many times faster the row is than its
@@ -80,126 +83,106 @@ def table(result: dict) -> list[tuple[str, ...]]:
         for row in result['rows']
         if 'failed' not in row
     }
-    return [_table_line(row, measured, result['batch_size']) for row in result['rows']]
+    return [_cells(row, measured, result['batch_size']) for row in result['rows']]
 
 
-def _table_line(row: dict, measured: dict, batch_size: int) -> tuple[str, ...]:
-    start = (row['part'], row['size'], row['name'])
+def _cells(row: dict, measured: dict, batch_size: int) -> dict[str, str]:
+    part, size = row['part'], row['size']
+    cells = dict.fromkeys(HEADER, '') | dict(what=part, size=size, name=row['name'])
     if 'failed' in row:
-        return (*start, f'failed: {row["failed"]}', *[''] * (len(HEADER) - 4))
-    time = median(row)
-    batch = row.get('images', batch_size)
-    product = measured.get((*start[:2], MATRIX_PRODUCT))
-    ceiling = gmacs = params = per_element = speed = ''
-    if row.get('gmacs'):
-        gmacs, params = f'{row["gmacs"]:.2f}', f'{row["params"] / 1e6:.2f}'
-        if product is row:
-            batch = 1
-        if product:
-            ideal = median(product) * row['gmacs'] * batch / product['gmacs']
-            ceiling = f'{time / ideal:.2f}'
+        return cells | {'median ms': f'failed: {row["failed"]}'}
+    time, base = median(row), measured.get((part, size, row.get('base')))
+    product = measured.get((part, size, MATRIX_PRODUCT))
+    images = 1 if row is product else row.get('images', batch_size)
+    cells['median ms'] = f'{time * 1e3:.2f}'
+    low, high = min(row['seconds']) * 1e3, max(row['seconds']) * 1e3
+    cells['min-max ms'] = f'{low:.2f}-{high:.2f}'
     if 'elements' in row:
-        per_element = f'{time / row["elements"] * 1e9:.2f}'
+        cells['ns/element'] = f'{time / row["elements"] * 1e9:.2f}'
     else:
-        speed = f'{batch / time:.2f}'
-    return (
-        *start,
-        f'{time * 1e3:.2f}',
-        f'{min(row["seconds"]) * 1e3:.2f}-{max(row["seconds"]) * 1e3:.2f}',
-        per_element,
-        speed,
-        params,
-        gmacs,
-        f'{row["peak_bytes"] / 1e6:.1f}' if 'peak_bytes' in row else '',
-        ceiling,
-        _ratio(row, measured.get((*start[:2], row.get('base')))),
-    )
-
-
-def _ratio(row: dict, base: dict | None) -> str:
-    if base is None or base is row:
-        return ''
-    ratio = f'{median(base) / median(row):.2f}'
-    if 'peak_bytes' in row and 'peak_bytes' in base:
-        ratio += f' ({base["peak_bytes"] / max(row["peak_bytes"], 1):.2f})'
-    return ratio
+        cells['images/s'] = f'{images / time:.2f}'
+    if row.get('gmacs'):
+        cells['params M'] = f'{row["params"] / 1e6:.2f}'
+        cells['GMACs'] = f'{row["gmacs"]:.2f}'
+        if product:
+            ideal = median(product) * row['gmacs'] * images / product['gmacs']
+            cells['x ceiling'] = f'{time / ideal:.2f}'
+    if 'peak_bytes' in row:
+        cells['peak MB'] = f'{row["peak_bytes"] / 1e6:.1f}'
+    if base and base is not row:
+        cells['x base'] = f'{median(base) / time:.2f}'
+        if 'peak_bytes' in row and 'peak_bytes' in base:
+            less = base['peak_bytes'] / max(row['peak_bytes'], 1)
+            cells['x base'] += f' ({less:.2f})'
+    return cells
 
 
 def markdown(result: dict) -> str:
     """Format the machine, the table and the notes as a page of Markdown."""
     facts = ', '.join(f'{k} {v}' for k, v in result['machine'].items())
-    lines = [HEADER, ('---',) * len(HEADER), *table(result)]
-    notes = []
+    lines = [HEADER, ['---'] * len(HEADER), *(row.values() for row in table(result))]
+    notes = [row['note'] for row in result['rows'] if 'note' in row]
+    on_gpu = result['machine']['device'] != 'cpu'
     for row in result['rows']:
-        measured_on_gpu = result['machine']['device'] != 'cpu' and 'failed' not in row
-        if row['part'] == TRAINING and measured_on_gpu:
+        if on_gpu and row['part'] == TRAINING and 'failed' not in row:
             hours = median(row) / row['images'] * COCO_EPOCH_IMAGES * COCO_EPOCHS / 3600
             notes.append(
                 f'{row["name"]}, {row["size"]}: {COCO_EPOCHS} epochs of COCO at this '
                 f'speed take {hours:.0f} h.'
             )
-        if 'note' in row:
-            notes.append(row['note'])
-        if 'pipe_bytes' in row:
-            megabytes = row['pipe_bytes'] / 1e6
-            notes.append(
-                f'{row["name"]}: {megabytes:.2f} MB an image through the pipe.'
-            )
     rows = [f'| {" | ".join(line)} |' for line in lines]
     return '\n'.join([facts, '', *rows, '', NOTES, *notes, ''])
 
 
-def _panels(rows: list[dict]) -> list[tuple[str, list[dict]]]:
-    """Group rows by part and size: titles and rows of the panels of a plot."""
-    panels: dict[str, list[dict]] = defaultdict(list)
+def _bar_charts(rows: list[dict], bar: float) -> tuple[Figure, list[tuple]]:
+    """Make a figure with a chart for each part and size, and group the rows by chart.
+
+    Args:
+        rows (list[dict]): The rows to plot, at least one.
+        bar (float): Inches for each row.
+
+    Returns:
+        tuple[Figure, list[tuple[Axes, list[dict]]]]: The figure; charts and their rows.
+    """
+    groups: dict[str, list[dict]] = defaultdict(list)
     for row in rows:
-        panels[f'{row["part"]}, {row["size"]}'].append(row)
-    return list(panels.items())
-
-
-def _bar_charts(panels: list[tuple[str, list[dict]]], bar: float) -> tuple:
-    """Make a figure with a chart for each panel, ``bar`` inches high for each row."""
-    figure = Figure(
-        figsize=(9, 1 + sum(0.8 + bar * len(rows) for _, rows in panels)),
-        layout='constrained',
-    )
-    ratios = [3 + len(rows) for _, rows in panels]
-    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=ratios)[:, 0]
-    for axis, (title, _) in zip(axes, panels):
+        groups[f'{row["part"]}, {row["size"]}'].append(row)
+    height = 1 + 0.8 * len(groups) + bar * len(rows)
+    figure = Figure(figsize=(9, height), layout='constrained')
+    ratios = [3 + len(group) for group in groups.values()]
+    axes = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    for axis, title in zip(axes, groups):
         axis.set(title=title, xlabel='ms')
         axis.tick_params('y', labelsize=7)
-    return figure, axes
+        axis.invert_yaxis()  # the first row on top
+    return figure, list(zip(axes, groups.values()))
 
 
-def plot_times(result: dict, path: Path) -> None:
+def plot_times(rows: list[dict], path: Path) -> None:
     """Plot the median of every row, with the range; bases and baselines are gray."""
-    panels = _panels(
-        [
-            row
-            for row in result['rows']
-            if 'failed' not in row and row['name'] != MATRIX_PRODUCT
-        ]
-    )
-    figure, axes = _bar_charts(panels, bar=0.22)
-    for axis, (_, rows) in zip(axes, panels):
-        for row in reversed(rows):
-            middle = median(row) * 1e3
-            low, high = min(row['seconds']) * 1e3, max(row['seconds']) * 1e3
+    rows = [row for row in rows if row['name'] != MATRIX_PRODUCT]
+    if not rows:
+        return
+    figure, charts = _bar_charts(rows, bar=0.22)
+    for axis, group in charts:
+        for row in group:
+            times = [1e3 * seconds for seconds in row['seconds']]
+            middle = statistics.median(times)
             is_other = row['name'] in (*BASELINES, row.get('base'))
             axis.barh(
                 row['name'],
                 middle,
-                xerr=[[middle - low], [high - middle]],
+                xerr=[[middle - min(times)], [max(times) - middle]],
                 color='tab:gray' if is_other else 'tab:green',
             )
     figure.savefig(path, dpi=110)
 
 
-def plot_growth(result: dict, path: Path) -> None:
+def plot_growth(rows: list[dict], path: Path) -> None:
     """Plot the graph step's time per element over the size of the feature map."""
     lines: dict[tuple, dict[int, float]] = defaultdict(dict)
-    for row in result['rows']:
-        if row['part'].startswith('graph step,') and 'failed' not in row:
+    for row in rows:
+        if row['part'].startswith('graph step,'):
             height, width = map(int, row['size'].split('x')[2:])
             cost = median(row) / row['elements'] * 1e9
             lines[row['part'], row['name']][height * width] = cost
@@ -210,10 +193,8 @@ def plot_growth(result: dict, path: Path) -> None:
     axes = figure.subplots(1, len(parts), squeeze=False, sharey=True)[0]
     for (part, name), line in lines.items():
         axis = axes[parts.index(part)]
-        pixels = sorted(line)
         axis.loglog(
-            pixels,
-            [line[n] for n in pixels],
+            *zip(*sorted(line.items())),
             'o-' if 'channels-last' not in name else 's--',
             color='tab:green' if 'ours' in name else 'tab:gray',
             label=name,
@@ -224,15 +205,15 @@ def plot_growth(result: dict, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def plot_stages(result: dict, path: Path) -> None:
+def plot_stages(rows: list[dict], path: Path) -> None:
     """Plot the stages of a detector's step as a stacked bar for each row."""
-    panels = _panels([row for row in result['rows'] if row.get('stages')])
-    if not panels:
+    rows = [row for row in rows if row.get('stages')]
+    if not rows:
         return
     colors = {stage: f'C{i}' for i, stage in enumerate(STAGES)}
-    figure, axes = _bar_charts(panels, bar=0.3)
-    for axis, (_, rows) in zip(axes, panels):
-        for row in reversed(rows):
+    figure, charts = _bar_charts(rows, bar=0.3)
+    for axis, group in charts:
+        for row in group:
             start = 0.0
             for stage, color in colors.items():
                 length = row['stages'].get(stage, 0) * 1e3

@@ -1,17 +1,20 @@
 """Exported models in their runtimes next to PyTorch."""
 
-import importlib.util
+import runpy
 import subprocess
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 
 from mobilevig_det.backbones import MobileViG, fuse_backbones
 from mobilevig_det.config import load_config
 from mobilevig_det.datasets.shapes import paint, sample_scene
+from mobilevig_det.export import find_ort_web, load, make_metadata
+from mobilevig_det.export.executorch import write_executorch
+from mobilevig_det.export.onnx import write_onnx_backbone, write_onnx_detector
+from mobilevig_det.export.openvino import write_openvino
 from mobilevig_det.mmcv_ops import use_on_cpus
 
 import numpy as np
@@ -23,9 +26,14 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from .backbones import MATRIX_PRODUCT, build, make_inference, make_matrix_product
+from .backbones import (
+    MATRIX_PRODUCT,
+    build,
+    count_work,
+    make_inference,
+    make_matrix_product,
+)
 from .interleaved import interleaved, show_progress
 
 # Names of runtimes by the suffixes of their files.
@@ -61,19 +69,17 @@ def runtime_rows(args: Namespace) -> Iterator[dict]:
 def _backbone_rows(
     args: Namespace, arch: str, size: str, folder: Path
 ) -> Iterator[dict]:
-    ours = partial(build, MobileViG, arch)
-    make = partial(make_inference, size=size, build=ours)
+    make = partial(make_inference, size=size, build=partial(build, MobileViG, arch))
     makes: dict[str, Callable] = {
         MATRIX_PRODUCT: make_matrix_product,
         'PyTorch': make,
         f'PyTorch, {FUSED}': partial(make, fuse=True),
     }
     show_progress(f'runtimes {size}: MobileViG-{arch}, exporting')
-    model = MobileViG(arch, layer_scale_init_value=0.5).eval().fuse()
-    for path in _export_backbone(model, size, folder / arch):
+    paths = _export_backbone(build(MobileViG, arch).eval().fuse(), size, folder / arch)
+    for path in paths:
         makes[NAMES[path.suffix]] = partial(make_session, path=path, size=size)
-    onnx_path = folder / arch / f'{size}.onnx'
-    makes['wasm, one thread'] = partial(make_wasm, path=onnx_path, size=size)
+    makes['wasm, one thread'] = partial(make_wasm, path=paths[0], size=size)
     yield from _rows(args, f'MobileViG-{arch}', size, 'PyTorch', makes)
 
 
@@ -113,10 +119,6 @@ def _rows(
 
 def _export_backbone(model: nn.Module, size: str, folder: Path) -> list[Path]:
     """Export a backbone for an input size to all runtimes."""
-    from mobilevig_det.export.executorch import write_executorch
-    from mobilevig_det.export.onnx import write_onnx_backbone
-    from mobilevig_det.export.openvino import write_openvino
-
     height, width = map(int, size.split('x'))
     metadata = dict(part='backbone', fixed_size=[height, width])
     folder.mkdir(exist_ok=True)
@@ -128,10 +130,6 @@ def _export_backbone(model: nn.Module, size: str, folder: Path) -> list[Path]:
 
 
 def _export_detector(cfg: Config, model: BaseDetector, folder: Path) -> list[Path]:
-    from mobilevig_det.export import make_metadata
-    from mobilevig_det.export.onnx import write_onnx_detector
-    from mobilevig_det.export.openvino import write_openvino
-
     fuse_backbones(model)
     classes = tuple(map(str, range(model.roi_head.bbox_head.num_classes)))
     metadata = make_metadata(cfg, model, classes, 'detector')
@@ -163,8 +161,6 @@ def make_mask_rcnn(config: str, checkpoint: str | None) -> tuple[Config, BaseDet
 
 
 def make_session(args: Namespace, path: Path, size: str):
-    from mobilevig_det.export import load
-
     session = load(path, args.threads or torch.get_num_threads())
     torch.manual_seed(0)
     image = torch.rand(1, 3, *map(int, size.split('x'))).numpy()
@@ -173,13 +169,13 @@ def make_session(args: Namespace, path: Path, size: str):
 
 def make_wasm(args: Namespace, path: Path, size: str):
     """Run a backbone in Node with ONNX Runtime for WebAssembly."""
-    from mobilevig_det.export.web import find_ort_web
-
-    script = Path(__file__).with_name('wasm.mjs')
-    runtime = find_ort_web() / 'dist'
-    command = ['node', str(script), str(runtime), str(path), *size.split('x')]
+    script, runtime = Path(__file__).with_name('wasm.mjs'), find_ort_web() / 'dist'
     node = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        ['node', script, runtime, path, *size.split('x')],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
     )
 
     def run():
@@ -205,7 +201,7 @@ def make_prediction(
     """
     image = shapes_image(*map(int, size.split('x')))
     if path is not None:
-        detector = _run_onnx_module().Detector(str(path))
+        detector = runpy.run_path(str(RUNNER))['Detector'](str(path))
         return {}, lambda: detector(image)
     _, model = make_mask_rcnn(config, checkpoint)
     sides = image.shape[:2]
@@ -218,29 +214,14 @@ def make_prediction(
         with torch.no_grad():
             model.test_step(dict(inputs=[tensor], data_samples=[sample]))
 
-    counter = FlopCounterMode(display=False)
-    with counter:
-        run()
+    facts = count_work(model, run)
     if fuse:
         fuse_backbones(model)
-    return dict(
-        gmacs=counter.get_total_flops() / 2e9,
-        params=sum(p.numel() for p in model.parameters()),
-    ), run
-
-
-def _run_onnx_module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location('run_onnx', RUNNER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return facts, run
 
 
 def shapes_image(height: int, width: int) -> np.ndarray:
     """Draw an image like the demo's: uint8 (H, W, 3)."""
-    rng = np.random.default_rng(0)
-    side = max(height, width)
-    return np.ascontiguousarray(
-        paint(rng, sample_scene(rng, side, 3), side)[:height, :width]
-    )
+    rng, side = np.random.default_rng(0), max(height, width)
+    image = paint(rng, sample_scene(rng, side, 3), side)
+    return np.ascontiguousarray(image[:height, :width])

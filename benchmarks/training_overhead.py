@@ -3,7 +3,6 @@
 Loading of images and masks, mask targets, and the history of logged values.
 """
 
-import os
 import pickle
 import tempfile
 from argparse import Namespace
@@ -13,6 +12,7 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
 
+from mobilevig_det.config import load_config
 from mobilevig_det.datasets import make_shapes
 from mobilevig_det.datasets.loading import CompactBitmapMasks, LoadCompactAnnotations
 from mobilevig_det.engine import BoundedRuntimeInfoHook
@@ -30,7 +30,7 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import LogProcessor
 
 from .interleaved import interleaved
-from .operators import COMPILED, boxes
+from .operators import COMPILED, draw_ellipses, some_boxes
 
 STOCK, OURS = 'MMDetection', 'ours'
 LOADED_IMAGES = 64
@@ -41,7 +41,7 @@ LOGGED_ITERATIONS = (100, 170_000)
 LOSSES = 9  # of Mask R-CNN, with their sum and the accuracy
 
 
-def make_loader(args: Namespace, name: str, data: dict):
+def make_loader(args: Namespace, name: str, dataset: dict):
     """A worker's work: read, transform, pickle; and unpickling in the main process."""
     register_all_modules()
     cv2.setNumThreads(0)  # as in MMEngine's workers
@@ -53,42 +53,40 @@ def make_loader(args: Namespace, name: str, data: dict):
         dict(type='RandomFlip', prob=0.5),
         dict(type='PackDetInputs'),
     ]
-    dataset = DATASETS.build(dict(type='CocoDataset', pipeline=pipeline, **data))
-    number = min(len(dataset), LOADED_IMAGES)
+    images = DATASETS.build(dict(dataset, pipeline=pipeline))
+    number = min(len(images), LOADED_IMAGES)
 
     def run() -> int:
         np.random.seed(0)  # the same flips for both
         sizes = []
         for i in range(number):
-            pickled = ForkingPickler.dumps(dataset[i])
+            pickled = ForkingPickler.dumps(images[i])
             ForkingPickler.loads(pickled)
             sizes.append(len(pickled))
         return sum(sizes)
 
-    return dict(images=number, pipe_bytes=run() / number), run
+    note = f'{name}: {run() / number / 1e6:.2f} MB an image through the pipe.'
+    return dict(images=number, note=note), run
 
 
 def loader_rows(args: Namespace) -> Iterator[dict]:
     """Yield rows of COCO's training images in COCO_ROOT, or of generated images."""
-    root = Path(os.environ.get('COCO_ROOT', 'data/coco'))
-    annotations = 'annotations/instances_train2017.json'
+    size, dataset = '1333x800, COCO', _training_set('mobilevig_m_fpn_1x')
     with tempfile.TemporaryDirectory() as folder:
-        data = dict(ann_file=annotations, data_prefix=dict(img='train2017/'))
-        size = '1333x800, COCO'
-        if not (root / annotations).exists():
-            root = Path(folder)
-            make_shapes(root, num_train=LOADED_IMAGES, num_val=1, size=640)
-            data = dict(
-                ann_file='annotations/instances_train.json',
-                data_prefix=dict(img='train/'),
-                metainfo=dict(classes=('circle', 'square', 'triangle')),
-            )
+        if not Path(dataset.data_root, dataset.ann_file).exists():
             size = '1333x800, shapes of 640x640'
-        data['data_root'] = str(root)
+            dataset = _training_set('mobilevig_ti_fpn_shapes')
+            dataset.data_root = folder
+            make_shapes(folder, num_train=LOADED_IMAGES, num_val=1, size=640)
         makes = {
-            name: partial(make_loader, name=name, data=data) for name in ANNOTATIONS
+            name: partial(make_loader, name=name, dataset=dataset)
+            for name in ANNOTATIONS
         }
         yield from interleaved(args, 'loader', size, makes, base=STOCK)
+
+
+def _training_set(config: str) -> ConfigDict:
+    return load_config(config).train_dataloader.dataset
 
 
 def make_targets(args: Namespace, name: str, size: tuple[int, int]):
@@ -96,15 +94,11 @@ def make_targets(args: Namespace, name: str, size: tuple[int, int]):
     if not name.endswith(COMPILED):
         mmcv_ext.use_on_cpus()
     torch.manual_seed(0)
-    objects = boxes(10, (40, 400), *size)
-    masks = np.zeros((10, *size), np.uint8)
-    for mask, (x1, y1, x2, y2) in zip(masks, objects.int().tolist()):
-        centre, sides = ((x1 + x2) / 2, (y1 + y2) / 2), (x2 - x1, y2 - y1)
-        cv2.ellipse(mask, (centre, sides, 0), 1, -1)
+    objects = some_boxes(10, (40, 400), *size)
     make: Callable = BitmapMasks
     if name.startswith(OURS):
         make = CompactBitmapMasks.from_bitmaps
-    truth = make(list(masks), *size)
+    truth = make(list(draw_ellipses(objects, *size)), *size)
     assigned = torch.randint(10, (128,), device=args.device)
     moved = objects.to(args.device)[assigned]
     moved = (moved + torch.randn_like(moved) * 8).clamp(min=0)
@@ -122,14 +116,8 @@ def target_rows(args: Namespace) -> Iterator[dict]:
         for which in (STOCK, OURS):
             name = f'{which}, {operator}'.rstrip(', ')
             makes[name] = partial(make_targets, name=name, size=size)
-    yield from interleaved(
-        args,
-        'mask targets',
-        f'128 RoIs, 10 masks, {size[0]}x{size[1]}',
-        makes,
-        base=next(iter(makes)),
-        images=1,
-    )
+    title, base = f'128 RoIs, 10 masks, {size[0]}x{size[1]}', next(iter(makes))
+    yield from interleaved(args, 'mask targets', title, makes, base, images=1)
 
 
 def make_logging(args: Namespace, iteration: int, name: str):
@@ -160,10 +148,8 @@ def make_logging(args: Namespace, iteration: int, name: str):
 def logging_rows(args: Namespace) -> Iterator[dict]:
     """Yield rows early and late in a training run."""
     for iteration in LOGGED_ITERATIONS:
-        makes = {
-            name: partial(make_logging, iteration=iteration, name=name)
-            for name in HOOKS
-        }
+        make = partial(make_logging, iteration=iteration)
+        makes = {name: partial(make, name=name) for name in HOOKS}
         size = f'iteration {iteration:,}'
         for row in interleaved(args, 'logging', size, makes, STOCK_HOOK, images=1):
             row.pop('peak_bytes', None)  # counts tensors, and there are none

@@ -3,9 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilevig_det.cli.arguments import ARCHS, add_cfg_options, make_parser
+from mobilevig_det.cli.arguments import ARCHS, add_cfg_options, make_parser, positive
 from mobilevig_det.cli.command import command
 from mobilevig_det.errors import UserError
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 SIZES = ARCHS['MobileViG']
 FAMILIES = tuple(name.lower() for name in ARCHS)
-KINDS = ('configs', 'imagenet', 'coco')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--what',
-        choices=(*KINDS, 'all'),
+        choices=('configs', 'imagenet', 'coco', 'all'),
         default='all',
         help='configs needs no data; imagenet and coco read the data in IMAGENET_ROOT '
         'and COCO_ROOT',
@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--images',
-        type=int,
+        type=positive(int),
         metavar='N',
         help='measure on a random subset of N images and report a 95%% interval',
     )
@@ -65,10 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'resumes',
     )
     add_cfg_options(parser)
-    args = parser.parse_args(argv)
-    if args.images is not None and args.images < 1:
-        parser.error(f'--images must be 1 or more, not {args.images}')
-    return args
+    return parser.parse_args(argv)
 
 
 def given_files(pairs: list[str]) -> dict[str, str]:
@@ -98,20 +95,14 @@ def main(args: argparse.Namespace, figures: 'Sequence[Figure] | None' = None) ->
     from mmengine.logging import MMLogger
 
     from .figures import FIGURES, exit_code
-    from .run import Options, reproduce
+    from .run import reproduce
 
     # Warnings only, to keep the progress bar intact.
     MMLogger.get_instance('reproduce', log_level='WARNING')
-    options = Options(
-        images=args.images,
-        checkpoints=given_files(args.checkpoint),
-        repository=args.repository,
-        device=args.device,
-        cfg_options=args.cfg_options,
-    )
+    args.checkpoint = given_files(args.checkpoint)
     chosen = [
         figure
-        for figure in (FIGURES if figures is None else figures)
+        for figure in figures or FIGURES
         if args.what in (figure.what, 'all')
         and figure.arch in args.arch
         and figure.family in args.family
@@ -121,8 +112,7 @@ def main(args: argparse.Namespace, figures: 'Sequence[Figure] | None' = None) ->
             f'There is nothing to measure: --family {" ".join(args.family)} has no '
             f'size {" ".join(args.arch)}, or no detector of that size is published.'
         )
-    verdicts = reproduce(chosen, options, args.out_dir)
-    with open(f'{args.out_dir}/reproduce.md', encoding='utf-8') as file:
-        print(file.read())
+    verdicts = reproduce(chosen, args)
+    print(Path(args.out_dir, 'reproduce.md').read_text(encoding='utf-8'))
     print(f'Reports: {args.out_dir}/reproduce.json and {args.out_dir}/reproduce.md')
     sys.exit(exit_code(verdicts))

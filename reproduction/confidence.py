@@ -2,12 +2,12 @@
 
 import contextlib
 import io
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy.stats import binomtest
 
 Interval = tuple[float, float]
 NORMAL = 1.959964  # two-sided 95 %
@@ -17,9 +17,6 @@ REPLICATES = 200
 def wilson(right: int, total: int) -> Interval:
     """Compute Wilson's 95 % interval of a proportion, in percent.
 
-    Source: E. B. Wilson, Probable inference, the law of succession, and
-    statistical inference, 1927.
-
     Args:
         right (int): Number of correct predictions.
         total (int): Number of predictions, at least one.
@@ -27,15 +24,8 @@ def wilson(right: int, total: int) -> Interval:
     Returns:
         tuple[float, float]: Lower and upper end in percent.
     """
-    z2 = NORMAL**2
-    share = right / total
-    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = (
-        NORMAL
-        / (1 + z2 / total)
-        * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    )
-    return 100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0)
+    interval = binomtest(right, total).proportion_ci(method='wilson')
+    return 100 * interval.low, 100 * interval.high
 
 
 class CocoAP:

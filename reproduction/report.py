@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mobilevig_det.errors import UserError
@@ -12,6 +14,7 @@ from .figures import INFORMATION, MISSED, NOT_CHECKED, REPRODUCED, Figure
 VERDICTS = (REPRODUCED, MISSED, NOT_CHECKED, INFORMATION)
 # Entries of a row that was measured on images, beyond those of the published figure.
 MEASURED = ('measured', 'interval', 'images', 'of', 'file', 'key')
+HEADER = 'config figure published measured difference tolerance verdict source'.split()
 FORMAT = 'mobilevig_det reproduction 1'
 
 
@@ -39,8 +42,8 @@ class Report:
             content = json.loads(self.json.read_text(encoding='utf-8'))
             if content['format'] != FORMAT:
                 raise ValueError(f'its format is {content["format"]!r}')
-            threads = dict(threads=environment['threads'])  # which may differ
-            if content['environment'] | threads == environment:
+            content['environment']['threads'] = environment['threads']  # may differ
+            if content['environment'] == environment:
                 self.rows = {row['id']: row for row in content['figures']}
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(
@@ -63,44 +66,41 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        content = dict(
-            format=FORMAT,
-            environment=self.environment,
-            figures=list(self.rows.values()),
-        )
+        content = dict(format=FORMAT, environment=self.environment)
+        content['figures'] = list(self.rows.values())
         text = json.dumps(content, indent=1, ensure_ascii=False) + '\n'
         atomic_write_text(self.json, text)
         atomic_write_text(self.markdown, self.text())
 
     def text(self) -> str:
         """Format the report in Markdown."""
-        rows = self.rows.values()
-        found = [row['verdict'] for row in rows]
-        counts = [f'{found.count(v)} {v}' for v in VERDICTS if v in found]
-        lines = ['# Published figures, measured again', '', ', '.join(counts) + '.', '']
-        lines += [
-            '| config | figure | published | measured | difference | tolerance '
-            '| verdict | source |',
-            '|---|---|---|---|---|---|---|---|',
-            *map(_table_row, rows),
-        ]
+        rows = list(self.rows.values())
+        found = Counter(row['verdict'] for row in rows)
+        counts = ', '.join(f'{found[v]} {v}' for v in VERDICTS if found[v])
         files = {row['file']['sha256']: row['file'] for row in rows if row.get('file')}
-        if files:
-            lines += ['', '| file | bytes | SHA-256 |', '|---|---|---|']
-            lines += [
-                f'| {file["name"]} | {file["bytes"]} | {sha256} |'
-                for sha256, file in files.items()
-            ]
-        reasons: dict[str, list[str]] = {}
+        reasons: dict[str, list[str]] = defaultdict(list)
         for row in rows:
-            if row.get('reason'):
-                reasons.setdefault(row['reason'], []).append(row['id'])
+            if 'reason' in row:
+                reasons[row['reason']].append(row['id'])
+        parts = ['# Published figures, measured again', f'{counts}.']
+        parts.append(_table(HEADER, map(_cells, rows)))
+        if files:
+            cells = [(f['name'], f['bytes'], f['sha256']) for f in files.values()]
+            parts.append(_table(('file', 'bytes', 'SHA-256'), cells))
         if reasons:
-            lines += ['', 'Why some were not checked:', '']
-            lines += [f'- {"; ".join(ids)}: {why}' for why, ids in reasons.items()]
-        lines += ['', 'Measured on:', '']
-        lines += [f'- {name}: {value}' for name, value in self.environment.items()]
-        return '\n'.join(lines) + '\n'
+            listed = {'; '.join(ids): why for why, ids in reasons.items()}
+            parts += ['Why some were not checked:', _list(listed)]
+        parts += ['Measured on:', _list(self.environment)]
+        return '\n\n'.join(parts) + '\n'
+
+
+def _list(entries: dict) -> str:
+    return '\n'.join(f'- {name}: {value}' for name, value in entries.items())
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join(f'| {" | ".join(map(str, cells))} |' for cells in lines)
 
 
 def _number(value: float | None, form: str = '.2f') -> str:
@@ -109,14 +109,13 @@ def _number(value: float | None, form: str = '.2f') -> str:
     return str(value) if isinstance(value, int) else f'{value:{form}}'
 
 
-def _table_row(row: dict) -> str:
+def _cells(row: dict) -> list[str]:
     measured = _number(row.get('measured'))
     if row.get('interval'):
         low, high = row['interval']
-        measured += (
-            f' ({low:.2f} to {high:.2f}, 95 %: {row["images"]} of {row["of"]} images)'
-        )
-    cells = [
+        share = f'{row["images"]} of {row["of"]} images'
+        measured += f' ({low:.2f} to {high:.2f}, 95 %: {share})'
+    return [
         row['config'],
         row['quantity'],
         _number(row['published'], '.1f'),
@@ -126,4 +125,3 @@ def _table_row(row: dict) -> str:
         row['verdict'],
         row['source'],
     ]
-    return f'| {" | ".join(cells)} |'

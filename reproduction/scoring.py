@@ -6,7 +6,6 @@ import io
 import json
 import random
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from pycocotools.coco import COCO
+from tqdm import tqdm
 
 from . import figures
 from .confidence import CocoAP, Interval, wilson
@@ -81,11 +81,7 @@ def fetch_checkpoint(
         path = find_file(SCHEME + name)
     if not path.is_file():
         raise UserError(f'There is no checkpoint file {str(path)!r}.')
-    with path.open('rb') as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    sha256 = digest.hexdigest()
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if published.sha256 not in (None, sha256):
         raise UserError(
             f'{called} is not the published file: its SHA-256 is {sha256}, not '
@@ -109,7 +105,7 @@ class Images(NamedTuple):
 class Score(NamedTuple):
     """A measured value, and its 95 % interval if it comes from a subset."""
 
-    value: float
+    measured: float
     interval: Interval | None = None
 
 
@@ -143,12 +139,7 @@ def load_images(cfg: Config, number: int | None = None) -> Images:
 
 
 def score(
-    cfg: Config,
-    file: Checkpoint,
-    images: Images,
-    device: str,
-    quantities: list[str],
-    on_batch: Callable[[int], object],
+    cfg: Config, file: Checkpoint, images: Images, device: str, quantities: list[str]
 ) -> dict[str, Score]:
     """Evaluate a checkpoint in one pass over the images.
 
@@ -158,7 +149,6 @@ def score(
         images (Images): From :func:`load_images`.
         device (str): The model's device.
         quantities (list[str]): Top-1 of the raw or of the averaged weights, or APs.
-        on_batch (Callable): Called with the number of images after each batch.
 
     Returns:
         dict[str, Score]: The score of each quantity.
@@ -171,19 +161,18 @@ def score(
         averaged = quantities == [figures.AVERAGED_TOP1]
         load_classifier(model, str(file.path), averaged)
         evaluator = Evaluator(cfg.test_evaluator)
-        results = _run(model.to(device), cfg, images, evaluator, on_batch)
-        top1 = results['accuracy/top1']
+        top1 = _run(model.to(device), cfg, images, evaluator)['accuracy/top1']
         right = round(top1 / 100 * len(images.dataset))
         interval = wilson(right, len(images.dataset)) if images.is_subset else None
         return {quantities[0]: Score(top1, interval)}
-    _load_detector(model, file)
+    with explain_mismatch(file.name):
+        load_checkpoint(model, f'{SCHEME}{file.path.resolve()}', 'cpu', strict=True)
     with tempfile.TemporaryDirectory() as folder:
         found = f'{folder}/found'
+        metric = dict(cfg.test_evaluator, format_only=True, outfile_prefix=found)
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluator = Evaluator(
-                dict(cfg.test_evaluator, format_only=True, outfile_prefix=found)
-            )
-        _run(model.to(device), cfg, images, evaluator, on_batch)
+            evaluator = Evaluator(metric)
+        _run(model.to(device), cfg, images, evaluator)
         detections = {
             quantity: json.loads(Path(f'{found}.{KINDS[quantity]}.json').read_text())
             for quantity in quantities
@@ -202,18 +191,9 @@ def score(
     return scores
 
 
-def _load_detector(model: torch.nn.Module, file: Checkpoint) -> None:
-    with explain_mismatch(file.name):
-        load_checkpoint(model, f'{SCHEME}{file.path.resolve()}', 'cpu', strict=True)
-
-
 @torch.no_grad()
 def _run(
-    model: BaseModel,
-    cfg: Config,
-    images: Images,
-    evaluator: Evaluator,
-    on_batch: Callable[[int], object],
+    model: BaseModel, cfg: Config, images: Images, evaluator: Evaluator
 ) -> dict[str, float]:
     """Run the model on the images and return the evaluator's metrics."""
     loader = Runner.build_dataloader(
@@ -221,8 +201,6 @@ def _run(
     )
     evaluator.dataset_meta = images.dataset.metainfo
     model.eval()
-    for batch in loader:
-        samples = model.test_step(batch)
-        evaluator.process(samples, batch)
-        on_batch(len(samples))
+    for batch in tqdm(loader, desc=Path(cfg.filename).stem):
+        evaluator.process(model.test_step(batch), batch)
     return evaluator.evaluate(len(images.dataset))

@@ -6,8 +6,8 @@ import shlex
 import subprocess
 import sys
 
+from benchmarks.command import PARTS
 from benchmarks.interleaved import peak_memory
-from benchmarks.parts import PARTS
 
 import pytest
 import torch
@@ -120,13 +120,19 @@ def test_peak_memory_counts_simultaneous_tensors():
     assert 0 <= more < 1000  # the scalars
 
 
-def test_wrong_arguments_are_reported(tmp_path):
-    assert 'like 224x224' in run('benchmark', '--sizes', '224')
+def test_wrong_arguments_are_reported(tmp_path, capsys):
+    for flag, size, example in (
+        ('--sizes', '224', '224x224'),
+        ('--sizes', '0x224', '224x224'),
+        ('--graph-shapes', '25x42', '2x400x25x42'),
+    ):
+        assert run('benchmark', flag, size) == 2
+        assert f'like {example}' in capsys.readouterr().err
     (tmp_path / 'result.json').write_text(json.dumps({'rows': []}))
     message = run('benchmark', '--from-file', tmp_path / 'result.json')
     assert 'not a benchmark.json' in message
     if not torch.cuda.is_available():
-        assert 'no GPU' in run('benchmark', '--device', 'cuda')
+        assert 'cannot be used' in run('benchmark', '--device', 'cuda')
 
 
 def test_documented_commands_parse():
