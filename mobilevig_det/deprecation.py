@@ -24,14 +24,7 @@ _APIS = {
     'load_config': 'mobilevig_det.config',
     'prepare_config': 'mobilevig_det.cli.runner',
 }
-_OPERATORS = (
-    'deform_conv',
-    'focal_loss',
-    'masked_conv',
-    'mmcv_ext',
-    'nms',
-    'roi_align',
-)
+_OPERATORS = ('deform_conv', 'focal_loss', 'mmcv_ext', 'nms', 'roi_align')
 # Old modules and names in modules, and where they are now.
 MOVED = {
     **{f'mobilevig_det.apis.{k}': f'{v}.{k}' for k, v in _APIS.items()},
@@ -39,6 +32,7 @@ MOVED = {
     'mobilevig_det.export.new_file': 'mobilevig_det.export.new_files',
     'mobilevig_det.export.prove': 'mobilevig_det.export.verify',
     **{f'mobilevig_det.ops.{k}': f'mobilevig_det.mmcv_ops.{k}' for k in _OPERATORS},
+    'mobilevig_det.ops.masked_conv': 'mobilevig_det.mmcv_ops.carafe',
     'mobilevig_det.ops.soft_nms': 'mobilevig_det.mmcv_ops.nms',
     'mobilevig_det.ops.use_on_cpus': 'mobilevig_det.mmcv_ops.use_on_cpus',
     'mobilevig_det.ops.winograd.use_winograd': (

@@ -33,47 +33,42 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _is_cfg(value: Any) -> bool:
-    return isinstance(value, dict) and 'type' in value
+def _has_type(cfg: Any) -> bool:
+    return isinstance(cfg, dict) and 'type' in cfg  # the registry knows the types
 
 
-def _is_layer_cfg(value: Any) -> bool:
-    return value is None or _is_cfg(value)  # the registry knows the types
-
-
-def _is_init_cfg(value: Any) -> bool:
-    return value is None or all(
-        map(_is_cfg, value if isinstance(value, list | tuple) else [value])
-    )
-
-
-def _is_with_cp(value: Any) -> bool:
-    # Not 1: it equals True, but would switch nothing on.
-    return _is_bool(value) or isinstance(value, str) and value == 'act'
-
-
-_LAYER_CFG = "a dict with a 'type', such as dict(type='BN') or dict(type='GELU')"
+_WITH_TYPE = "a dict with a 'type', such as "
+_LAYER = (
+    lambda v: v is None or _has_type(v),
+    f"{_WITH_TYPE}dict(type='BN') or dict(type='GELU')",
+)
 # What each argument must be: a test, and the words for the message.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     'graph_stride': (_is_stride, f'an integer of at least 1 (and up to {MOST_STRIDE})'),
     'drop_path_rate': (lambda v: _is_real(v) and 0 <= v < 1, 'in [0, 1)'),
     'layer_scale_init_value': (_is_real, 'a finite number'),
-    'norm_cfg': (_is_layer_cfg, _LAYER_CFG),
-    'act_cfg': (_is_layer_cfg, _LAYER_CFG),
+    'norm_cfg': _LAYER,
+    'act_cfg': _LAYER,
     'norm_eval': (_is_bool, 'True or False'),
     'frozen_stages': (
         lambda v: _is_integer(v, -1, NUM_STAGES),
         f'an integer from -1 (nothing) to {NUM_STAGES} (everything)',
     ),
-    'with_cp': (_is_with_cp, "True, False or 'act'"),
+    # Not 1: it equals True, but would switch nothing on.
+    'with_cp': (
+        lambda v: _is_bool(v) or isinstance(v, str) and v == 'act',
+        "True, False or 'act'",
+    ),
     'compile_cfg': (
         lambda v: v is None or isinstance(v, dict),
         'None or a dict of arguments of torch.compile',
     ),
     'init_cfg': (
-        _is_init_cfg,
-        "None, a dict with a 'type', such as dict(type='Pretrained', "
-        "checkpoint='mobilevig://m'), or a list of such",
+        lambda v: (
+            v is None or all(map(_has_type, v if isinstance(v, list | tuple) else [v]))
+        ),
+        f"None, {_WITH_TYPE}dict(type='Pretrained', checkpoint='mobilevig://m'), or a "
+        'list of such',
     ),
     'triton': (_is_bool, 'True or False'),
 }
@@ -153,32 +148,24 @@ def parse_arch(arch: str | dict, settings: Mapping[str, dict]) -> dict:
 
 def parse_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
     """Return the stages whose features a backbone returns, as a tuple."""
-    indices = (
-        tuple(out_indices) if isinstance(out_indices, Sequence) else (out_indices,)
-    )
-    _require(
-        len(indices) > 0
-        and all(_is_integer(i, 0, NUM_STAGES - 1) for i in indices)
-        and list(indices) == sorted(set(indices)),
-        'out_indices',
-        'an ascending subset of (0, 1, 2, 3)',
-        out_indices,
-    )
+    many = isinstance(out_indices, Sequence)
+    indices = tuple(out_indices) if many else (out_indices,)
+    are_stages = bool(indices) and all(_is_integer(i, 0, 3) for i in indices)
+    valid = are_stages and list(indices) == sorted(set(indices))
+    _require(valid, 'out_indices', 'an ascending subset of (0, 1, 2, 3)', out_indices)
     return indices
 
 
 def check_graph_strides(graph_strides: Sequence[int], number: int) -> None:
     """Check that there are so many graph strides, each in its range."""
     _require(
-        isinstance(graph_strides, Sequence) and len(graph_strides) == number,
+        isinstance(graph_strides, Sequence)
+        and len(graph_strides) == number
+        and all(map(_is_stride, graph_strides)),
         'graph_strides',
-        f'a list of {number} integers' if number else 'None, as there is no graph',
-        graph_strides,
-    )
-    _require(
-        all(map(_is_stride, graph_strides)),
-        'graph_strides',
-        f'integers of at least 1 (and up to {MOST_STRIDE})',
+        f'a list of {number} integers of at least 1 (and up to {MOST_STRIDE})'
+        if number
+        else 'None, as there is no graph',
         graph_strides,
     )
 

@@ -5,6 +5,7 @@ Applications (CVPRW 2023, arXiv 2307.00395), section 3 and table 1.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -129,32 +130,12 @@ class MobileViG(BaseBackbone):
         arch: str | dict = 'm',
         out_indices: Sequence[int] = (0, 1, 2, 3),
         graph_stride: int = 2,
-        drop_path_rate: float = 0.1,
-        layer_scale_init_value: float = 1e-5,
-        norm_cfg: dict | None = None,
-        act_cfg: dict | None = None,
-        norm_eval: bool = False,
-        frozen_stages: int = -1,
-        with_cp: bool | str = False,
-        compile_cfg: dict | None = None,
-        init_cfg: dict | list[dict] | None = None,
+        *args: Any,
         triton: bool = False,
+        **kwargs: Any,
     ) -> None:
         check_arguments(graph_stride=graph_stride, triton=triton)
-        super().__init__(
-            arch,
-            out_indices,
-            (graph_stride,),
-            drop_path_rate,
-            layer_scale_init_value,
-            norm_cfg,
-            act_cfg,
-            norm_eval,
-            frozen_stages,
-            with_cp,
-            compile_cfg,
-            init_cfg,
-        )
+        super().__init__(arch, out_indices, (graph_stride,), *args, **kwargs)
 
     @classmethod
     def layout(cls, arch: str | dict) -> Layout:

@@ -1,4 +1,5 @@
-"""CARAFE upsampling, under the names and arguments of mmcv's extension.
+"""CARAFE upsampling and masked convolution, under the names and arguments of mmcv's
+extension.
 
 Source: CARAFE: Content-Aware ReAssembly of FEatures (ICCV 2019, arXiv 1905.02188),
 section 3.2. A pixel of the output is the weighted sum of the k x k pixels around its
@@ -8,9 +9,14 @@ float32.
 
 mmcv's own kernels use buffers (``routput``, ``rmasks`` and the like) that are ignored
 here, except for ``rfeatures``, which the backward gets in the place of the features.
+
+Masked convolution copies the pixels under the kernel, at some pixels only. Guided
+anchoring uses it at inference. Source: Region Proposal by Guided Anchoring (CVPR 2019,
+arXiv 1901.03278), section 3.2.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +107,17 @@ def carafe_naive_backward(
     grad_input.copy_(of_padded[:, :, border : border + height, border : border + width])
 
 
+def carafe_naive_backward_on_any_device(ctx: Any, grad_output: Tensor) -> tuple:
+    """Replace ``CARAFENaiveFunction.backward``, which refuses tensors on CPUs."""
+    features, masks = ctx.saved_tensors
+    of_features, of_masks = torch.zeros_like(features), torch.zeros_like(masks)
+    settings = ctx.kernel_size, ctx.group_size, ctx.scale_factor
+    carafe_naive_backward(
+        grad_output, features, masks, of_features, of_masks, *settings
+    )
+    return of_features, of_masks, None, None, None
+
+
 def carafe_forward(
     features: Tensor, masks: Tensor, rfeatures: Tensor, routput: Tensor, rmasks: Tensor,
     output: Tensor, kernel_size: int, group_size: int, scale_factor: int,
@@ -121,3 +138,45 @@ def carafe_backward(
         grad_output, rfeatures, masks, grad_input, grad_masks, kernel_size, group_size,
         scale_factor,
     )  # fmt: skip
+
+
+def masked_im2col_forward(
+    im: Tensor,
+    mask_h_idx: Tensor,
+    mask_w_idx: Tensor,
+    col: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    pad_h: int,
+    pad_w: int,
+) -> None:
+    """Copy the pixels under the kernel at each pixel of the mask to a column.
+
+    Args:
+        im (Tensor): Feature map of shape (1, C, H, W).
+        mask_h_idx (Tensor): Row of each pixel, int64 of shape (N,).
+        mask_w_idx (Tensor): Column of each pixel.
+        col (Tensor): Is filled; of shape (C * kernel_h * kernel_w, N).
+        kernel_h (int): Height of the kernel, in pixels.
+        kernel_w (int): Width of the kernel, in pixels.
+        pad_h (int): Rows of zeros above and below the map.
+        pad_w (int): Columns of zeros left and right of the map.
+    """
+    padded = F.pad(im[0], (pad_w, pad_w, pad_h, pad_h))
+    rows = mask_h_idx + torch.arange(kernel_h, device=im.device)[:, None, None]
+    columns = mask_w_idx + torch.arange(kernel_w, device=im.device)[:, None]
+    col.copy_(padded[:, rows, columns].flatten(0, 2))
+
+
+def masked_col2im_forward(
+    col: Tensor,
+    mask_h_idx: Tensor,
+    mask_w_idx: Tensor,
+    im: Tensor,
+    height: int,
+    width: int,
+    channels: int,
+) -> None:
+    """Copy each column of ``col``, (channels, N), to a pixel of the mask in ``im``,
+    (1, channels, height, width)."""
+    im[0, :, mask_h_idx, mask_w_idx] = col

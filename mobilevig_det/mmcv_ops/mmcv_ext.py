@@ -1,8 +1,9 @@
 """Stand-in for ``mmcv._ext``: the operators that mmcv.ops calls, in PyTorch.
 
 Where mmcv has no compiled extension, :func:`provide_mmcv_ext` or the file that the
-wheel installs (mmcv_stand_in.py) puts these operators in its place. A compiled
-extension is used until :func:`use_on_cpus` is called. On CUDA, torchvision's operators
+wheel installs (mmcv_stand_in.py) puts these operators in its place, and
+:data:`REPLACEMENTS` for methods that fail before they call one. A compiled extension
+is used until :func:`use_on_cpus` is called. On CUDA, torchvision's operators
 are preferred, because the ones here are written for CPUs.
 """
 
@@ -13,14 +14,16 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from . import carafe, deform_conv, focal_loss, masked_conv, ms_deform_attn, roi_pool
+from . import carafe, deform_conv, focal_loss, ms_deform_attn, roi_pool
 from . import nms as _nms
 from . import roi_align as _roi_align
+from .sync_batch_norm import forward_sync_batch_norm, init_sync_batch_norm
 
 NAME = 'mmcv._ext'
 STAND_IN = Path(__file__).with_name('mmcv_stand_in.py')
@@ -74,10 +77,8 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
 @functools.wraps(_roi_align.roi_align_forward)
 def roi_align_forward(input, rois, output, argmax_y, argmax_x, **kwargs):
     if kwargs['pool_mode'] == 1 and has_torchvision(input):
-        settings = _torchvision_settings(**kwargs)
-        output.copy_(
-            torchvision_ops().roi_align(input, rois.to(input.dtype), *settings)
-        )
+        rois, settings = rois.to(input.dtype), _torchvision_settings(kwargs)
+        output.copy_(torchvision_ops().roi_align(input, rois, *settings))
     else:
         _roi_align.roi_align_forward(input, rois, output, argmax_y, argmax_x, **kwargs)
 
@@ -85,7 +86,7 @@ def roi_align_forward(input, rois, output, argmax_y, argmax_x, **kwargs):
 @functools.wraps(_roi_align.roi_align_backward)
 def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **kwargs):
     if kwargs['pool_mode'] == 1 and has_torchvision(grad_output):
-        scale, height, width, ratio, aligned = _torchvision_settings(**kwargs)
+        scale, height, width, ratio, aligned = _torchvision_settings(kwargs)
         grad_input.add_(
             torchvision_ops()._roi_align_backward(
                 grad_output, rois.to(grad_output.dtype), scale, height, width,
@@ -98,11 +99,25 @@ def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **kwar
         )
 
 
-def _torchvision_settings(
-    aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int,
-    pool_mode: int, aligned: bool,
-) -> tuple:  # fmt: skip
-    return spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
+def _torchvision_settings(kwargs: dict[str, Any]) -> list:
+    names = 'spatial_scale aligned_height aligned_width sampling_ratio aligned'
+    return [kwargs[name] for name in names.split()]
+
+
+def roi_align_without_torchvision(module: Any, input: Tensor, rois: Tensor) -> Tensor:
+    """Replace ``RoIAlign.forward``, which imports torchvision if ``use_torchvision``.
+
+    Where torchvision is missing, its average is computed by the package's operator.
+    """
+    settings = module.output_size, module.spatial_scale, module.sampling_ratio
+    if module.use_torchvision and torchvision_ops() is not None:
+        from torchvision.ops import roi_align
+
+        return roi_align(input, rois, *settings, module.aligned)
+    from mmcv.ops import roi_align
+
+    mode = 'avg' if module.use_torchvision else module.pool_mode
+    return roi_align(input, rois, *settings, mode, module.aligned)
 
 
 OPERATORS: dict[str, Callable] = {
@@ -130,11 +145,20 @@ OPERATORS: dict[str, Callable] = {
         deform_conv.deform_conv_backward_parameters,
         deform_conv.modulated_deform_conv_forward,
         deform_conv.modulated_deform_conv_backward,
-        masked_conv.masked_im2col_forward,
-        masked_conv.masked_col2im_forward,
+        carafe.masked_im2col_forward,
+        carafe.masked_col2im_forward,
         ms_deform_attn.ms_deform_attn_forward,
         ms_deform_attn.ms_deform_attn_backward,
     )
+}
+
+
+# Methods of mmcv's classes, by their names in REPLACED_METHODS of mmcv_stand_in.py.
+REPLACEMENTS: dict[str, Callable] = {
+    'CARAFENaiveFunction.backward': carafe.carafe_naive_backward_on_any_device,
+    'RoIAlign.forward': roi_align_without_torchvision,
+    'SyncBatchNorm.__init__': init_sync_batch_norm,
+    'SyncBatchNorm.forward': forward_sync_batch_norm,
 }
 
 

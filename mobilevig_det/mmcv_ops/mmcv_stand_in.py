@@ -10,8 +10,7 @@ import sys
 from functools import wraps
 from importlib.machinery import PathFinder
 
-# Methods of mmcv that fail before they call an operator. Those of mobilevig_det, with
-# the reasons, are in mmcv_ops/replaced_methods.py under the name after "mmcv.ops.".
+# Methods of mmcv that fail before they call an operator: mmcv_ext.REPLACEMENTS.
 REPLACED_METHODS = {
     'mmcv.ops.carafe': ('CARAFENaiveFunction.backward',),
     'mmcv.ops.roi_align': ('RoIAlign.forward',),
@@ -46,9 +45,9 @@ def replace_methods(module):
 def _replacement(name, mmcv_method):
     @wraps(mmcv_method)
     def method(*args, **kwargs):
-        from mobilevig_det.mmcv_ops.replaced_methods import REPLACEMENTS
+        from mobilevig_det.mmcv_ops.mmcv_ext import REPLACEMENTS
 
-        return REPLACEMENTS[name](mmcv_method, *args, **kwargs)
+        return REPLACEMENTS[name](*args, **kwargs)
 
     return method
 

@@ -249,61 +249,47 @@ def _soft_nms(
     method: int,
     offset: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return new scores and indices of the kept boxes, best first."""
-    device, dtype = boxes.device, boxes.dtype
-    # With NumPy on the CPU, whose calls take a fraction of the time of PyTorch's: each
-    # step depends on the one before.
-    corners = boxes.cpu().to(wide_dtype(dtype)).numpy()
-    left = scores.cpu().to(wide_dtype(dtype), copy=True).numpy()
-    with np.errstate(all='ignore'):  # infinities
-        order = _decay(corners, left, iou_threshold, sigma, min_score, method, offset)
-    return (
-        torch.from_numpy(left[order]).to(device, dtype),
-        torch.from_numpy(order).to(device),
-    )
-
-
-def _decay(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    iou_threshold: float,
-    sigma: float,
-    min_score: float,
-    method: int,
-    offset: int,
-) -> np.ndarray:
-    """Lower ``scores`` in place; return the indices of the remaining boxes.
+    """Return new scores and indices of the kept boxes, best first.
 
     The steps are mmcv's, since the order of equal scores depends on them: the best
     remaining box is swapped to the front of the others, whose scores then decay; the
     last box takes the place of one whose score falls below the least.
     """
-    low, high = boxes[:, :2], boxes[:, 2:]
-    area = (high - low + offset).prod(1)
-    order = np.flatnonzero(~np.isnan(scores))
+    device, dtype = boxes.device, boxes.dtype
+    # With NumPy on the CPU, whose calls take a fraction of the time of PyTorch's: each
+    # step depends on the one before.
+    corners = boxes.cpu().to(wide_dtype(dtype)).numpy()
+    left = scores.cpu().to(wide_dtype(dtype), copy=True).numpy()
+    low, high = corners[:, :2], corners[:, 2:]
+    order = np.flatnonzero(~np.isnan(left))
     done = 0
-    while done < len(order):
-        best = done + int(scores[order[done:]].argmax())
-        order[[done, best]] = order[[best, done]]
-        best, rest = order[done], order[done + 1 :]
-        done += 1
-        size = np.minimum(high[rest], high[best]) - np.maximum(low[rest], low[best])
-        common = np.maximum(size + offset, 0).prod(1)
-        iou = common / (area[rest] + area[best] - common)
-        if SOFT_NMS_METHODS[method] == 'gaussian':
-            factor = np.exp(-(iou * iou) / sigma)
-        else:
-            lowered = 1 - iou if SOFT_NMS_METHODS[method] == 'linear' else 0
-            factor = np.where(iou >= iou_threshold, lowered, 1)
-        factor[np.isnan(iou)] = 1
-        scores[rest] *= factor
-        keep = scores[rest] >= min_score
-        if not keep.all():
-            # The last boxes take the places of those that are dropped.
-            count = np.count_nonzero(keep)
-            rest[:count][~keep[:count]] = rest[count:][keep[count:]][::-1]
-            order = order[: done + count]
-    return order
+    with np.errstate(all='ignore'):  # infinities
+        area = (high - low + offset).prod(1)
+        while done < len(order):
+            best = done + int(left[order[done:]].argmax())
+            order[[done, best]] = order[[best, done]]
+            best, rest = order[done], order[done + 1 :]
+            done += 1
+            size = np.minimum(high[rest], high[best]) - np.maximum(low[rest], low[best])
+            common = np.maximum(size + offset, 0).prod(1)
+            iou = common / (area[rest] + area[best] - common)
+            if SOFT_NMS_METHODS[method] == 'gaussian':
+                factor = np.exp(-(iou * iou) / sigma)
+            else:
+                lowered = 1 - iou if SOFT_NMS_METHODS[method] == 'linear' else 0
+                factor = np.where(iou >= iou_threshold, lowered, 1)
+            factor[np.isnan(iou)] = 1
+            left[rest] *= factor
+            keep = left[rest] >= min_score
+            if not keep.all():
+                # The last boxes take the places of those that are dropped.
+                count = np.count_nonzero(keep)
+                rest[:count][~keep[:count]] = rest[count:][keep[count:]][::-1]
+                order = order[: done + count]
+    return (
+        torch.from_numpy(left[order]).to(device, dtype),
+        torch.from_numpy(order).to(device),
+    )
 
 
 def _check(boxes: Tensor, scores: Tensor) -> None:

@@ -1,5 +1,8 @@
 """Batch normalization over the batches of all processes, as mmcv's SyncBatchNorm.
 
+It replaces the class's methods where mmcv has no compiled extension: its own need a
+process group, and operators that exist for GPUs only.
+
 Source: Batch Normalization (ICML 2015, arXiv 1502.03167), with the mean and variance of
 all processes (MegDet, CVPR 2018, arXiv 1711.07240).
 """
@@ -9,9 +12,68 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .bilinear import wide_dtype
+
+
+def init_sync_batch_norm(
+    module: Any,
+    num_features: int,
+    eps: float = 1e-5,
+    momentum: float | None = 0.1,
+    affine: bool = True,
+    track_running_stats: bool = True,
+    group: Any = None,
+    stats_mode: str = 'default',
+) -> None:
+    """Replace ``SyncBatchNorm.__init__``.
+
+    The group is looked up in the forward: it may be initialized later.
+    """
+    if stats_mode not in ('default', 'N'):
+        raise ValueError(f"stats_mode must be 'default' or 'N', but is {stats_mode!r}.")
+    nn.Module.__init__(module)
+    # The parameters and buffers are those of BatchNorm.
+    like = nn.BatchNorm1d(num_features, eps, momentum, affine, track_running_stats)
+    for name in ('num_features', 'eps', 'momentum', 'affine', 'track_running_stats'):
+        setattr(module, name, getattr(like, name))
+    for name in ('weight', 'bias'):
+        module.register_parameter(name, getattr(like, name))
+    for name in ('running_mean', 'running_var', 'num_batches_tracked'):
+        module.register_buffer(name, getattr(like, name))
+    module.group, module.stats_mode = group, stats_mode
+    module.group_size = _group_size(group)
+    module.reset_parameters()
+
+
+def forward_sync_batch_norm(module: Any, input: Tensor) -> Tensor:
+    """Replace ``SyncBatchNorm.forward``."""
+    if input.dim() < 2:
+        raise ValueError(f'expected at least 2D input, got {input.dim()}D input')
+    factor = 0.0 if module.momentum is None else module.momentum
+    if module.training and module.track_running_stats:
+        module.num_batches_tracked += 1
+        if module.momentum is None:  # a cumulative average
+            factor = 1.0 / float(module.num_batches_tracked)
+    module.group_size = _group_size(module.group)
+    return sync_batch_norm(
+        input,
+        module.running_mean,
+        module.running_var,
+        module.weight,
+        module.bias,
+        module.training or not module.track_running_stats,
+        factor,
+        module.eps,
+        module.group,
+        module.stats_mode == 'N',
+    )
+
+
+def _group_size(group: Any) -> int:
+    initialized = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size(group) if initialized else 1
 
 
 class _AllReduce(torch.autograd.Function):

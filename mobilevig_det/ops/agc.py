@@ -44,25 +44,6 @@ def naive_gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
     return x_j
 
 
-def _gate(
-    links: list[Link],
-    plain: int,
-    distances: Tensor,
-    scale: Tensor,
-    difference: Tensor,
-    scratch: Tensor,
-    number: int,
-    strip: Strip,
-) -> None:
-    """Gate the differences of a link in place, and store its distances."""
-    if links[number - 1].shift == plain:
-        return
-    distance = torch.abs(difference, out=scratch).sum(-1, keepdim=True)
-    if distances.numel():
-        distances[number - 1][strip] = distance[..., 0]
-    difference.mul_(torch.exp(-distance / scale))
-
-
 def _fake_search(
     x: Tensor, temperature: Tensor, stride: int, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,37 +65,22 @@ def _search(
     the distances of the gated links (otherwise empty tensors)."""
     out, winner, distances = _fake_search(x, temperature, stride, keep)
     links, scale = _links(x, stride), temperature.abs() + EPS
+
+    def gate(
+        store: Tensor, difference: Tensor, scratch: Tensor, number: int, strip: Strip
+    ) -> None:
+        """Gate the differences of a link in place, and store its distances."""
+        if links[number - 1].shift == stride:
+            return
+        distance = torch.abs(difference, out=scratch).sum(-1, keepdim=True)
+        if keep:
+            store[number - 1][strip] = distance[..., 0]
+        difference.mul_(torch.exp(-distance / scale))
+
     for i, image in enumerate(x):
-        won = winner[i].permute(1, 2, 0) if keep else None
-        gate = partial(_gate, links, stride, distances[i], scale)
-        strongest(as_pixels(image), links, out[i].permute(1, 2, 0), won, gate)
+        won = winner[i] if keep else None
+        strongest(as_pixels(image), links, out[i], won, partial(gate, distances[i]))
     return out, winner, distances
-
-
-def _gate_backward(
-    links: list[Link],
-    plain: int,
-    distances: Tensor,
-    scale: Tensor,
-    to_scale: Tensor,
-    grad: Tensor,
-    number: int,
-    strip: Strip,
-    get_difference: Callable[[], Tensor],
-) -> None:
-    """Turn the gradient of gate * difference into that of the difference, in place.
-
-    With gate = exp(-distance / scale) and distance = ||difference||_1.
-    """
-    if links[number - 1].shift == plain:
-        return
-    difference = get_difference()
-    distance = distances[number - 1][strip][..., None]
-    gate = torch.exp(-distance / scale)
-    to_gate = (grad * difference).sum(-1, keepdim=True)
-    to_exponent = to_gate * gate
-    to_scale.add_((to_exponent * distance).sum() / scale**2)
-    grad.mul_(gate).addcmul_(difference.sign_(), -to_exponent / scale)
 
 
 def _fake_spread(grad, x, temperature, winner, distances, stride):
@@ -133,11 +99,27 @@ def _spread(
     out = torch.empty_like(grad)
     links, scale = _links(x, stride), temperature.abs() + EPS
     to_scale = distances.new_zeros(())
+
+    def ungate(
+        stored: Tensor, grad: Tensor, number: int, strip: Strip, get: Callable
+    ) -> None:
+        """Turn the gradient of gate * difference into that of the difference, in place.
+
+        With gate = exp(-distance / scale) and distance = ||difference||_1.
+        """
+        if links[number - 1].shift == stride:
+            return
+        difference = get()
+        distance = stored[number - 1][strip][..., None]
+        gate = torch.exp(-distance / scale)
+        to_gate = (grad * difference).sum(-1, keepdim=True)
+        to_exponent = to_gate * gate
+        to_scale.add_((to_exponent * distance).sum() / scale**2)
+        grad.mul_(gate).addcmul_(difference.sign_(), -to_exponent / scale)
+
     for i, image in enumerate(grad):
-        gate = partial(_gate_backward, links, stride, distances[i], scale, to_scale)
-        won = winner[i].permute(1, 2, 0)
-        spreading = spread(as_pixels(image), won, links, gate, as_pixels(x[i]))
-        out[i] = spreading.permute(2, 0, 1)
+        gate = partial(ungate, distances[i])
+        out[i] = spread(image, winner[i], links, gate, as_pixels(x[i]))
     return out, (to_scale * temperature.sign()).to(temperature.dtype)
 
 

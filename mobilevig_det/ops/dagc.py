@@ -9,17 +9,16 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..custom_op import custom_op, export_graph_step, is_traced
 from .links import (
     Link,
     Strip,
+    StrongestLink,
     as_pixels,
     both_axes,
     link_dtype,
     shifted,
-    spread_images,
     strongest,
 )
 
@@ -66,28 +65,6 @@ def naive_thresholded_max(x: Tensor, stride: int, slack: float = 0.0) -> Tensor:
     return x_j
 
 
-def _admit(
-    limit: Tensor,
-    links: list[Link],
-    distances: dict[Link, Tensor],
-    difference: Tensor,
-    scratch: Tensor,
-    number: int,
-    strip: Strip,
-) -> None:
-    """Set the differences of neighbours that aren't near enough to -inf, in place."""
-    link = links[number - 1]
-    # The same pairs of pixels in the other direction: computed already if K divides
-    # the side.
-    mirrored = Link(link.dim, difference.shape[link.dim] - link.shift)
-    if mirrored.shift < link.shift and mirrored in distances:
-        distance = torch.roll(distances[mirrored], link.shift, link.dim)
-    else:
-        distance = torch.abs(difference, out=scratch).sum(-1, keepdim=True)
-        distances[link] = distance
-    difference.add_(torch.where(distance < limit, 0.0, -math.inf))
-
-
 def _fake_search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     out = torch.empty_like(x)
     dtype = link_dtype(_links(x, stride))
@@ -100,6 +77,23 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     (otherwise an empty tensor)."""
     out, winner = _fake_search(x, stride, keep)
     links = _links(x, stride)
+    distances: dict[Link, Tensor] = {}
+
+    def admit(
+        limit: Tensor, difference: Tensor, scratch: Tensor, number: int, _: Strip
+    ):
+        """Set the differences of neighbours that aren't near enough to -inf."""
+        link = links[number - 1]
+        # The same pairs of pixels in the other direction: computed already if K divides
+        # the side.
+        mirrored = Link(link.dim, difference.shape[link.dim] - link.shift)
+        if mirrored.shift < link.shift and mirrored in distances:
+            distance = torch.roll(distances[mirrored], link.shift, link.dim)
+        else:
+            distance = torch.abs(difference, out=scratch).sum(-1, keepdim=True)
+            distances[link] = distance
+        difference.add_(torch.where(distance < limit, 0.0, -math.inf))
+
     for i, image in enumerate(x):
         pixels = as_pixels(image)
         limit = threshold(pixels.permute(2, 0, 1)[None])
@@ -107,31 +101,10 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
             out[i] = image - image
             winner[i : i + 1] = 0
             continue
-        won = winner[i].permute(1, 2, 0) if keep else None
-        best = out[i].permute(1, 2, 0)
-        strongest(pixels, links, best, won, partial(_admit, limit, links, {}))
+        won = winner[i] if keep else None
+        distances.clear()
+        strongest(pixels, links, out[i], won, partial(admit, limit))
     return out, winner
-
-
-@custom_op(
-    'thresholded_max_backward', fake=lambda grad, winner, stride: torch.empty_like(grad)
-)
-def _spread(grad: Tensor, winner: Tensor, stride: int) -> Tensor:
-    return spread_images(grad, winner, _links(grad, stride))
-
-
-class _ThresholdedMax(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, stride: int) -> Tensor:
-        out, winner = _search(x, stride, True)
-        ctx.stride = stride
-        ctx.save_for_backward(winner)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return _spread(grad, *ctx.saved_tensors, ctx.stride), None
 
 
 def thresholded_max(x: Tensor, stride: int) -> Tensor:
@@ -159,5 +132,5 @@ def thresholded_max(x: Tensor, stride: int) -> Tensor:
     if is_traced():
         return export_graph_step(naive_thresholded_max, x, stride=stride)
     if x.requires_grad and torch.is_grad_enabled():
-        return _ThresholdedMax.apply(x, stride)
+        return StrongestLink.apply(x, stride, _search, _links(x, stride))
     return _search(x, stride, False)[0]

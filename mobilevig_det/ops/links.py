@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..custom_op import custom_op
 
 # Elements that are computed together on a CPU, so that they stay in its cache.
 PART_SIZE = 2**18
@@ -96,15 +99,15 @@ def strongest(
     Args:
         x (Tensor): Pixels, from :func:`as_pixels`.
         links (Sequence[Link]): Links, numbered from 1; those of dim 0 first.
-        best (Tensor): Is filled with the result; of x's shape.
+        best (Tensor): Is filled with the result; of shape (C, H, W).
         winner (Tensor, optional): Is filled with the number of the first strongest
-            link, or 0 if none is above 0; of x's shape.
+            link, or 0 if none is above 0; of shape (C, H, W).
         gate (Callable, optional): Called as ``gate(difference, scratch, number,
             strip)``, changes the differences of a link in place.
     """
-    best.zero_()
+    best = best.zero_().permute(1, 2, 0)
     if winner is not None:
-        winner.zero_()
+        winner = winner.zero_().permute(1, 2, 0)
     for dim in (0, 1):
         if all(link.dim != dim for link in links):
             continue
@@ -138,20 +141,21 @@ def spread(
     gate: Callable[[Tensor, int, Strip, Callable[[], Tensor]], None] | None = None,
     x: Tensor | None = None,
 ) -> Tensor:
-    """Compute the gradient of ``x`` from that of :func:`strongest`, both (H, W, C).
+    """Compute the gradient of ``x`` from that of :func:`strongest`.
 
     Args:
-        grad (Tensor): Gradient of the result, from :func:`as_pixels`.
+        grad (Tensor): Gradient of the result, of shape (C, H, W).
         winner (Tensor): Numbers of the strongest links, from :func:`strongest`.
         links (Sequence[Link]): The links that :func:`strongest` had.
         gate (Callable, optional): Called as ``gate(grad, number, strip,
             get_difference)``, turns the gradient of a gated difference into that of the
             difference, in place.
-        x (Tensor, optional): Pixels, for ``gate``.
+        x (Tensor, optional): Pixels, from :func:`as_pixels`, for ``gate``.
 
     Returns:
-        Tensor: Gradient of ``x``, of shape (H, W, C).
+        Tensor: Gradient of ``x``, of shape (C, H, W).
     """
+    grad, winner = as_pixels(grad), winner.permute(1, 2, 0)
     out = torch.zeros_like(grad)
     for dim in (0, 1):
         for strip in _strips(grad, dim):
@@ -168,13 +172,42 @@ def spread(
                     total.narrow(dim, source, length).add_(
                         to_link.narrow(dim, to, length)
                     )
-    return out
+    return out.permute(2, 0, 1)
 
 
-def spread_images(grad: Tensor, winner: Tensor, links: Sequence[Link]) -> Tensor:
+def _fake_backward(grad, winner, dims, shifts):
+    return torch.empty_like(grad)
+
+
+@custom_op('strongest_backward', fake=_fake_backward)
+def _strongest_backward(
+    grad: Tensor, winner: Tensor, dims: list[int], shifts: list[int]
+) -> Tensor:
     """Apply :func:`spread` without gates to maps (B, C, H, W)."""
+    links = [Link(dim, shift) for dim, shift in zip(dims, shifts)]
     out = torch.empty_like(grad)
     for i, image in enumerate(grad):
-        won = winner[i].permute(1, 2, 0)
-        out[i] = spread(as_pixels(image), won, links).permute(2, 0, 1)
+        out[i] = spread(image, winner[i], links)
     return out
+
+
+class StrongestLink(torch.autograd.Function):
+    """A graph step with gradients, without gates.
+
+    ``search(x, stride, True)`` returns the result for maps (B, C, H, W), and the
+    number of each element's strongest link.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, stride: int, search: Callable, links: list[Link]
+    ) -> Tensor:
+        out, winner = search(x, stride, True)
+        ctx.save_for_backward(winner)
+        ctx.links = [link.dim for link in links], [link.shift for link in links]
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _strongest_backward(grad, *ctx.saved_tensors, *ctx.links), *[None] * 3

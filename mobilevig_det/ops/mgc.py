@@ -6,10 +6,9 @@ arXiv 2406.05850), section 3.1.
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..custom_op import custom_op, export_graph_step, is_traced
-from .links import Link, as_pixels, both_axes, pieces, shifted, spread_images, strongest
+from .links import Link, StrongestLink, as_pixels, both_axes, pieces, shifted, strongest
 
 
 def _links(x: Tensor, stride: int) -> list[Link]:
@@ -40,8 +39,7 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     links = _links(x, stride)
     if keep:
         for i, image in enumerate(x):
-            best, won = out[i].permute(1, 2, 0), winner[i].permute(1, 2, 0)
-            strongest(as_pixels(image), links, best, won)
+            strongest(as_pixels(image), links, out[i], winner[i])
         return out, winner
     # Rounding is monotone: the largest difference is that to the largest neighbour.
     out.copy_(x)
@@ -51,27 +49,6 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
             best = out.narrow(dim, to, length)
             torch.maximum(best, x.narrow(dim, source, length), out=best)
     return out.sub_(x), winner
-
-
-@custom_op(
-    'cross_max_backward', fake=lambda grad, winner, stride: torch.empty_like(grad)
-)
-def _spread(grad: Tensor, winner: Tensor, stride: int) -> Tensor:
-    return spread_images(grad, winner, _links(grad, stride))
-
-
-class _CrossMax(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, stride: int) -> Tensor:
-        out, winner = _search(x, stride, True)
-        ctx.stride = stride
-        ctx.save_for_backward(winner)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return _spread(grad, *ctx.saved_tensors, ctx.stride), None
 
 
 def cross_max(x: Tensor, stride: int) -> Tensor:
@@ -95,5 +72,5 @@ def cross_max(x: Tensor, stride: int) -> Tensor:
     if is_traced():
         return export_graph_step(naive_cross_max, x, stride=stride)
     if x.requires_grad and torch.is_grad_enabled():
-        return _CrossMax.apply(x, stride)
+        return StrongestLink.apply(x, stride, _search, _links(x, stride))
     return _search(x, stride, False)[0]

@@ -1,13 +1,13 @@
-"""CARAFE through mmcv's functions, compared with the definition."""
+"""CARAFE and masked convolution, compared with their definitions."""
 
 import importlib
+import sys
 
 from mobilevig_det.mmcv_ops import carafe as module
-from mobilevig_det.mmcv_ops import replaced_methods
 
 import pytest
 import torch
-from mmcv.ops import CARAFEPack
+from mmcv.ops import CARAFEPack, masked_conv2d
 from naive_ops import carafe as naive
 from torch.autograd import gradcheck
 
@@ -24,16 +24,9 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def on_our_operators(monkeypatch):
-    function = MMCV.CARAFENaiveFunction
-    method = function.backward
-
-    def backward(ctx, grad):
-        return replaced_methods.REPLACEMENTS['CARAFENaiveFunction.backward'](
-            method, ctx, grad
-        )
-
+    backward = staticmethod(module.carafe_naive_backward_on_any_device)
     monkeypatch.setattr(MMCV, 'ext_module', module)
-    monkeypatch.setattr(function, 'backward', staticmethod(backward))
+    monkeypatch.setattr(MMCV.CARAFENaiveFunction, 'backward', backward)
 
 
 def make_case(
@@ -124,3 +117,37 @@ def test_layer_of_mmcv_trains_under_autocast(memory_format):
     out.sum().backward()
     for tensor in (x, *layer.parameters()):
         assert tensor.grad.isfinite().all()
+
+
+@pytest.fixture
+def masked_conv_on_our_operators(monkeypatch):
+    theirs = sys.modules['mmcv.ops.masked_conv']
+    monkeypatch.setattr(theirs, 'ext_module', module)
+
+
+@pytest.mark.parametrize(
+    'size, kernel, padding',
+    [
+        ((1, 1), (1, 1), 0),
+        ((1, 1), (3, 3), 1),
+        ((5, 8), (3, 3), 1),
+        ((6, 5), (1, 3), 0),
+    ],
+)
+@pytest.mark.parametrize('share', [0.0, 0.4, 1.0])
+def test_masked_conv_is_a_plain_convolution_at_the_mask(
+    masked_conv_on_our_operators, size, kernel, padding, share
+):
+    torch.manual_seed(0)
+    x, weight, bias = (
+        torch.randn(1, 3, *size),
+        torch.randn(4, 3, *kernel),
+        torch.ones(4),
+    )
+    whole = torch.nn.functional.conv2d(x, weight, bias, padding=padding)
+    mask = torch.rand(1, *size) < share
+    # Where the output is smaller than the mask, only what is in it can be asked.
+    mask[:, whole.shape[2] :] = mask[:, :, whole.shape[3] :] = False
+    found = masked_conv2d(x, mask, weight, bias, padding)
+    inside = mask[:, None, : whole.shape[2], : whole.shape[3]]
+    torch.testing.assert_close(found, whole * inside)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from mobilevig_det.mmcv_ops import mmcv_ext, mmcv_stand_in
-from mobilevig_det.mmcv_ops.replaced_methods import REPLACEMENTS
+from mobilevig_det.mmcv_ops.mmcv_ext import REPLACEMENTS
 from mobilevig_det.mmcv_ops.sync_batch_norm import sync_batch_norm
 
 import pytest
