@@ -124,25 +124,15 @@ def parse_arch(arch: str | dict, settings: Mapping[str, dict]) -> dict:
         )
     for name, value in arch.items():
         least = int(name != 'graph_blocks')  # stages without any exist
+        is_list = isinstance(value, Sequence) and len(value) == NUM_STAGES
         _require(
-            isinstance(value, Sequence)
-            and all(_is_integer(v, least, MOST[name]) for v in value),
+            is_list and all(_is_integer(v, least, MOST[name]) for v in value),
             f'arch[{name!r}]',
-            f'a list of {"positive integers" if least else "integers of at least 0"} '
-            f'up to {MOST[name]}',
+            f'{NUM_STAGES} integers from {least} to {MOST[name]}, one a stage',
             value,
         )
-    if any(len(value) != NUM_STAGES for value in arch.values()):
-        raise UserError(
-            f'{named} of arch must all have {NUM_STAGES} entries, one a stage, but '
-            f'have {" and ".join(str(len(arch[key])) for key in keys)}.'
-        )
-    _require(
-        arch['channels'][0] >= 2,
-        "arch['channels']",
-        "at least 2 in the first stage, as the stem's first convolution has half of it",
-        arch['channels'],
-    )
+    first = arch['channels'][0]  # half of it are the stem's first convolution's
+    _require(first >= 2, "arch['channels'][0]", 'at least 2', first)
     return arch
 
 

@@ -39,16 +39,9 @@ class ConvNormAct(nn.Sequential):
         bias: bool = True,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers['conv'] = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding=kernel_size // 2 * dilation,
-            dilation=dilation,
-            groups=groups,
-            bias=bias,
-        )
+        padding = kernel_size // 2 * dilation
+        size = in_channels, out_channels, kernel_size
+        layers['conv'] = nn.Conv2d(*size, stride, padding, dilation, groups, bias)
         if norm_cfg is not None:
             layers['norm'] = build_norm_layer(norm_cfg, out_channels)[1]
         if act_cfg is not None:
@@ -129,17 +122,10 @@ class BlockConfig(NamedTuple):
     act_cfg: dict
     layer_scale: Tensor | None = None
 
-    def conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 1,
-        act: bool = False,
-        **kwargs,
-    ) -> ConvNormAct:
+    def conv(self, *sizes: int, act: bool = False, **kwargs: Any) -> ConvNormAct:
         """Build a convolution with the norm and, with ``act``, the activation."""
         kwargs |= dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg if act else None)
-        return ConvNormAct(in_channels, out_channels, kernel_size, **kwargs)
+        return ConvNormAct(*sizes, **kwargs)
 
 
 class Branch(nn.Module):

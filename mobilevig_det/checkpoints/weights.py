@@ -172,14 +172,8 @@ def _find_published(name: str) -> Path:
             f'is {SCHEME}/path/to/file, an address {SCHEME}https://host/file.'
         )
     published = PUBLISHED[name.lower()]
-    if published.path is None:
-        raise UserError(
-            f'The name of the published file for {SCHEME}{name} is not known: give '
-            f"the file yourself: {SCHEME}/path/to/file. The authors' files are at "
-            f'{PAGES}MobileViG. {HOW_WITHOUT}'
-        )
     folder = os.environ.get('MOBILEVIG_WEIGHTS')
-    if folder:
+    if folder and published.path:
         if not os.path.isdir(folder):
             raise UserError(
                 f'The folder that MOBILEVIG_WEIGHTS names does not exist: {folder!r}.'
@@ -190,9 +184,10 @@ def _find_published(name: str) -> Path:
             return path
     if published.url is None:
         raise UserError(
-            f'The address of the published file for {SCHEME}{name}, {published.path}, '
-            f'is not known: look for it below {PAGES}, put it into the folder that '
-            f'MOBILEVIG_WEIGHTS names, or give it as {SCHEME}/path/to/file. '
+            f'The address of the published file for {SCHEME}{name}, '
+            f'{published.path or "whose name is unknown"}, is not known: look for it '
+            f'below {PAGES}, and give the file yourself: {SCHEME}/path/to/file, or, '
+            'under its own name, in the folder that MOBILEVIG_WEIGHTS names. '
             f'{HOW_WITHOUT}'
         )
     return _download(published.url, published.sha256)

@@ -70,7 +70,7 @@ def parts(count: int, size: int, device: torch.device) -> Iterator[slice]:
     limit = CPU_PART_SIZE if device.type == 'cpu' else PART_SIZE
     step = max(limit // max(size, 1), 1)
     for first in range(0, count, step):
-        yield slice(first, first + step)
+        yield slice(first, min(first + step, count))
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:

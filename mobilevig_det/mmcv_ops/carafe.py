@@ -27,10 +27,8 @@ from .bilinear import parts, wide_dtype
 
 def _row_slices(features: Tensor, kernel_size: int) -> Iterator[slice]:
     """Yield the rows of the feature map that are computed together."""
-    height = features.shape[2]
     size = features[:, :, 0].numel() * kernel_size**2
-    for rows in parts(height, size, features.device):
-        yield slice(rows.start, min(rows.stop, height))
+    return parts(features.shape[2], size, features.device)
 
 
 def _columns(padded: Tensor, rows: slice, kernel_size: int, groups: int) -> Tensor:

@@ -64,7 +64,7 @@ def convolve(
     """
     size = _check(x, offset, weight, geometry, fixed_size=mask is None)
     if mask is not None:
-        offset, mask = _as_read(offset, mask, geometry, len(x), *size)
+        offset, mask = _as_read(offset, mask, geometry, (len(x), *size))
     if is_traced_or_compiled():
         return _convolve_at_once(x, offset, weight, mask, geometry)
     return _convolve_in_parts(x, offset, weight, mask, geometry)
@@ -280,18 +280,14 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> No
 
 
 def _as_read(
-    offset: Tensor,
-    mask: Tensor,
-    geometry: Geometry,
-    batch: int,
-    height: int,
-    width: int,
+    offset: Tensor, mask: Tensor, geometry: Geometry, size: tuple[int, ...]
 ) -> list[Tensor]:
     """Return offset and mask in the size of the output, as compiled mmcv reads them.
 
     It takes the first values of each image, whatever their shape. DyHead relies on it
     where it passes the offsets of a finer map.
     """
+    batch, height, width = size
     taps = geometry.deform_groups * geometry.kernel[0] * geometry.kernel[1]
     read = []
     for name, tensor, channels in (('offset', offset, 2 * taps), ('mask', mask, taps)):
@@ -381,8 +377,8 @@ def modulated_deform_conv_backward(
     """Version 2: compute all gradients."""
     geometry = Geometry((kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w),
                         (dilation_h, dilation_w), group, deformable_group)  # fmt: skip
-    size = grad_output.shape
-    offset, mask = _as_read(offset, mask, geometry, size[0], *size[2:])
+    batch, _, *size = grad_output.shape
+    offset, mask = _as_read(offset, mask, geometry, (batch, *size))
     of_input, of_offset, of_weight, of_mask = convolve_backward(
         grad_output, input, offset, weight, mask, geometry
     )

@@ -162,17 +162,6 @@ REPLACEMENTS: dict[str, Callable] = {
 }
 
 
-# Operators for rotated boxes, besides those with "rotated" in their names.
-ROTATED = (
-    'box_iou_quadri',
-    'convex_giou',
-    'convex_iou',
-    'min_area_polygons',
-    'nms_quadri',
-    'points_in_polygons_forward',
-)
-
-
 def __getattr__(name: str) -> Callable:
     """Return an operator by its name in mmcv, or a function that raises a UserError."""
     if name.startswith('__'):
@@ -183,19 +172,11 @@ def __getattr__(name: str) -> Callable:
         return lambda: 'n/a'  # of mmcv's collect_env
 
     def missing(*args, **kwargs):
-        if 'rotated' in name or name in ROTATED:
-            reason = (
-                'is for rotated boxes, as in MMRotate. They are out of scope of '
-                'mobilevig_det'
-            )
-        else:
-            reason = (
-                f'is not among those that mobilevig_det has ({", ".join(OPERATORS)})'
-            )
         raise UserError(
-            f'mmcv.ops needs the operator {name!r}, which {reason}, and this mmcv has '
-            'none of its own. Compile mmcv to have all of them: docs/install.md, "With '
-            'a compiled mmcv".'
+            f'mmcv.ops needs the operator {name!r}, and this mmcv has none of its own. '
+            f'Those of mobilevig_det are {", ".join(OPERATORS)}; those for rotated '
+            'boxes, as in MMRotate, are out of its scope. Compile mmcv to have all of '
+            'them: docs/install.md, "With a compiled mmcv".'
         )
 
     return missing

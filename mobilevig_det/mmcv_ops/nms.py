@@ -50,25 +50,26 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
     if len(order) < 2:
         return order
     boxes = bboxes.to(wide_dtype(bboxes.dtype))[order].t().contiguous()
-    keep = order.new_ones(len(order), dtype=torch.bool)
-    for group in _apart(boxes, offset) if iou_threshold >= 0 else [...]:
-        keep[group] = _greedy(boxes[:, group], iou_threshold, offset)
+    keep = torch.zeros_like(order, dtype=torch.bool)
+    everything = torch.arange(len(order), device=order.device)
+    for group in _apart(boxes, offset) if iou_threshold >= 0 else [everything]:
+        for kept, _, _ in _blocks(boxes[:, group], torch.gt, iou_threshold, offset):
+            keep[group[kept]] = True
     return order[keep]
 
 
-def _apart(boxes: Tensor, offset: int) -> list:
+def _apart(boxes: Tensor, offset: int) -> list[Tensor]:
     """Split boxes (4, N) into groups whose x-ranges don't touch.
 
     There are such groups because MMDetection offsets the boxes of each class, and of
     each level of an RPN, along the diagonal.
 
     Returns:
-        list: Ascending indices of each group, or ``...`` for all boxes. Small groups
-        are merged.
+        list[Tensor]: Ascending indices of each group. Small groups are merged.
     """
     number = boxes.shape[1]
     if number <= 4 * BLOCK:
-        return [...]
+        return [torch.arange(number, device=boxes.device)]
     left, order = boxes[0].sort()
     reach = torch.maximum(boxes[0], boxes[2])[order].cummax(0)[0] + offset
     gaps = (left[1:] > reach[:-1]).nonzero().flatten().tolist()
@@ -79,14 +80,6 @@ def _apart(boxes: Tensor, offset: int) -> list:
             groups.append(order[start:end].sort()[0])
             start = end
     return groups
-
-
-def _greedy(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Return which boxes (4, N), by falling score, are kept: bool of shape (N,)."""
-    keep = torch.zeros(boxes.shape[1], dtype=torch.bool, device=boxes.device)
-    for kept, _, _ in _blocks(boxes, torch.gt, iou_threshold, offset):
-        keep[kept] = True
-    return keep
 
 
 def _blocks(

@@ -23,7 +23,7 @@ from .roi_samples import (
     RoIs,
     Samples,
     alike,
-    axis_weights,
+    grid_weights,
     make_samples,
     parse_rois,
     pieces,
@@ -72,12 +72,7 @@ def _pairs(
     limit = FORWARD_PIECE // (size[0] * size[1])
     for which in alike(rois.y.taps(height), rois.x.taps(width), limit):
         part = rois.select(which)
-        y, y_weights = axis_weights(
-            part.y, part.y.starts(size[0]), height, sampling_ratio
-        )
-        x, x_weights = axis_weights(
-            part.x, part.x.starts(size[1]), width, sampling_ratio
-        )
+        y, y_weights, x, x_weights = grid_weights(part, shape, size, sampling_ratio)
         rows = (part.image[:, None] * height + y)[..., None]
         rows = (rows + torch.arange(y_weights.shape[2], device=y.device)) * width
         columns = x[..., None] + torch.arange(x_weights.shape[2], device=y.device)
@@ -114,12 +109,7 @@ def _average_few_channels(
     cost = (channels * size[0] + size[1]) * width
     for piece in pieces([cost] * len(out), 4 * FORWARD_PIECE):
         part = rois.select(piece)
-        y, y_weights = axis_weights(
-            part.y, part.y.starts(size[0]), height, sampling_ratio
-        )
-        x_, x_weights = axis_weights(
-            part.x, part.x.starts(size[1]), width, sampling_ratio
-        )
+        y, y_weights, x_, x_weights = grid_weights(part, x.shape, size, sampling_ratio)
         maps = part.image[:, None] * channels + torch.arange(channels, device=x.device)
         taps = y_weights.shape[2]
         rows = y[..., None] + torch.arange(taps, device=x.device)

@@ -164,19 +164,27 @@ def _read(index: Tensor, weights: Tensor) -> Tensor:
     return index.masked_fill(weights == 0, 0)
 
 
-def _shifts(
-    rois: RoIs, offset: Tensor, size: tuple[int, int], gamma: float
-) -> Tensor | None:
-    """Return the offsets, parts of the RoI's size, in pixels: (N, 2, *size)."""
+def _parse(
+    rois: Tensor, input: Tensor, offset: Tensor, size: tuple[int, int], scale: float,
+    sampling_ratio: int, gamma: float,
+) -> tuple[RoIs, Tensor | None]:  # fmt: skip
+    """Return the RoIs, and the offsets, parts of their size, in pixels."""
+    shape, dtype = input.shape, wide_dtype(input.dtype)
+    parsed = parse_rois(rois, shape, size, scale, sampling_ratio, True, dtype, True)
     if not offset.numel():
-        return None
-    if offset.shape != (len(rois.image), 2, *size):
+        return parsed, None
+    if offset.shape != (len(rois), 2, *size):
         raise UserError(
-            f'offset must have the shape {(len(rois.image), 2, *size)}, not '
+            f'offset must have the shape {(len(rois), 2, *size)}, not '
             f'{tuple(offset.shape)}'
         )
+    return parsed, _lengths(parsed, size) * gamma * offset.to(dtype)
+
+
+def _lengths(rois: RoIs, size: tuple[int, int]) -> Tensor:
+    """Return width and height of RoIs in pixels, (N, 2, 1, 1)."""
     lengths = torch.stack([rois.x.bin * size[1], rois.y.bin * size[0]], 1)
-    return lengths[..., None, None] * gamma * offset.to(lengths.dtype)
+    return lengths[..., None, None]
 
 
 def _deform_parts(x: Tensor, rois: RoIs, size: tuple[int, int]) -> Iterator[Tensor]:
@@ -214,14 +222,12 @@ def deform_roi_pool_forward(
         UserError: If a shape doesn't fit or a batch index doesn't exist.
     """
     size = pooled_height, pooled_width
-    dtype = wide_dtype(input.dtype)
-    parsed = parse_rois(
-        rois, input.shape, size, spatial_scale, sampling_ratio, True, dtype, True
+    parsed, shifts = _parse(
+        rois, input, offset, size, spatial_scale, sampling_ratio, gamma
     )
-    shifts = _shifts(parsed, offset, size, gamma)
     if not output.numel() or not input.numel():
         return
-    table = F.pad(pixel_rows(input, dtype), (0, 0, 1, 0))
+    table = F.pad(pixel_rows(input, wide_dtype(input.dtype)), (0, 0, 1, 0))
     for part in _deform_parts(input, parsed, size):
         shift = None if shifts is None else shifts[part]
         index, weights = _sampled_bins(
@@ -240,18 +246,16 @@ def deform_roi_pool_backward(
 ) -> None:  # fmt: skip
     """Add the gradients of the features and of the offsets to the buffers."""
     size = pooled_height, pooled_width
-    dtype = wide_dtype(input.dtype)
-    parsed = parse_rois(
-        rois, input.shape, size, spatial_scale, sampling_ratio, True, dtype, True
+    parsed, shifts = _parse(
+        rois, input, offset, size, spatial_scale, sampling_ratio, gamma
     )
-    shifts = _shifts(parsed, offset, size, gamma)
     if not grad_output.numel() or not input.numel():
         return
-    table = F.pad(pixel_rows(input, dtype), (0, 0, 1, 0))
+    table = F.pad(pixel_rows(input, wide_dtype(input.dtype)), (0, 0, 1, 0))
     of_table = torch.zeros_like(table)
     of_shifts = None if shifts is None else torch.empty_like(shifts)
     for part in _deform_parts(input, parsed, size):
-        grad = grad_output[part].permute(0, 2, 3, 1).flatten(0, 2).to(dtype)
+        grad = grad_output[part].permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
         shift = None if shifts is None else shifts[part].requires_grad_()
         with torch.set_grad_enabled(shifts is not None):
             index, weights = _sampled_bins(
@@ -265,5 +269,4 @@ def deform_roi_pool_backward(
     maps = of_table[1:].view(len(input), *input.shape[2:], -1)
     grad_input.add_(maps.permute(0, 3, 1, 2))
     if of_shifts is not None:
-        lengths = torch.stack([parsed.x.bin * size[1], parsed.y.bin * size[0]], 1)
-        grad_offset.add_(of_shifts * lengths[..., None, None] * gamma)
+        grad_offset.add_(of_shifts * _lengths(parsed, size) * gamma)

@@ -177,6 +177,18 @@ def axis_weights(
     return first, weights
 
 
+def grid_weights(
+    rois: RoIs, shape: torch.Size, size: tuple[int, int], sampling_ratio: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return :func:`axis_weights` along y, then along x, of a grid of bins."""
+    height, width = shape[-2:]
+    y, x = rois.y.starts(size[0]), rois.x.starts(size[1])
+    return (
+        *axis_weights(rois.y, y, height, sampling_ratio),
+        *axis_weights(rois.x, x, width, sampling_ratio),
+    )
+
+
 def pieces(costs: list[int], limit: int) -> Iterator[slice]:
     """Split ascending costs into pieces whose largest cost times their number stays
     within the limit."""

@@ -48,27 +48,41 @@ def init_sync_batch_norm(
 
 
 def forward_sync_batch_norm(module: Any, input: Tensor) -> Tensor:
-    """Replace ``SyncBatchNorm.forward``."""
+    """Replace ``SyncBatchNorm.forward``.
+
+    In one process it is :func:`torch.nn.functional.batch_norm`. With a process group,
+    PyTorch's SyncBatchNorm computes tensors on GPUs, where every pixel has the same
+    weight. Elsewhere the means of the processes are averaged, weighted by their batch
+    sizes if ``stats_mode`` is 'N', and gradients flow through the averages; a process
+    with an empty batch doesn't count. If all are empty, the running statistics stay as
+    they are.
+    """
     if input.dim() < 2:
         raise ValueError(f'expected at least 2D input, got {input.dim()}D input')
-    factor = 0.0 if module.momentum is None else module.momentum
+    momentum = 0.0 if module.momentum is None else module.momentum
     if module.training and module.track_running_stats:
         module.num_batches_tracked += 1
         if module.momentum is None:  # a cumulative average
-            factor = 1.0 / float(module.num_batches_tracked)
+            momentum = 1.0 / float(module.num_batches_tracked)
     module.group_size = _group_size(module.group)
-    return sync_batch_norm(
-        input,
-        module.running_mean,
-        module.running_var,
-        module.weight,
-        module.bias,
-        module.training or not module.track_running_stats,
-        factor,
-        module.eps,
-        module.group,
-        module.stats_mode == 'N',
-    )
+    use_batch = module.training or not module.track_running_stats
+    ranks = module.group_size if use_batch else 1
+    statistics = module.running_mean, module.running_var
+    parameters = module.weight, module.bias
+    if not use_batch or ranks == 1 and input.numel() > input.shape[1]:
+        settings = use_batch, momentum, module.eps
+        return F.batch_norm(input, *statistics, *parameters, *settings)
+    if ranks > 1 and input.is_cuda:
+        from torch.nn.modules._functions import SyncBatchNorm
+
+        group = module.group or dist.group.WORLD
+        settings = module.eps, momentum, group, ranks
+        return SyncBatchNorm.apply(input, *parameters, *statistics, *settings)
+    x = input.to(wide_dtype(input.dtype))[..., None].flatten(2)
+    settings = momentum, module.eps, module.group, ranks, module.stats_mode == 'N'
+    with torch.autocast(x.device.type, enabled=False):
+        out = _average_over_processes(x, *statistics, *parameters, *settings)
+    return out.to(input.dtype).view(input.shape)
 
 
 def _group_size(group: Any) -> int:
@@ -89,63 +103,6 @@ class _AllReduce(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _AllReduce.apply(grad, ctx.group), None
-
-
-def sync_batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    use_batch: bool,
-    momentum: float,
-    eps: float,
-    group: Any = None,
-    by_batch_size: bool = False,
-) -> Tensor:
-    """Normalize each channel.
-
-    In one process it is :func:`torch.nn.functional.batch_norm`. With a process group,
-    PyTorch's SyncBatchNorm computes tensors on GPUs, where every pixel has the same
-    weight. Elsewhere the means of the processes are averaged, and gradients flow
-    through the averages; a process with an empty batch doesn't count. If all are empty,
-    the running statistics stay as they are.
-
-    Args:
-        x (Tensor): Of shape (B, C, ...).
-        running_mean (Tensor, optional): Is updated if ``use_batch``; of shape (C,).
-        running_var (Tensor, optional): Likewise.
-        weight (Tensor, optional): Of shape (C,).
-        bias (Tensor, optional): Of shape (C,).
-        use_batch (bool): Whether to use the statistics of the batch, not the running
-            ones.
-        momentum (float): Part of the batch in the new running statistics.
-        eps (float): Is added to the variance.
-        group (optional): Process group; None for all processes.
-        by_batch_size (bool): Whether to weight the processes by their batch sizes;
-            otherwise they have the same weight.
-
-    Returns:
-        Tensor: Of the shape and dtype of ``x``.
-    """
-    parameters = running_mean, running_var, weight, bias
-    synchronized = dist.is_available() and dist.is_initialized()
-    ranks = dist.get_world_size(group) if synchronized and use_batch else 1
-    if not use_batch or ranks == 1 and x.numel() > x.shape[1]:
-        return F.batch_norm(x, *parameters, use_batch, momentum, eps)
-    if ranks > 1 and x.is_cuda:
-        from torch.nn.modules._functions import SyncBatchNorm
-
-        return SyncBatchNorm.apply(
-            x, weight, bias, running_mean, running_var, eps, momentum,
-            group or dist.group.WORLD, ranks,
-        )  # fmt: skip
-    with torch.autocast(x.device.type, enabled=False):
-        out = _average_over_processes(
-            x.to(wide_dtype(x.dtype))[..., None].flatten(2), *parameters, momentum, eps,
-            group, ranks, by_batch_size,
-        )  # fmt: skip
-    return out.to(x.dtype).view(x.shape)
 
 
 def _average_over_processes(

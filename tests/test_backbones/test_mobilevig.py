@@ -214,12 +214,12 @@ def test_with_cp_gives_the_same_gradients_and_statistics():
         (dict(arch='xl'), ["'xl'", "'ti', 's', 'm', 'b'"]),
         (
             dict(arch=dict(channels=(4, 6, 8, 10), blocks=(1, 2, 2))),
-            ['have 4 and 3', '4 entries'],
+            ["arch['blocks'] must be 4 integers", '(1, 2, 2)'],
         ),
         (dict(arch=dict(channels=(4, 6, 8, 10))), ["'channels' and 'blocks'"]),
         (
             dict(arch=dict(channels=(4, 6, 8, -1), blocks=(1, 1, 1, 1))),
-            ['positive integers'],
+            ["arch['channels'] must be 4 integers from 1", '-1'],
         ),
         (dict(out_indices=(0, 4)), ['(0, 4)', 'ascending subset']),
         (dict(out_indices=(2, 1)), ['(2, 1)', 'ascending subset']),

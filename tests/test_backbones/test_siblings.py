@@ -367,7 +367,9 @@ def test_bad_arguments(family, kwargs, said):
 
 def test_bad_strides():
     for strides in ((8, 4, 2, 0), (8, 4, 2, True), (8, 4, 2, 1.0)):
-        with pytest.raises(UserError, match='graph_strides must be integers'):
+        with pytest.raises(
+            UserError, match='graph_strides must be a list of 4 integers of'
+        ):
             mobilevig_det.GreedyViG(TINY, graph_strides=strides)
     with pytest.raises(UserError, match='there is no graph'):
         mobilevig_det.RapidNet(TINY, graph_strides=(8, 4, 2, 1))
