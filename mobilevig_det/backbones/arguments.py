@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-import torch
-
 from ..errors import UserError
 
 NUM_STAGES = 4
@@ -138,8 +136,8 @@ def parse_arch(arch: str | dict, settings: Mapping[str, dict]) -> dict:
 
 def parse_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
     """Return the stages whose features a backbone returns, as a tuple."""
-    many = isinstance(out_indices, Sequence)
-    indices = tuple(out_indices) if many else (out_indices,)
+    is_list = isinstance(out_indices, Sequence)
+    indices: tuple = tuple(out_indices) if is_list else (out_indices,)  # type: ignore
     are_stages = bool(indices) and all(_is_integer(i, 0, 3) for i in indices)
     valid = are_stages and list(indices) == sorted(set(indices))
     _require(valid, 'out_indices', 'an ascending subset of (0, 1, 2, 3)', out_indices)
@@ -158,8 +156,3 @@ def check_graph_strides(graph_strides: Sequence[int], number: int) -> None:
         else 'None, as there is no graph',
         graph_strides,
     )
-
-
-def drop_path_rates(last: float, blocks: int) -> list[float]:
-    """Return drop-path rates of the blocks, which grow linearly from 0 to ``last``."""
-    return torch.linspace(0, float(last), blocks, device='cpu').tolist()

@@ -19,10 +19,8 @@ from ..checkpoints.sibling_keys import with_unfolded_positions
 from ..custom_op import is_traced
 from ..errors import UserError
 from .arguments import (
-    NUM_STAGES,
     check_arguments,
     check_graph_strides,
-    drop_path_rates,
     parse_arch,
     parse_out_indices,
 )
@@ -60,7 +58,6 @@ class BaseBackbone(BaseModule):
     """
 
     arch_settings: dict[str, dict[str, tuple[int, ...]]] = {}
-    num_stages = NUM_STAGES
     min_size = 32
     fused = False
     # Distances K of the graph neighbours; a user must give as many.
@@ -157,7 +154,8 @@ class BaseBackbone(BaseModule):
         act_cfg: dict,
     ) -> Iterator[list[nn.Module]]:
         channels, depths = self.layout(arch)
-        rates = drop_path_rates(drop_path_rate, sum(map(sum, depths)))
+        last, count = float(drop_path_rate), sum(map(sum, depths))
+        rates = torch.linspace(0, last, count, device='cpu').tolist()
         number = 0  # of the rate
         for stage, (width, (blocks, graph_blocks)) in enumerate(zip(channels, depths)):
             shape = (width,) if self.flat_layer_scale else (width, 1, 1)

@@ -122,7 +122,7 @@ class BlockConfig(NamedTuple):
     act_cfg: dict
     layer_scale: Tensor | None = None
 
-    def conv(self, *sizes: int, act: bool = False, **kwargs: Any) -> ConvNormAct:
+    def conv(self, *sizes: Any, act: bool = False, **kwargs: Any) -> ConvNormAct:
         """Build a convolution with the norm and, with ``act``, the activation."""
         kwargs |= dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg if act else None)
         return ConvNormAct(*sizes, **kwargs)

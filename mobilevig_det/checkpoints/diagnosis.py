@@ -61,29 +61,27 @@ def find_misfits(
         dict[str, list[str]]: Names that don't fit, and how, by kind of misfit; empty
         if all fit.
     """
-    shapes, given = (
-        {
-            key: tuple(getattr(value, 'shape', ()))
-            for key, value in state_dict.items()
-            if not key.endswith('num_batches_tracked')
-        }
+    names, given = (
+        [key for key in state_dict if not key.endswith('num_batches_tracked')]
         for state_dict in (own, weights)
     )
-    misfits = {
-        'missing': [k for k in shapes if k not in given],
-        'unexpected': [k for k in given if k not in shapes],
-        'of another shape': [
-            f'{k} {given[k]} instead of {shapes[k]}'
-            for k in shapes
-            if k in given and given[k] != shapes[k]
-        ],
-        'of another type': [
-            f'{k} {weights[k].dtype} instead of {own[k].dtype}'
-            for k in shapes
-            if isinstance(weights.get(k), Tensor)
-            and weights[k].is_floating_point() != own[k].is_floating_point()
-        ],
+    misfits: dict[str, list[str]] = {
+        'missing': [key for key in names if key not in weights],
+        'unexpected': [key for key in given if key not in own],
+        'of another shape': [],
+        'of another type': [],
     }
+    for key in names:
+        value, like = weights.get(key, own[key]), own[key]
+        shape = tuple(getattr(value, 'shape', ()))
+        if shape != like.shape:
+            said = f'{key} {shape} instead of {tuple(like.shape)}'
+            misfits['of another shape'].append(said)
+        elif not isinstance(value, Tensor) or (
+            value.is_floating_point() != like.is_floating_point()
+        ):
+            found = getattr(value, 'dtype', type(value).__name__)
+            misfits['of another type'].append(f'{key} {found} instead of {like.dtype}')
     return {kind: keys for kind, keys in misfits.items() if keys}
 
 

@@ -69,8 +69,8 @@ def forward_sync_batch_norm(module: Any, input: Tensor) -> Tensor:
     ranks = module.group_size if use_batch else 1
     statistics = module.running_mean, module.running_var
     parameters = module.weight, module.bias
+    settings: tuple[Any, ...] = use_batch, momentum, module.eps
     if not use_batch or ranks == 1 and input.numel() > input.shape[1]:
-        settings = use_batch, momentum, module.eps
         return F.batch_norm(input, *statistics, *parameters, *settings)
     if ranks > 1 and input.is_cuda:
         from torch.nn.modules._functions import SyncBatchNorm
@@ -80,8 +80,9 @@ def forward_sync_batch_norm(module: Any, input: Tensor) -> Tensor:
         return SyncBatchNorm.apply(input, *parameters, *statistics, *settings)
     x = input.to(wide_dtype(input.dtype))[..., None].flatten(2)
     settings = momentum, module.eps, module.group, ranks, module.stats_mode == 'N'
+    arguments: tuple[Any, ...] = *statistics, *parameters, *settings
     with torch.autocast(x.device.type, enabled=False):
-        out = _average_over_processes(x, *statistics, *parameters, *settings)
+        out = _average_over_processes(x, *arguments)
     return out.to(input.dtype).view(input.shape)
 
 

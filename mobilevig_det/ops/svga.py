@@ -188,16 +188,10 @@ def _parts(x: Tensor, size: int) -> Iterator:
             yield slice(i, i + 1), slice(first, first + count)
 
 
-def _index_dtype(pixels: int) -> torch.dtype:
-    return torch.int16 if pixels <= torch.iinfo(torch.int16).max else torch.int32
-
-
 def _fake_search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty(
-        x.shape if keep else 0,
-        dtype=_index_dtype(x.shape[-2] * x.shape[-1]),
-        device=x.device,
-    )
+    pixels = x.shape[-2] * x.shape[-1]
+    dtype = torch.int16 if pixels <= torch.iinfo(torch.int16).max else torch.int32
+    return torch.empty_like(x), x.new_empty(x.shape if keep else 0, dtype=dtype)
 
 
 # For torch.compile forward and backward are one opaque call each, of any size: unrolled
@@ -207,10 +201,7 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     """Compute the graph step and, if ``keep``, the position (h * W + w) of each pixel's
     smallest neighbour (otherwise an empty tensor)."""
     height, width = x.shape[-2:]
-    out = torch.empty_like(x)
-    at = torch.empty(
-        x.shape if keep else 0, dtype=_index_dtype(height * width), device=x.device
-    )
+    out, at = _fake_search(x, stride, keep)
     # Positions are stored as floats of this dtype, which represents them and the values
     # of any half type exactly.
     wide = torch.promote_types(
