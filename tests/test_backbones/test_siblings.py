@@ -346,9 +346,12 @@ def test_initial_weights(family):
     [
         (dict(arch='xl'), ["'xl'", "'m'", "'channels', 'blocks' and 'graph_blocks'"]),
         (dict(arch=dict(channels=(4, 6, 8, 10), blocks=(1, 1, 1, 1))), ['exactly']),
-        (dict(arch=dict(TINY, graph_blocks=(0, 0, 1))), ['4 and 4 and 3']),
-        (dict(arch=dict(TINY, graph_blocks=(0, 0, 1, -1))), ['at least 0']),
-        (dict(arch=dict(TINY, blocks=(0, 1, 1, 1))), ['positive integers']),
+        (
+            dict(arch=dict(TINY, graph_blocks=(0, 0, 1))),
+            ["arch['graph_blocks'] must be 4 integers"],
+        ),
+        (dict(arch=dict(TINY, graph_blocks=(0, 0, 1, -1))), ['integers from 0 to']),
+        (dict(arch=dict(TINY, blocks=(0, 1, 1, 1))), ['integers from 1 to']),
         (dict(graph_strides=(8, 4)), ['graph_strides', '(8, 4)']),
         (dict(graph_strides=7), ['graph_strides']),
         (dict(out_indices=(2, 1)), ['ascending subset']),
