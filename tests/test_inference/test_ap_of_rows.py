@@ -10,6 +10,7 @@ import pycocotools.mask as mask_utils
 import pytest
 import tiny_detector
 import tool
+import torch
 from markdown_pages import code_block
 from mmengine.config import Config
 from pycocotools.cocoeval import COCOeval
@@ -18,6 +19,19 @@ from ray_in_process import run_workers_here
 pytest.importorskip('pyarrow', reason='pip install pyarrow')
 
 IDS = dict(zip(tiny_detector.CLASSES, (11, 3, 7)))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """Compare under equal rounding: sums depend on the number of threads.
+
+    Ray's actors have one thread each. With random weights many scores nearly tie, so
+    that rounding alone decides what non-maximum suppression keeps.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope='module')
