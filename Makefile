@@ -12,6 +12,7 @@ help:
 	@echo 'make test-slow          the tests that take long, some ten minutes'
 	@echo 'make test STACK=onedl   the same on the OneDL forks'
 	@echo 'make env                only set up what both need, in .venv'
+	@echo 'make docs               build the documentation site, in build/site'
 	@echo 'make clean              remove the environments and what was built'
 	@echo
 	@echo 'PYTHON=python3.11       the Python to use (3.10 or newer)'
@@ -24,21 +25,39 @@ demo: env
 # One thread in each of two processes: most of the time no more is used. A process
 # that dies ends the run, else the rest may wait for ever. In the order of the files,
 # for xdist would leave the few tests that take long for the end.
-test: env
+# REQUIRE_PACKAGES: a test that would be skipped for a missing package fails.
+test: env $(if $(filter openmmlab,$(STACK)),lint)
+	REQUIRE_PACKAGES=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile \
+	  --max-worker-restart 0 --no-loadscope-reorder $(PYTEST)
+
+# With one stack only: OneDL's brings a NumPy with other types.
+lint: env
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile \
-	  --max-worker-restart 0 --no-loadscope-reorder $(PYTEST)
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows \
+	  .github/workflows/*.yml
 
 test-slow: env
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m slow $(PYTEST)
 
+# Warnings are errors. The pages are read, not imported: no torch is needed.
+docs:
+	@[ -x build/docs-venv/bin/mkdocs ] || { $(or $(PYTHON),python3) -m venv build/docs-venv && \
+	  build/docs-venv/bin/pip install -q --disable-pip-version-check -r requirements/docs.txt; }
+	@rm -rf build/docs && mkdir -p build/docs
+	@git ls-files -co --exclude-standard '*.md' '*.png' '*.jpg' '*.ipynb' configs requirements \
+	  tools LICENSE CITATION.cff | grep -Ev '^(tests|mobilevig_det|\.github)/' | \
+	  tar -cT - | tar -xC build/docs
+	@NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --quiet --strict
+	@echo 'The site is in build/site: open build/site/index.html in a browser, or run' \
+	  'python3 -m http.server --directory build/site'
+
 # What tests compare ImageNet's recipe with. Without torchvision, which can't be
 # imported beside a CPU build of torch.
 IMAGENET := $(if $(filter onedl,$(STACK)),onedl-)mmpretrain timm einops mat4py \
-  model-index ordered-set importlib-metadata zipp
+  model-index ordered-set importlib-metadata lazy-importer zipp
 
 # What an environment is made from. One that was made from something else, or
 # was cut off half-way, is made anew.
@@ -99,4 +118,4 @@ clean:
 	  .ruff_cache .mypy_cache .import_linter_cache .hypothesis data/shapes work_dirs/demo
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test test-slow env new_env clean
+.PHONY: help demo test lint test-slow docs env new_env clean

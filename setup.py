@@ -96,6 +96,7 @@ setup(
             f'{name}; python_version < "3.14"' for name in ('ray[data]', 'pyarrow')
         ],
         'test': [
+            'check-jsonschema',  # lints the workflows
             'hypothesis',
             'import-linter>=2.15',
             'mypy',

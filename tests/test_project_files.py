@@ -7,7 +7,7 @@ import mobilevig_det
 
 import pytest
 import yaml
-from markdown_pages import code_blocks
+from markdown_pages import DOCS, code_blocks
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / '.github' / 'workflows' / 'ci.yml'
@@ -43,6 +43,13 @@ def test_workflow_runs_the_commands_of_the_readme():
     # Strings: YAML reads a bare 3.10 as 3.1.
     assert job['strategy']['matrix']['python'] == ['3.10', '3.13']
     assert any(step.get('run') == 'python -m build' for step in jobs['build']['steps'])
+
+
+def test_site_lists_every_page():
+    text = (ROOT / 'mkdocs.yml').read_text()
+    pages = [*DOCS.rglob('*.md'), *ROOT.glob('*.md'), *ROOT.glob('configs/*/README.md')]
+    for page in pages:
+        assert str(page.relative_to(ROOT)) in text
 
 
 def test_workflow_sets_python():

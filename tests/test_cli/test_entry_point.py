@@ -8,7 +8,6 @@ from importlib.util import find_spec
 
 from benchmarks import backbones as benchmarked
 from benchmarks import command as benchmark
-from benchmarks import parts
 from mobilevig_det import backbones, cli
 from mobilevig_det.checkpoints import key_mapping
 from mobilevig_det.cli import (
@@ -179,7 +178,6 @@ def test_choices_are_those_of_the_package():
     """Parsers name them themselves, as they can't import the modules that have them."""
     for name, archs in arguments.ARCHS.items():
         assert archs == tuple(getattr(backbones, name).arch_settings)
-    assert benchmark.PARTS == tuple(parts.PARTS)
     assert benchmark.SIBLINGS == tuple(benchmarked.SIBLINGS)
     assert set(reproduce.FAMILIES) == {figure.family for figure in FIGURES}
     assert arguments.LAUNCHERS == ('none', *LAUNCHERS)
