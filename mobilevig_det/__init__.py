@@ -11,7 +11,14 @@ from .deprecation import MovedModules
 
 if TYPE_CHECKING:
     from . import registry
-    from .backbones import AdaptViG, GreedyViG, MobileViG, MobileViGv2, RapidNet
+    from .backbones import (
+        AdaptViG,
+        GreedyViG,
+        MobileViG,
+        MobileViGv2,
+        PyramidViG,
+        RapidNet,
+    )
     from .inference.detector import Classifier, Detector
 
 __version__ = '0.3.0'
@@ -23,6 +30,7 @@ __all__ = [
     'GreedyViG',
     'MobileViG',
     'MobileViGv2',
+    'PyramidViG',
     'RapidNet',
     '__version__',
     'registry',
@@ -30,7 +38,8 @@ __all__ = [
 
 # Public classes, which are imported on first use, and their modules.
 _ROOMS = dict.fromkeys(
-    ('AdaptViG', 'GreedyViG', 'MobileViG', 'MobileViGv2', 'RapidNet'), 'backbones'
+    ('AdaptViG', 'GreedyViG', 'MobileViG', 'MobileViGv2', 'PyramidViG', 'RapidNet'),
+    'backbones',
 ) | dict.fromkeys(('Classifier', 'Detector'), 'inference.detector')
 
 

@@ -9,9 +9,9 @@ import pytest
 
 PUBLIC = {
     'mobilevig_det': """AdaptViG Classifier Detector GreedyViG MobileViG MobileViGv2
-        RapidNet __version__ registry""",
+        PyramidViG RapidNet __version__ registry""",
     'mobilevig_det.backbones': """AdaptViG BaseBackbone GreedyViG MobileViG MobileViGv2
-        RapidNet fuse_backbones""",
+        PyramidViG RapidNet fuse_backbones""",
     'mobilevig_det.checkpoints': """allow_checkpoint_types check_weights
         explain_mismatch find_file load_all_safely load_from_mobilevig read_checkpoint
         through_scheme""",
@@ -31,7 +31,7 @@ PUBLIC = {
     'mobilevig_det.export': """FORMATS Session check_folder check_part check_size
         find_ort_web load make_metadata new_files verify write""",
     'mobilevig_det.mmcv_ops': 'provide_mmcv_ext use_compiled use_on_cpus',
-    'mobilevig_det.ops': """cross_max gated_max keep_freed_memory max_relative
+    'mobilevig_det.ops': """cross_max gated_max keep_freed_memory knn_max max_relative
         prepare_process_for_cpu thresholded_max""",
 }
 

@@ -5,6 +5,7 @@ from .base import BaseBackbone, fuse_backbones
 from .greedyvig import GreedyViG
 from .mobilevig import MobileViG
 from .mobilevigv2 import MobileViGv2
+from .pyramidvig import PyramidViG
 from .rapidnet import RapidNet
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     'GreedyViG',
     'MobileViG',
     'MobileViGv2',
+    'PyramidViG',
     'RapidNet',
     'fuse_backbones',
 ]

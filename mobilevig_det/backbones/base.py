@@ -69,6 +69,7 @@ class BaseBackbone(BaseModule):
     flat_layer_scale = False
     # The order of building decides which random numbers a seed gives to which layer.
     builds_stem_first = False
+    stem_type: type[Stem] = Stem
     mixer: Callable[..., Mixer] = GraphMixer
     ffn: Callable[..., Branch] = FFN
 
@@ -114,7 +115,7 @@ class BaseBackbone(BaseModule):
         )
         if not self.builds_stem_first:
             stages = list(stages)
-        self.stem = Stem(channels[0], norm_cfg, act_cfg)
+        self.stem = self.stem_type(channels[0], norm_cfg, act_cfg)
         self.downsamples = nn.ModuleList(
             Downsample(c_in, c_out, norm_cfg)
             for c_in, c_out in zip(channels[:-1], channels[1:])

@@ -4,7 +4,8 @@ Source: MobileViG: Graph-Based Sparse Attention for Mobile Vision
 Applications (CVPRW 2023, arXiv 2307.00395), section 3 and table 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,12 +33,18 @@ class MaxRelativeGraphConv(ConvNormAct):
 
 
 class Grapher(Branch):
-    """Max-relative graph convolution between two 1x1 convolutions."""
+    """Graph convolution between two 1x1 convolutions.
 
-    def __init__(self, cfg: BlockConfig, graph_stride: int) -> None:
+    Args:
+        cfg (BlockConfig): Without a layer scale.
+        graph_conv (Callable): Builds the graph convolution. Its ``join`` makes 2C
+            channels of C, which it maps to 2C.
+    """
+
+    def __init__(self, cfg: BlockConfig, graph_conv: Callable[..., Any]) -> None:
         super().__init__(cfg)
         self.fc1 = cfg.conv(cfg.channels, cfg.channels)
-        self.graph_conv = MaxRelativeGraphConv(cfg, graph_stride)
+        self.graph_conv: Any = graph_conv(cfg)
         self.fc2 = cfg.conv(2 * cfg.channels, cfg.channels)
 
     def branch(self, x: Tensor) -> Tensor:
@@ -45,7 +52,7 @@ class Grapher(Branch):
 
 
 class SVGABlock(nn.Module):
-    """Sparse vision graph attention block: Grapher, then FFN (stage 4)."""
+    """Sparse vision graph attention block: Grapher, then FFN."""
 
     def __init__(self, grapher: Grapher, ffn: FFN) -> None:
         super().__init__()
@@ -147,4 +154,5 @@ class MobileViG(BaseBackbone):
         self, stage: int, strides: Sequence[int], cfg: BlockConfig
     ) -> nn.Module:
         cfg = cfg._replace(layer_scale=None)
-        return SVGABlock(Grapher(cfg, strides[0]), FFN(cfg))
+        graph_conv = partial(MaxRelativeGraphConv, graph_stride=strides[0])
+        return SVGABlock(Grapher(cfg, graph_conv), FFN(cfg))

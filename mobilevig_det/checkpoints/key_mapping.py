@@ -16,8 +16,8 @@ authors (github.com/SLDGroup/MobileViG)   here
 
 ``i`` counts the blocks of stages 1-3 (s = 0, 1, 2) and each downsampling convolution,
 so its meaning depends on the depths, which are read from the keys. The names of
-MobileViG's siblings are in :mod:`.sibling_keys`; the keys show which of the two a file
-has.
+MobileViG's siblings are in :mod:`.sibling_keys`, those of Pyramid ViG in
+:mod:`.pyramid_keys`; the keys show whose a file has.
 """
 
 import re
@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from ..errors import UserError
+from .pyramid_keys import is_pyramid, pyramid_modules, with_positions, without_positions
 from .sibling_keys import CONV_NORM, STEM, is_siblings, sibling_modules
 
 T = TypeVar('T')
@@ -56,20 +57,26 @@ LAYOUTS = ('authors', 'mobilevig_det')
 
 # A key that every backbone of the layout has, and no other model.
 _ANCHORS = {
-    'authors': ('local_backbone.0.layer_scale_2', 'backbone.0.0.dws.pw1.weight'),
+    'authors': (
+        'local_backbone.0.layer_scale_2',
+        'backbone.0.0.dws.pw1.weight',
+        'stem.convs.0.weight',
+    ),
     'mobilevig_det': ('downsamples.0.conv.weight',),
 }
 
 
 def is_authors_layout(keys: Iterable[str]) -> bool:
     """Return whether keys (without a detector's ``backbone.``) are the authors'."""
-    return any(key.startswith(('local_backbone.', 'stem.stem.')) for key in keys)
+    return any(
+        key.startswith(('local_backbone.', 'stem.stem.', 'stem.convs.')) for key in keys
+    )
 
 
 def backbone_of_classifier(state_dict: dict[str, T]) -> dict[str, T]:
     """Return the backbone's weights of a classifier that was trained here, without
     ``backbone.``; other weights are returned unchanged."""
-    if 'head.dist_head.weight' not in state_dict:
+    if not any(key.startswith('head.prediction.') for key in state_dict):
         return state_dict
     prefix = 'backbone.'
     return {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
@@ -96,6 +103,8 @@ def _modules(state_dict: Mapping[str, Any], layout: str) -> dict[str, str]:
         state_dict (Mapping): Weights under the keys of the layout.
         layout (str): 'authors' or 'mobilevig_det'.
     """
+    if is_pyramid(state_dict):
+        return pyramid_modules(state_dict, layout)
     if is_siblings(state_dict):
         return sibling_modules(state_dict, layout)
     if layout == 'authors':
@@ -150,20 +159,31 @@ def _under(names: Mapping[str, str], state_dict: Mapping[str, T]) -> dict[str, T
     return {names[key]: value for key, value in state_dict.items()}
 
 
+def _new_names(state_dict: Mapping[str, Any], layout: str) -> dict[str, str]:
+    """Map each key, in the layout, to its name in the other one."""
+    modules = _modules(state_dict, layout)
+    if layout != 'authors':
+        modules = {b: a for a, b in modules.items()}
+    return {key: _rename(key, modules) for key in state_dict}
+
+
 def from_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
     """Rename the authors' keys to ours; unknown keys stay as they are.
 
+    Pyramid ViG's position matrices, which are computed here, are left out.
+
     Raises:
-        UserError: If two weights would have one name.
+        UserError: If two weights would have one name, or a position matrix is not the
+            one of Pyramid ViG.
     """
-    modules = _modules(state_dict, 'authors')
-    return _under({k: _rename(k, modules) for k in state_dict}, state_dict)
+    weights = without_positions(state_dict)
+    return _under(_new_names(weights, 'authors'), weights)
 
 
 def to_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
     """Rename our keys to the authors'; the inverse of :func:`from_authors`."""
-    modules = {b: a for a, b in _modules(state_dict, 'mobilevig_det').items()}
-    return _under({k: _rename(k, modules) for k in state_dict}, state_dict)
+    names = _new_names(state_dict, 'mobilevig_det')
+    return with_positions(_under(names, state_dict))
 
 
 def find_backbones(keys: Iterable[str], layout: str) -> list[str]:
@@ -185,22 +205,30 @@ def convert(state_dict: Mapping[str, T], layout: str) -> dict[str, T]:
         layout (str): 'authors' or 'mobilevig_det'.
 
     Returns:
-        dict: The same values in the same order. Converting them back restores the
-        keys.
+        dict: The same values in the same order, without or with Pyramid ViG's position
+        matrices. Converting them back restores the keys.
 
     Raises:
-        UserError: If two weights would have one name.
+        UserError: As :func:`from_authors`.
     """
-    rename, other = {
-        'authors': (to_authors, 'mobilevig_det'),
-        'mobilevig_det': (from_authors, 'authors'),
-    }[layout]
-    names = {key: key for key in state_dict}
-    for prefix in find_backbones(state_dict, other):
-        old = [key for key in state_dict if key.startswith(prefix)]
-        inner = {key[len(prefix) :]: state_dict[key] for key in old}
-        names.update((key, prefix + new) for key, new in zip(old, rename(inner)))
-    return _under(names, state_dict)
+    (other,) = set(LAYOUTS) - {layout}
+    prefixes = find_backbones(state_dict, other)
+    weights = dict(state_dict)
+    if other == 'authors':
+        for prefix in prefixes:
+            weights = without_positions(weights, prefix)
+    names = {key: key for key in weights}
+    for prefix in prefixes:
+        inner = {
+            k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)
+        }
+        for old, new in _new_names(inner, other).items():
+            names[prefix + old] = prefix + new
+    weights = _under(names, weights)
+    if layout == 'authors':
+        for prefix in prefixes:
+            weights = with_positions(weights, prefix)
+    return weights
 
 
 def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> str | None:

@@ -163,6 +163,8 @@ def is_siblings(keys: Iterable[str]) -> bool:
 def family_of(state_dict: Mapping[str, T]) -> str:
     """Return the name of the backbone that weights under our names may be of."""
     keys = list(state_dict)
+    if 'stem.pos_embed' in state_dict:
+        return 'PyramidViG'
     if any('.mixer.graph_conv.1.' in key for key in keys):
         return 'RapidNet'
     if any('.graph_step.' in key for key in keys):

@@ -10,6 +10,7 @@ from ..deprecation import moved_names
 from ..mmcv_ops import use_on_cpus as _use_on_cpus
 from .agc import gated_max
 from .dagc import thresholded_max
+from .knn_graph import knn_max
 from .mgc import cross_max
 from .svga import max_relative
 
@@ -17,6 +18,7 @@ __all__ = [
     'cross_max',
     'gated_max',
     'keep_freed_memory',
+    'knn_max',
     'max_relative',
     'prepare_process_for_cpu',
     'thresholded_max',
