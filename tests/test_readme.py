@@ -22,7 +22,7 @@ PAGES = [
 
 
 def test_config_of_the_readme_builds():
-    (block,) = code_blocks(ROOT / 'README.md', 'python')
+    block = code_blocks(ROOT / 'README.md', 'python')[-1]
     config = {}
     exec(block, config)
     backbone = dict(config['model']['backbone'], init_cfg=None)

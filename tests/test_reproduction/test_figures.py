@@ -15,6 +15,7 @@ from tool import load
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / 'README.md',
+    ROOT / 'docs' / 'siblings.md',
     ROOT / 'configs' / 'imagenet' / 'README.md',
     ROOT / 'configs' / 'mask_rcnn' / 'README.md',
 ]
