@@ -32,6 +32,11 @@ COMMANDS = {
     'benchmark': 'Measure speed and memory (needs a clone of the repository).',
     'reproduce': 'Measure the published figures (needs a clone of the repository).',
 }
+# Other names of a command, and the flags that they stand for.
+ALIASES: dict[str, tuple[str, list[str]]] = {
+    'infer': ('predict', []),
+    'infer-ray': ('predict', ['--executor', 'ray']),
+}
 # Commands whose code is not in the wheel, and their modules in a clone.
 CLONE_COMMANDS = {
     'benchmark': 'benchmarks.command',
@@ -53,10 +58,10 @@ def main(command: str | None = None) -> None:
             str(shipped_folder('tools') / 'run_onnx.py'), run_name='__main__'
         )
         return
-    module = f'{__name__}.{command.replace("-", "_")}'
+    name, flags = ALIASES.get(command, (command, []))
+    module = f'{__name__}.{name.replace("-", "_")}'
     if command in CLONE_COMMANDS:
-        module = CLONE_COMMANDS[command]
-        root = clone_root()
+        module, root = CLONE_COMMANDS[command], clone_root()
         if root is None:
             sys.exit(
                 f'mobilevig_det {command} is not part of the installed package: it '
@@ -64,7 +69,7 @@ def main(command: str | None = None) -> None:
                 f'python tools/{command}.py.'
             )
         sys.path.insert(0, str(root))
-    import_module(module).main()
+    import_module(module).main([*flags, *sys.argv[1:]])
 
 
 def _take_command() -> str:
@@ -83,12 +88,8 @@ def _take_command() -> str:
         print(f'mobilevig_det {__version__}')
         sys.exit()
     similar = difflib.get_close_matches(command, COMMANDS, 1)
-    if not given:
-        problem = 'name a command'
-    elif similar:
-        problem = f'there is no command {given!r}. Is it {similar[0]!r}?'
-    else:
-        problem = f'there is no command {given!r}'
+    problem = f'there is no command {given!r}' if given else 'name a command'
+    problem += f'. Is it {similar[0]!r}?' if similar else ''
     print(
         f'usage: mobilevig_det COMMAND ...\nmobilevig_det: error: {problem}\n'
         f'Commands: {", ".join(COMMANDS)}. mobilevig_det --help describes them.',

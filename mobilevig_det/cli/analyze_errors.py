@@ -1,19 +1,14 @@
-"""Show how much AP each kind of error costs, by class and by size of objects."""
+"""Show which kinds of errors cost how much AP, by class and by size of objects."""
 
 import argparse
-import os
-import os.path as osp
+from pathlib import Path
 
-from .arguments import add_cfg_options, add_config, make_parser
+from .arguments import make_config_parser
 from .command import command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(
-        'Show where the AP is lost: by class, by size, by kind of error, as tables '
-        'and plots.'
-    )
-    add_config(parser)
+    parser = make_config_parser(__doc__)
     parser.add_argument(
         'predictions',
         help='COCO-format JSON: what tools/infer.py --score-thr 0 wrote for '
@@ -34,7 +29,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=0.3,
         help='for the confusion matrix (default: %(default)s)',
     )
-    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
@@ -48,33 +42,24 @@ def main(args: argparse.Namespace) -> None:
     from . import error_report
 
     cfg = load_config(args.config, args.cfg_options)
-    truth, classes, ids, ann_file = error_report.load_truth(cfg)
-    kind, found = error_report.compare(
-        truth,
-        error_report.load_predictions(args.predictions),
-        args.type,
-        dict(truth=ann_file, predictions=args.predictions),
-    )
-    by_class = dict(
-        zip(
-            classes,
-            tqdm(losses(truth, found, kind, ids), total=len(classes), unit='class'),
-        )
-    )
-    rows = error_report.rows_of(by_class)
-    counts = confusion(truth, found, kind, ids, args.score_thr)
+    truth, ids, ann_file = error_report.load_truth(cfg)
+    kind, found = error_report.match_images(args.predictions, truth, args.type)
+    category_ids = list(ids.values())
+    each = losses(truth, found, kind, category_ids)
+    each = tqdm(each, total=len(ids), unit='class')
+    rows = error_report.rows_of(dict(zip(ids, each)))
+    counts = confusion(truth, found, kind, category_ids, args.score_thr)
 
-    os.makedirs(args.out_dir, exist_ok=True)
-    paths = [
-        osp.join(args.out_dir, name)
-        for name in ('errors.csv', 'errors.png', 'confusion_matrix.png')
-    ]
-    error_report.write_csv(rows, paths[0])
-    error_report.plot_losses(rows, kind, paths[1])
-    error_report.plot_confusion(counts, classes, args.score_thr, paths[2])
+    out = Path(args.out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    names = 'errors.csv', 'errors.png', 'confusion_matrix.png'
+    table, plot, matrix = (str(out / name) for name in names)
+    error_report.write_csv(rows, table)
+    error_report.plot_losses(rows, kind, plot)
+    error_report.plot_confusion(counts, list(ids), args.score_thr, matrix)
     error_report.show_table(rows)
     print(
         f'{"Masks" if kind == "segm" else "Boxes"} of {args.predictions} '
         f'against {ann_file}.\nAP50 and the four losses add up to 1.\n'
-        'Written: ' + ', '.join(paths)
+        f'Written: {table}, {plot}, {matrix}'
     )

@@ -19,16 +19,23 @@ ARCHS = {
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser without arguments, named as the program was called."""
-    return argparse.ArgumentParser(prog=program_name(), description=description)
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser without arguments, named as the program was called.
+
+    Args:
+        doc (str | None): Docstring of the command's module, which ``--help`` shows.
+    """
+    return argparse.ArgumentParser(prog=program_name(), description=doc)
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add the positional argument ``config``."""
+def make_config_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the arguments ``config`` and ``--cfg-options``."""
+    parser = make_parser(doc)
     parser.add_argument(
         'config', help='config file: a path, or the name of one of ours'
     )
+    add_cfg_options(parser)
+    return parser
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
@@ -68,59 +75,11 @@ def positive(number: type[int] | type[float]) -> Callable[[str], float]:
     return parse
 
 
-def _score(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError('must be between 0 and 1')
-    return value
-
-
-def add_inference_arguments(parser: argparse.ArgumentParser, checkpoint: str) -> None:
-    """Add the flags that the commands ``infer`` and ``infer-ray`` have in common.
-
-    Args:
-        parser (ArgumentParser): The parser to add them to.
-        checkpoint (str): What ``--checkpoint`` takes.
-    """
-    parser.add_argument(
-        '--config',
-        help='config file: a path, or the name of one of ours; by default '
-        'the one in the folder of the checkpoint',
-    )
-    parser.add_argument(
-        '--checkpoint',
-        help=f'{checkpoint}; if neither is given, the run of `make demo`',
-    )
-    parser.add_argument(
-        '--score-thr',
-        type=_score,
-        default=0.3,
-        help='leave out detections with a lower score (default: %(default)s); to '
-        'compute AP, use 0',
-    )
-    parser.add_argument(
-        '--batch-size',
-        type=positive(int),
-        help='images in a batch; they are padded to one size (default: as many as have '
-        'the pixels of one image of 800x1344, at most 8)',
-    )
-    parser.add_argument(
-        '--resume',
-        action='store_true',
-        help='resume an earlier run that wrote into the same --out-dir',
-    )
-    add_cfg_options(parser)
-
-
-def add_launcher(parser: argparse.ArgumentParser, purpose: str) -> None:
-    """Add ``--launcher``."""
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help=purpose)
-
-
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that MMDetection's train.py and test.py have in common."""
     parser.add_argument('--work-dir', help='folder for logs and results')
-    add_cfg_options(parser)
-    add_launcher(parser, 'job launcher')
+    parser.add_argument(
+        '--launcher', choices=LAUNCHERS, default='none', help='job launcher'
+    )
     # torch.distributed.launch passes it; torchrun sets LOCAL_RANK.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)

@@ -5,13 +5,12 @@ import os
 import os.path as osp
 import random
 
-from .arguments import add_cfg_options, add_config, make_parser
+from .arguments import make_config_parser
 from .command import command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser('Draw what the training pipeline feeds the model')
-    add_config(parser)
+    parser = make_config_parser(__doc__)
     parser.add_argument(
         '--out-dir',
         default='work_dirs/browse',
@@ -29,17 +28,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--show', action='store_true', help='also show them in a window'
     )
-    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
 @command(parse_args)
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
-    import mmcv
     import numpy as np
     import torch
-    from mmdet.models.utils import mask2ndarray
     from mmdet.registry import DATASETS, VISUALIZERS
     from mmdet.structures.bbox import BaseBoxes
     from mmengine.registry import init_default_scope
@@ -71,19 +67,15 @@ def main(args: argparse.Namespace) -> None:
             instances = sample.gt_instances
             if isinstance(instances.get('bboxes'), BaseBoxes):
                 instances.bboxes = instances.bboxes.tensor
-            if 'masks' in instances:
-                instances.masks = mask2ndarray(instances.masks).astype(bool)
-            name = f'{index:06d}_{osp.basename(sample.img_path)}'
+            stem = osp.splitext(osp.basename(sample.img_path))[0]
+            name = f'{index:06d}_{stem}.jpg'
             visualizer.add_datasample(
                 name,
                 np.ascontiguousarray(image),
                 sample,
                 draw_pred=False,
                 show=args.show,
-            )
-            stem = osp.splitext(name)[0]
-            mmcv.imwrite(
-                visualizer.get_image()[..., ::-1], osp.join(args.out_dir, f'{stem}.jpg')
+                out_file=osp.join(args.out_dir, name),
             )
     print(
         f'{number} of the {len(dataset)} images that the {args.split} '

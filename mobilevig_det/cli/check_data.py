@@ -1,21 +1,20 @@
-"""Check the annotations and images of all data sets of a config."""
+"""Check the COCO-format data sets of a config.
+
+The exit code is 0 if nothing was found, 1 otherwise.
+"""
 
 import argparse
 import sys
 
 from ..errors import UserError
-from .arguments import add_cfg_options, add_config, make_parser
+from .arguments import make_config_parser
 from .command import command
 
 SHOWN = 10  # findings of each kind without --all
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(
-        'Check the COCO-format data sets of a config. The exit code is 0 if nothing '
-        'was found, 1 otherwise.'
-    )
-    add_config(parser)
+    parser = make_config_parser(__doc__)
     parser.add_argument(
         '--splits',
         nargs='+',
@@ -35,7 +34,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'tools/train.py does, instead of decoding them',
     )
     parser.add_argument('--workers', type=int, help='threads reading images')
-    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

@@ -1,17 +1,22 @@
 """Run a command: parse its arguments, register our classes, explain its errors."""
 
+import contextlib
 import functools
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ..errors import UserError
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as a shell has it
 _REGISTRY = 'mmengine.registry.build_functions'
 _DEAD_PROCESSES = (
     (
@@ -34,7 +39,7 @@ def program_name() -> str:
 
 
 def command(
-    parse_args: Callable[[list[str] | None], Namespace],
+    parse_args: Callable[[list[str] | None], Namespace], after_interrupt: str = ''
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate the function that does the work of a command.
 
@@ -42,10 +47,11 @@ def command(
     instead of the parsed ones. It registers our classes after it has parsed them, loads
     all checkpoints safely (MMEngine asks torch for the unsafe mode on OneDL's packages,
     and before torch 2.6), and exits with one message after a mistake in the arguments
-    or the config and if another process died.
+    or the config, if another process died, and after Ctrl-C (exit code 130).
 
     Args:
         parse_args (Callable): Parses the list of arguments, and imports nothing slow.
+        after_interrupt (str): What to do after Ctrl-C, for the message. Defaults to ''.
     """
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
@@ -59,21 +65,55 @@ def command(
 
             os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
             load_all_safely()
-            try:
-                run(args, **kwargs)
-            except Exception as error:
-                message = explain(error)
-                if message is None:
-                    raise
-                sys.exit(f'{program_name()}: {message}')
-            except SystemExit:  # an exit code of its own, as after a signal
-                leave_process_group()
-                raise
+            with _raise_on_interrupt() as interrupts:
+                try:
+                    run(args, **kwargs)
+                except BaseException as error:
+                    # Libraries turn a KeyboardInterrupt into errors of their own.
+                    if interrupts or isinstance(error, KeyboardInterrupt):
+                        hint = f'; {after_interrupt}' if after_interrupt else ''
+                        print(f'{program_name()}: stopped{hint}.', file=sys.stderr)
+                        sys.exit(INTERRUPTED)
+                    if isinstance(error, SystemExit):  # as after a signal
+                        leave_process_group()
+                        raise
+                    message = isinstance(error, Exception) and explain(error)
+                    if not message:
+                        raise
+                    sys.exit(f'{program_name()}: {message}')
             leave_process_group()
 
         return main
 
     return decorate
+
+
+@contextlib.contextmanager
+def _raise_on_interrupt() -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt at Ctrl-C, instead of ending the process at once.
+
+    Yields:
+        list[int]: Gets an entry for each Ctrl-C.
+    """
+    interrupts: list[int] = []
+    process = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # forked by a library
+            os._exit(INTERRUPTED)
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or before is signal.SIG_IGN:  # as in a shell's background job
+        yield interrupts
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def explain(error: Exception) -> str | None:

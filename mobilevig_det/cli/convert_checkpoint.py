@@ -1,27 +1,22 @@
-"""Rename a checkpoint's weights between the authors' names and ours.
+"""Write a checkpoint, ImageNet or COCO, with other names of its backbone's weights.
 
-This package loads the authors' files as they are. The command is for other code, which
-knows only one of the layouts.
+They are renamed between the authors' layout and ours. Everything else (order, values,
+classifier, heads, optimizer) stays as it is. This package loads the authors' files as
+they are: the command is for other code, which knows only one of the layouts.
 """
 
 import argparse
 from pathlib import Path
-from typing import TypeVar
 
 from ..errors import UserError
 from .arguments import make_parser
 from .command import command
 
 LAYOUTS = ('authors', 'mobilevig_det')
-Weights = TypeVar('Weights', bound=dict)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(
-        'Write a checkpoint, ImageNet or COCO, with the names of '
-        "its backbone's weights in another layout. Everything else (order, "
-        'values, classifier, heads, optimizer, …) stays as it is.'
-    )
+    parser = make_parser(__doc__)
     parser.add_argument('input', help='checkpoint file to read')
     parser.add_argument('output', help='checkpoint file to write')
     parser.add_argument(
@@ -36,16 +31,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def rename_weights(weights: Weights, layout: str) -> Weights:
-    """Return a dict of the same type, with the metadata that torch keeps in it."""
-    from ..checkpoints.key_mapping import convert
-
-    result = type(weights)(convert(weights, layout))
-    if hasattr(weights, '_metadata'):
-        result._metadata = weights._metadata  # type: ignore[attr-defined]
-    return result
-
-
 def convert_checkpoint(checkpoint: dict, layout: str, name: str) -> dict:
     """Convert every set of weights: raw, averaged, or the bare dict.
 
@@ -57,28 +42,22 @@ def convert_checkpoint(checkpoint: dict, layout: str, name: str) -> dict:
     Raises:
         UserError: If there are no weights of a MobileViG in the other layout.
     """
-    from ..checkpoints.key_mapping import find_backbones
+    from ..checkpoints.key_mapping import convert, find_backbones
 
     (other,) = set(LAYOUTS) - {layout}
-    if find_backbones(checkpoint, other):
-        return rename_weights(checkpoint, layout)
-    found = [
-        key
-        for key, value in checkpoint.items()
-        if isinstance(value, dict) and find_backbones(value, other)
-    ]
-    if found:
-        return {
-            key: rename_weights(value, layout) if key in found else value
-            for key, value in checkpoint.items()
-        }
-    if any(
-        find_backbones(weights, layout)
-        for weights in (checkpoint, *checkpoint.values())
-        if isinstance(weights, dict)
-    ):
-        raise UserError(f'{name} is in the layout {layout!r} already.')
-    raise UserError(f'{name} holds no weights of a MobileViG.')
+    sets = {key: value for key, value in checkpoint.items() if isinstance(value, dict)}
+    sets[None] = checkpoint
+    converted = {}
+    for key, weights in sets.items():
+        if find_backbones(weights, other):
+            converted[key] = type(weights)(convert(weights, layout))
+            if hasattr(weights, '_metadata'):  # which torch keeps there
+                converted[key]._metadata = weights._metadata  # type: ignore
+    if not converted:
+        if any(find_backbones(weights, layout) for weights in sets.values()):
+            raise UserError(f'{name} is in the layout {layout!r} already.')
+        raise UserError(f'{name} holds no weights of a MobileViG.')
+    return converted.get(None) or {**checkpoint, **converted}
 
 
 @command(parse_args)

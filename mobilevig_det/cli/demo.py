@@ -22,6 +22,8 @@ BACKBONES = {
     for arch in archs
 }
 DEFAULT = 'mobilevig_ti'
+ZOOM = 2  # of the pictures: the images are too small for labels
+SCORE_THR = 0.5
 EXPECTED_AP = 0.5  # of the default backbone
 PROGRAM = [sys.executable, '-m', 'mobilevig_det']
 # Lines of a command's output that are shown: progress and results. The logs in the work
@@ -34,7 +36,7 @@ SHOWN = {
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser('Generate the shapes data, train on it, evaluate, draw.')
+    parser = make_parser(__doc__)
     parser.add_argument(
         '--backbone',
         choices=BACKBONES,
@@ -66,13 +68,9 @@ def run(name: str, *args: str) -> str:
     # Threads that soon stop spinning while they wait: 14 % slower than torch's
     # default on an idle machine, ten times as fast on a busy one.
     env = {'GOMP_SPINCOUNT': '1000', **os.environ, 'PYTHONUNBUFFERED': '1'}
+    pipes: dict = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     with subprocess.Popen(
-        [*PROGRAM, name, *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors='replace',
-        env=env,
+        [*PROGRAM, name, *args], text=True, errors='replace', env=env, **pipes
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -114,20 +112,81 @@ def backbone_options(name: str) -> list[str]:
     ]
 
 
-@command(parse_args)
+def draw_pictures(predictions: Path, out_dir: Path, number: int = 24) -> None:
+    """Draw ground truth (left) and predictions (right) of the first test images.
+
+    Args:
+        predictions (Path): The pickle file that ``test --out`` wrote.
+        out_dir (Path): Folder for the pictures.
+        number (int): Number of pictures.
+    """
+    import numpy as np
+    from mmcv import imread, imwrite
+    from mmdet.registry import DATASETS
+    from mmengine.fileio import load
+    from mmengine.registry import init_default_scope
+    from pycocotools.mask import decode
+
+    from ..config import load_config
+
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(load_config(CONFIG).test_dataloader.dataset)
+    for index, found in enumerate(load(predictions)[:number]):
+        truth = dataset[index]['data_samples'].gt_instances
+        found = found['pred_instances']
+        keep = np.flatnonzero(np.asarray(found['scores']) > SCORE_THR)
+        boxes, labels, scores = (
+            np.asarray(found[name])[keep] for name in ('bboxes', 'labels', 'scores')
+        )
+        masks = [decode(found['masks'][i]) for i in keep]
+        path = dataset.get_data_info(index)['img_path']
+        known = truth.bboxes.tensor, truth.labels, None, truth.masks.to_ndarray()
+        meta = dataset.metainfo
+        left = _draw(imread(path), 'ground truth', meta, *known)
+        right = _draw(imread(path), 'predictions', meta, boxes, labels, scores, masks)
+        out = out_dir / Path(path).with_suffix('.png').name
+        imwrite(np.hstack([left, right]), str(out))
+
+
+def _draw(image, caption, metainfo, boxes, labels, scores, masks):
+    """Draw objects into an enlarged image, and a caption above it."""
+    import cv2
+    import numpy as np
+
+    from ..inference.visualization import draw_detections
+
+    picture = draw_detections(
+        image.repeat(ZOOM, 0).repeat(ZOOM, 1),
+        np.asarray(boxes) * ZOOM,
+        labels,
+        scores,
+        metainfo['classes'],
+        [mask.repeat(ZOOM, 0).repeat(ZOOM, 1) for mask in masks],
+        metainfo.get('palette'),
+    )
+    head = np.full((20, picture.shape[1], 3), 255, np.uint8)
+    cv2.putText(head, caption, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0))
+    return np.vstack([head, picture])
+
+
+def join_pictures(pictures: Path, curves: Path, out: Path) -> None:
+    """Write one picture of four of the pictures, with the curves under them."""
+    import numpy as np
+    from mmcv import imread, imrescale, imwrite
+
+    # The first three are special (one has a crowd, one shows nothing).
+    chosen = [imread(str(path)) for path in sorted(pictures.iterdir())[3:7]]
+    top = np.vstack([np.hstack(chosen[:2]), np.hstack(chosen[2:])])
+    bottom = imread(str(curves))
+    bottom = imrescale(bottom, top.shape[1] / bottom.shape[1], interpolation='area')
+    imwrite(np.vstack([top, bottom]), str(out))
+
+
+@command(parse_args, 'the same command resumes from the last epoch')
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
-    try:
-        _run_steps(args)
-    except KeyboardInterrupt:
-        print('\nInterrupted. The same command resumes from the last epoch.')
-        sys.exit(130)
-
-
-def _run_steps(args: argparse.Namespace) -> None:
     from ..config import load_config
     from ..datasets.shapes import make_shapes
-    from .demo_pictures import draw_pictures, join_pictures
 
     start = time.time()
 
@@ -157,29 +216,22 @@ def _run_steps(args: argparse.Namespace) -> None:
 
     step('3/4 Evaluation on held-out images')
     predictions = work_dir / 'predictions.pkl'
-    log = run(
-        'test',
-        CONFIG,
-        str(last),
-        '--work-dir',
-        str(work_dir / 'test'),
-        '--out',
-        str(predictions),
-        *options,
-    )
+    where = ['--work-dir', str(work_dir / 'test'), '--out', str(predictions)]
+    log = run('test', CONFIG, str(last), *where, *options)
 
     step('4/4 Pictures and curves')
-    draw_pictures(CONFIG, predictions, work_dir / 'pictures')
+    pictures, curves = work_dir / 'pictures', work_dir / 'curves.png'
+    draw_pictures(predictions, pictures)
     run('plot-run', str(work_dir))
-    join_pictures(work_dir / 'pictures', work_dir / 'curves.png', work_dir / 'demo.jpg')
+    join_pictures(pictures, curves, work_dir / 'demo.jpg')
 
     ap = average_precisions(log)
     print(f"""
 Done in {(time.time() - start) / 60:.1f} minutes.
   box AP       {ap['bbox_mAP']:.3f}   (AP50 {ap['bbox_mAP_50']:.3f})
   mask AP      {ap['segm_mAP']:.3f}   (AP50 {ap['segm_mAP_50']:.3f})
-  pictures     {work_dir / 'pictures'} (ground truth left, predictions right)
-  curves       {work_dir / 'curves.png'}
+  pictures     {pictures} (ground truth left, predictions right)
+  curves       {curves}
   in one       {work_dir / 'demo.jpg'}
   checkpoint   {last}""")
     expected = 0.001 if other else EXPECTED_AP

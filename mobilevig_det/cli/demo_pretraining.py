@@ -1,21 +1,15 @@
-"""Pretrain on generated classes, then train the demo's detector with these weights and
-from scratch, and draw both AP curves. Run it again to resume after an interruption."""
+"""Pretrain on generated classes, and train the demo's detector with and without it.
+
+Both AP curves are drawn. Run it again to resume after an interruption.
+"""
 
 import argparse
 import os
-import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..errors import UserError
 from .arguments import make_parser
 from .command import command
-from .demo import PROGRAM
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from ..evaluation.run_log import Run
+from .demo import run
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,97 +31,33 @@ def train(config: str, work_dir: Path, epochs: int, *options: str) -> Path:
         print(f'{checkpoint} is there already.')
         return checkpoint
     resume = ['--resume'] if list(work_dir.glob('epoch_*.pth')) else []
-    command_line = [
-        *PROGRAM,
-        'train',
-        config,
-        '--work-dir',
-        str(work_dir),
-        *resume,
-        '--cfg-options',
-        f'train_cfg.max_epochs={epochs}',
-        f'max_epochs={epochs}',
-        f'param_scheduler.1.T_max={epochs}',
-        *options,
-    ]
-    print('$', ' '.join(command_line), flush=True)
-    code = subprocess.run(command_line, env={'GOMP_SPINCOUNT': '1000', **os.environ})
-    if code.returncode:
-        raise UserError(
-            f'mobilevig_det train failed (exit code {code.returncode}), see above.'
-        )
+    length = [f'train_cfg.max_epochs={epochs}', f'max_epochs={epochs}']
+    options = (*length, f'param_scheduler.1.T_max={epochs}', *options)
+    where = '--work-dir', str(work_dir)
+    run('train', config, *where, *resume, '--cfg-options', *options)
     return checkpoint
 
 
-def iterations(run: 'Run') -> float:
-    """Return the number of iterations of an epoch."""
-    return run.train[-1]['step'] / run.train[-1]['at']
-
-
-def reached(run: 'Run', name: str, value: float) -> str:
-    """Say after how many iterations a run reached an AP."""
-    for row in run.val:
-        if row.get(name, -1) >= value:
-            return f'{row["at"] * iterations(run):.0f} iterations'
-    return 'never'
-
-
-def draw(runs: dict[str, 'Run']) -> 'Figure':
-    """Draw box AP and mask AP over the iterations."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout='constrained')
-    for axes, name, title in zip(
-        figure.subplots(1, 2), ('bbox_mAP', 'segm_mAP'), ('box AP', 'mask AP')
-    ):
-        for label, run in runs.items():
-            axes.plot(
-                [row['at'] * iterations(run) for row in run.val],
-                [100 * row[name] for row in run.val],
-                marker='.',
-                label=label,
-            )
-        axes.set(title=f'{title} in %', xlabel='iteration')
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure
-
-
-@command(parse_args)
+@command(parse_args, 'the same command resumes from the last epoch')
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
     from ..datasets.shape_classes import make_shape_classes
     from ..datasets.shapes import make_shapes
-    from ..evaluation.run_log import read_run
 
     root, data = Path(args.work_dir), Path(args.data_dir)
     classes = make_shape_classes(data / 'shape_classes', num_train=args.class_images)
     shapes = make_shapes(data / 'shapes', num_train=args.images)
     os.environ.update(SHAPE_CLASSES_ROOT=str(classes), SHAPES_ROOT=str(shapes))
     classifier = train('mobilevig_ti_shapes', root / 'classifier', args.epochs)
-    start = f'mobilevig://{classifier.resolve()}'
-    runs = {}
-    for label, options in (
-        ('from scratch', []),
-        (
-            'pretrained',
-            [
-                'model.backbone.init_cfg.type=Pretrained',
-                f'model.backbone.init_cfg.checkpoint={start}',
-            ],
-        ),
-    ):
-        work_dir = root / label.replace(' ', '_')
-        train('mobilevig_ti_fpn_shapes', work_dir, args.detector_epochs, *options)
-        runs[label] = read_run(work_dir)
-    for name in ('bbox_mAP', 'segm_mAP'):
-        goal = runs['from scratch'].val[-1][name]
-        for label, run in runs.items():
-            print(
-                f'{name}: {label} ends at {100 * run.val[-1][name]:.1f}, and has '
-                f'{100 * goal:.1f} after {reached(run, name, goal)}'
-            )
-    out = Path(args.out or root / 'pretraining.png')
-    draw(runs).savefig(out, dpi=110)
-    print(f'Curves: {out}')
+    detector = 'mobilevig_ti_fpn_shapes'
+    from_scratch, pretrained = root / 'from_scratch', root / 'pretrained'
+    train(detector, from_scratch, args.detector_epochs)
+    train(
+        detector,
+        pretrained,
+        args.detector_epochs,
+        'model.backbone.init_cfg.type=Pretrained',
+        f'model.backbone.init_cfg.checkpoint=mobilevig://{classifier.resolve()}',
+    )
+    out = args.out or str(root / 'pretraining.png')
+    run('plot-run', str(from_scratch), str(pretrained), '--out', out)

@@ -1,4 +1,4 @@
-"""Print what is installed and on which devices it runs, for a bug report."""
+"""Print the versions, the devices and the operators in use, for a bug report."""
 
 import argparse
 import platform
@@ -17,10 +17,7 @@ T = TypeVar('T')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(
-        'Print the versions, the devices and the operators in use, for a bug report.'
-    )
-    return parser.parse_args(argv)
+    return make_parser(__doc__).parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,9 +41,9 @@ def report() -> dict[str, str]:
     lines |= {name: distributions(name) for name in PACKAGES}
     lines |= {'device': _ask(device), 'operators': _ask(operators)}
     collected = _ask(collect_env)
-    if isinstance(collected, str):
-        collected = {'collect_env': collected}
-    return lines | collected
+    return lines | (
+        collected if isinstance(collected, dict) else {'collect_env': collected}
+    )
 
 
 def problem() -> str | None:

@@ -21,12 +21,12 @@ from ..evaluation.error_analysis import LOSSES, SIZES, Loss, mean_loss
 COLOURS = ('#4878d0', '#ee854a', '#6acc64', '#956cb4', '#d5d5d5')
 
 
-def load_truth(cfg: Config) -> tuple:
+def load_truth(cfg: Config) -> tuple[COCO, dict[str, int], str]:
     """Load the annotations of the config's test set.
 
     Returns:
-        tuple: The annotations (COCO), the names of the classes, their ids, and the path
-        of the annotation file.
+        tuple: The annotations, the ids of the classes by name, and the path of the
+        annotation file.
 
     Raises:
         UserError: If there are several test sets, or the annotations have none of the
@@ -38,20 +38,19 @@ def load_truth(cfg: Config) -> tuple:
     if others:
         raise UserError(
             'The config has several test sets: choose one with '
-            '--cfg-options test_dataloader.dataset=…'
+            '--cfg-options test_dataloader.dataset=DATASET'
         )
     dataset = DATASETS.build(dict(dataset_cfg, lazy_init=True))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(dataset.ann_file)
     ids = {c['name']: c['id'] for c in truth.loadCats(truth.getCatIds())}
-    classes = [name for name in dataset.metainfo['classes'] if name in ids]
-    if not classes:
+    ids = {name: ids[name] for name in dataset.metainfo['classes'] if name in ids}
+    if not ids:
         raise UserError(
-            f"None of the config's classes is in "
-            f'{dataset.ann_file}: tools/check_data.py '
-            f'{cfg.filename} says more.'
+            f"None of the config's classes is in {dataset.ann_file}: "
+            f'tools/check_data.py {cfg.filename} says more.'
         )
-    return truth, classes, [ids[name] for name in classes], dataset.ann_file
+    return truth, ids, dataset.ann_file
 
 
 def load_predictions(path: str) -> list[dict]:
@@ -78,52 +77,45 @@ def load_predictions(path: str) -> list[dict]:
         isinstance(item, dict) and keys <= set(item) for item in content
     ):
         raise UserError(
-            f'{path} does not hold detections in COCO format: a list of '
-            'objects with image_id, category_id, score and bbox or '
-            'segmentation.'
+            f'{path} does not hold detections in COCO format: a list of objects with '
+            'image_id, category_id, score and bbox or segmentation.'
         )
     if not content:
         raise UserError(f'{path} holds no detections.')
     return content
 
 
-def compare(
-    truth: COCO, predictions: list[dict], kind: str | None, names: dict[str, str]
-) -> tuple:
-    """Index the predictions, and decide whether boxes or masks are compared.
+def match_images(path: str, truth: COCO, kind: str | None) -> tuple[str, COCO]:
+    """Load detections in the images of a test set.
 
     Args:
-        truth (COCO): The annotations.
-        predictions (list[dict]): In COCO's results format.
+        path (str): See :func:`load_predictions`.
+        truth (COCO): The annotations of the test set.
         kind (str | None): ``bbox``, ``segm``, or None for masks if there are any.
-        names (dict): Files of ``truth`` and ``predictions``, for error messages.
 
     Returns:
-        tuple: ``bbox`` or ``segm``, and the predictions (COCO).
+        tuple: ``bbox`` or ``segm``, and the detections.
 
     Raises:
-        UserError: If masks are missing or images are unknown.
+        UserError: If masks are missing or images are unknown, too.
     """
-    masks = all('segmentation' in item for item in predictions)
+    found = load_predictions(path)
+    masks = all('segmentation' in item for item in found)
     if kind == 'segm' and not masks:
-        raise UserError(f'{names["predictions"]} has no masks: use --type bbox.')
-    kind = kind or ('segm' if masks else 'bbox')
-    unknown = {item['image_id'] for item in predictions} - set(truth.imgs)
+        raise UserError(f'{path} has no masks: use --type bbox.')
+    unknown = sorted({item['image_id'] for item in found} - set(truth.imgs), key=str)
     if unknown:
         raise UserError(
-            f'{names["predictions"]} has detections in {len(unknown)} images '
-            f'that {names["truth"]} does not have (image_id '
-            f'{", ".join(map(str, sorted(unknown, key=str)[:5]))}): it was '
-            'made of another data set.'
+            f'{path} has detections in {len(unknown)} images that the test set does '
+            f'not have (image_id {", ".join(map(str, unknown[:5]))}): it was made of '
+            'another data set.'
         )
+    kind = kind or ('segm' if masks else 'bbox')
     if kind == 'segm':
         # Otherwise pycocotools takes areas and shapes from the boxes.
-        predictions = [
-            {key: value for key, value in item.items() if key != 'bbox'}
-            for item in predictions
-        ]
+        found = [{k: v for k, v in item.items() if k != 'bbox'} for item in found]
     with contextlib.redirect_stdout(io.StringIO()):
-        return kind, truth.loadRes(predictions)
+        return kind, truth.loadRes(found)
 
 
 def rows_of(by_class: dict[str, dict[str, Loss]]) -> dict[str, Loss]:
@@ -137,13 +129,11 @@ def rows_of(by_class: dict[str, dict[str, Loss]]) -> dict[str, Loss]:
 
 def show_table(rows: dict[str, Loss]) -> None:
     """Print the rows as a table."""
-    head = 'class objects AP AP75 AP50'.split()
-    table: list[list] = [[*head, *(f'lost: {name}' for name in LOSSES)]]
-    for name, loss in rows.items():
-        table.append(
-            [name, loss.objects]
-            + ['-' if math.isnan(value) else f'{value:.3f}' for value in loss[1:]]
-        )
+    head = 'class objects AP AP75 AP50'.split() + [f'lost: {name}' for name in LOSSES]
+    table: list[list] = [head]
+    for name, (objects, *values) in rows.items():
+        shown = ['-' if math.isnan(value) else f'{value:.3f}' for value in values]
+        table.append([name, objects, *shown])
     print(AsciiTable(table).table)
 
 
@@ -189,20 +179,11 @@ def plot_confusion(
     ticks = range(len(classes) + 1)
     axes.set_xticks(ticks, [*classes, 'missed'], rotation=90)
     axes.set_yticks(ticks, [*classes, 'background'])
-    axes.set(
-        xlabel='predicted',
-        ylabel='true',
-        title=f'Counts at a score of {score_thr:g}, IoU 0.5',
-    )
-    for i, j in zip(*np.nonzero(counts)):
-        axes.text(
-            j,
-            i,
-            counts[i, j],
-            ha='center',
-            va='center',
-            fontsize=8 if len(classes) < 30 else 4,
-            color='white' if share[i, j] > 0.6 else 'black',
-        )
+    axes.set(xlabel='predicted', ylabel='true')
+    axes.set_title(f'Counts at a score of {score_thr:g}, IoU 0.5')
+    style: dict = dict(ha='center', va='center', fontsize=8 if len(classes) < 30 else 4)
+    for row, column in zip(*np.nonzero(counts)):
+        color = 'white' if share[row, column] > 0.6 else 'black'
+        axes.text(column, row, counts[row, column], color=color, **style)
     figure.colorbar(image, shrink=0.7, label='share of the row')
     figure.savefig(path, dpi=130)

@@ -8,17 +8,14 @@ import shutil
 from pathlib import Path
 
 from ..errors import UserError
-from .arguments import add_cfg_options, add_config, make_parser
+from .arguments import make_config_parser
 from .command import command
 
 FORMATS = ('onnx', 'openvino', 'executorch', 'coreml', 'web')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(
-        'Export a detector, and verify that the file detects what the model does'
-    )
-    add_config(parser)
+    parser = make_config_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--format', choices=FORMATS, required=True)
     parser.add_argument(
@@ -50,7 +47,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='for web: the npm package onnxruntime-web, unpacked (by default npm '
         'fetches it, once)',
     )
-    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 

@@ -1,49 +1,35 @@
 """Make the shapes data sets: COCO's format or image folders, no download."""
 
 import argparse
-from typing import Any
 
 from ..errors import UserError
 from .arguments import make_parser
 from .command import command
-
-DEFAULTS = dict(
-    detection=dict(out_dir='data/shapes', num_train=600, num_val=100, size=128),
-    classification=dict(
-        out_dir='data/shape_classes', num_train=3000, num_val=500, size=64
-    ),
-)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
         '--task',
-        choices=list(DEFAULTS),
+        choices=['detection', 'classification'],
         default='detection',
         help="COCO's format, or a folder for each of ten classes "
         '(default: %(default)s)',
     )
     for flag, kind, text in (
-        ('out-dir', str, 'folder to write to'),
-        ('num-train', int, 'training images'),
-        ('num-val', int, 'held-out images'),
-        ('size', int, 'height and width, in pixels'),
+        ('out-dir', str, 'folder to write to (data/shapes, data/shape_classes)'),
+        ('num-train', int, 'training images (600, 3000)'),
+        ('num-val', int, 'held-out images (100, 500)'),
+        ('size', int, 'height and width, in pixels (128, 64)'),
+        ('seed', int, 'the same seed, the same files (0)'),
+        (
+            'num-classes',
+            int,
+            'of detection, up to 5: circle, square, triangle, ring, cross (3)',
+        ),
     ):
-        key = flag.replace('-', '_')
-        defaults = ', '.join(f'{task} {value[key]}' for task, value in DEFAULTS.items())
-        parser.add_argument(
-            f'--{flag}', type=kind, help=f'{text} (default: {defaults})'
-        )
-    parser.add_argument(
-        '--seed', type=int, default=0, help='the same seed, the same files'
-    )
-    parser.add_argument(
-        '--num-classes',
-        type=int,
-        help='of detection, up to 5: circle, square, triangle (default: these 3), '
-        'ring, cross',
-    )
+        parser.add_argument(f'--{flag}', type=kind, help=text)
+    parser.epilog = 'In parentheses: defaults for detection, for classification.'
     return parser.parse_args(argv)
 
 
@@ -53,16 +39,13 @@ def main(args: argparse.Namespace) -> None:
     from ..datasets.shape_classes import make_shape_classes
     from ..datasets.shapes import make_shapes
 
-    settings: dict[str, Any] = {
-        key: value if getattr(args, key) is None else getattr(args, key)
-        for key, value in DEFAULTS[args.task].items()
-    }
-    settings.update(root=settings.pop('out_dir'), seed=args.seed)
-    if args.task == 'classification':
-        if args.num_classes not in (None, 10):
-            raise UserError('--num-classes: --task classification has 10 classes.')
-        root = make_shape_classes(**settings)
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    if 'out_dir' in given:
+        given['root'] = given.pop('out_dir')
+    if given.pop('task') == 'detection':
+        root = make_shapes(**given)
+    elif given.pop('num_classes', 10) != 10:
+        raise UserError('--num-classes: --task classification has 10 classes.')
     else:
-        num_classes = 3 if args.num_classes is None else args.num_classes
-        root = make_shapes(**settings, num_classes=num_classes)
+        root = make_shape_classes(**given)
     print(f'The data set is in {root}.')

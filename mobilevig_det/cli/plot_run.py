@@ -1,6 +1,10 @@
-"""Draw loss, learning rate and AP of training runs, and the published curves."""
+"""Draw loss, learning rate and AP of training runs, and print the AP table.
+
+Runs may be unfinished. The authors' published curves are shown behind them.
+"""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +19,7 @@ if TYPE_CHECKING:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser(
-        'Draw loss, rate and AP of one or several training runs, '
-        'also unfinished ones, and print the AP table.'
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         'work_dirs', nargs='+', metavar='WORK_DIR', help='of tools/train.py'
     )
@@ -33,20 +34,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def cells(row: dict | None) -> str:
-    """Format the six APs of an evaluation, in percent."""
-    from ..evaluation.run_log import METRICS
-
-    values = [-1 if row is None else row.get(name, -1) for name in METRICS]
+def percent(row: dict | None, names: Sequence[str]) -> str:
+    """Format APs of an evaluation; a dash where there is none."""
+    values = [-1 if row is None else row.get(name, -1) for name in names]
     return ' '.join('     -' if v < 0 else f'{100 * v:6.1f}' for v in values)
-
-
-def at_or_before(rows: list[dict], at: float) -> dict | None:
-    return max(
-        (row for row in rows if row['at'] <= at),
-        key=lambda row: row['at'],
-        default=None,
-    )
 
 
 def table(runs: list['Run'], published: list['Run']) -> str:
@@ -54,7 +45,10 @@ def table(runs: list['Run'], published: list['Run']) -> str:
 
     The last lines are the best published results.
     """
+    from ..evaluation.run_log import METRICS
+
     head = '   box   AP50   AP75   mask   AP50   AP75'
+    head += ''.join(f'  | {other.name + ", box and mask":>24}' for other in published)
     lines = []
     for run in runs:
         last = run.train[-1]
@@ -65,29 +59,20 @@ def table(runs: list['Run'], published: list['Run']) -> str:
             near = min(other.train, key=lambda r: abs(r['at'] - last['at']))
             text += f' ({other.name} there: {near["loss"]:.4f})'
         lines.append(text)
-        if not run.val:
-            lines.append('  no evaluation yet')
-            continue
-        lines.append(
-            f'{unit:>10} {head}'
-            + ''.join(f'  | {other.name + ", box and mask":>24}' for other in published)
-        )
+        lines.append(f'{unit:>10} {head}' if run.val else '  no evaluation yet')
         for row in run.val:
-            line = f'{row["at"]:10g} {cells(row)}'
+            line = f'{row["at"]:10g} {percent(row, METRICS)}'
             for other in published:
-                before = at_or_before(other.val, row['at'])
-                line += f'  | {"-" if before is None else _pair(before):>24}'
+                before = [r for r in other.val if r['at'] <= row['at']]
+                text = percent(before[-1] if before else None, METRICS[::3])
+                line += f'  | {text:>24}'
             lines.append(line)
     for other in published:
         best = other.best()
         assert best is not None  # all published runs have evaluations
         lines.append(f'{other.name}, best (epoch {best["at"]:g} of 12):')
-        lines.append(f'{"":>10} {cells(best)}')
+        lines.append(f'{"":>10} {percent(best, METRICS)}')
     return '\n'.join(lines)
-
-
-def _pair(row: dict) -> str:
-    return ' '.join(f'{100 * row[name]:.1f}' for name in ('bbox_mAP', 'segm_mAP'))
 
 
 def draw(runs: list['Run'], published: list['Run']) -> 'Figure':
@@ -140,14 +125,12 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(
             'Some of these runs count epochs, others iterations: plot them apart.'
         )
+    archs = {args.published} - {'none'}
     if args.published == 'auto':
-        found = map(comparable_arch, args.work_dirs)
-        archs = sorted({arch for arch in found if arch is not None}, reverse=True)
-    else:
-        archs = [] if args.published == 'none' else [args.published]
-    published = [published_run(arch) for arch in archs]
+        archs = {arch for arch in map(comparable_arch, args.work_dirs) if arch}
     if not runs[0].by_epoch:
-        published = []  # their epochs have no place on an axis of iterations
+        archs = set()  # their epochs have no place on an axis of iterations
+    published = [published_run(arch) for arch in sorted(archs, reverse=True)]
     print(table(runs, published))
     out = Path(args.out or Path(args.work_dirs[0]) / 'curves.png')
     try:

@@ -1,31 +1,29 @@
-"""Detect objects in images and videos, or classify images."""
+"""Detect objects in images, folders of them, and videos.
+
+With a classifier's config, tell the five best classes of each image. The exit code is 0
+if all of them could be used.
+"""
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from .arguments import LAUNCHERS, add_inference_arguments, make_parser, positive
+from .arguments import LAUNCHERS, add_cfg_options, make_parser, positive
 from .command import command, program_name
 
 EXECUTORS = ('local', 'torchrun', 'ray')
 OUT_DIRS = {'local': 'work_dirs/infer', 'ray': 'work_dirs/infer_ray'}
 
 
-def parse_args(
-    argv: list[str] | None = None, executor: str | None = None
-) -> argparse.Namespace:
-    """Parse the arguments of ``predict``, ``infer`` and ``infer-ray``.
+def _score(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError('must be between 0 and 1')
+    return value
 
-    Args:
-        argv (list[str], optional): Defaults to None: those of the program.
-        executor (str, optional): The default of ``--executor``. Defaults to None.
-    """
-    parser = make_parser(
-        'Detect objects in images, folders of them, and videos; with a '
-        "classifier's config, tell the five best classes of each image. The exit code "
-        'is 0 if all of them could be used.'
-    )
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
     parser.add_argument(
         'inputs',
         nargs='+',
@@ -35,13 +33,38 @@ def parse_args(
         'a column of paths, or of names and one of bytes; folders, lists and Parquet '
         'also at s3://, gs://, hdfs://',
     )
-    add_inference_arguments(
-        parser, 'checkpoint file, or an exported detector (.onnx, .xml)'
+    parser.add_argument(
+        '--config',
+        help='config file: a path, or the name of one of ours; by default '
+        'the one in the folder of the checkpoint',
     )
+    parser.add_argument(
+        '--checkpoint',
+        help='checkpoint file, or an exported detector (.onnx, .xml); if neither is '
+        'given, the run of `make demo`',
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=_score,
+        default=0.3,
+        help='leave out detections with a lower score (default: %(default)s); to '
+        'compute AP, use 0',
+    )
+    parser.add_argument(
+        '--batch-size',
+        type=positive(int),
+        help='images in a batch; they are padded to one size (default: as many as have '
+        'the pixels of one image of 800x1344, at most 8)',
+    )
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='resume an earlier run that wrote into the same --out-dir',
+    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--executor',
         choices=EXECUTORS,
-        default=executor,
         help='local: this process; torchrun: the processes that torchrun or Slurm has '
         'started; ray: the machines of a Ray cluster, or this one',
     )
@@ -119,16 +142,9 @@ def _complete(args: argparse.Namespace, error: Callable[[str], NoReturn]) -> Non
         error('--num-gpus must not be less than 0')
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the command with parsed arguments."""
+@command(parse_args, '--resume resumes the run')
+def main(args: argparse.Namespace) -> None:
+    """Run the command."""
     from ..inference.run import predict
 
-    program = program_name()
-    try:
-        predict(args, program)
-    except KeyboardInterrupt:
-        print(f'{program}: stopped; --resume resumes the run.', file=sys.stderr)
-        sys.exit(130)  # as a shell does
-
-
-main = command(parse_args)(run)
+    predict(args, program_name())

@@ -1,11 +1,12 @@
 """Test a detector or a classifier; takes all flags of MMDetection's test.py."""
 
 import argparse
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .arguments import add_config, add_runner_arguments, make_parser
+from .arguments import add_runner_arguments, make_config_parser
 from .command import command
 
 if TYPE_CHECKING:
@@ -16,8 +17,7 @@ VISUALIZER = 'mobilevig_det.inference.det_visualizer.DetectionVisualizer'
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser('Test (and eval) a detector or classifier')
-    add_config(parser)
+    parser = make_config_parser(__doc__)
     parser.add_argument(
         'checkpoint', help='checkpoint file, or an exported detector (.onnx, .xml)'
     )
@@ -65,22 +65,16 @@ def use_tta(cfg: 'Config') -> None:
 
     from ..datasets import leaf_datasets
 
-    cfg.setdefault(
-        'tta_model',
-        dict(
-            type='DetTTAModel',
-            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
-        ),
-    )
+    nms = dict(type='nms', iou_threshold=0.5)
+    tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
+    cfg.setdefault('tta_model', tta_model)
     dataset: ConfigDict = next(leaf_datasets(cfg.test_dataloader.dataset))
     if 'tta_pipeline' not in cfg:
         *loading, pack = deepcopy(dataset.pipeline)
         pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
-        cfg.tta_pipeline = [
-            *loading,
-            dict(type='TestTimeAug', transforms=[flips, [pack]]),
-        ]
+        tta = dict(type='TestTimeAug', transforms=[flips, [pack]])
+        cfg.tta_pipeline = [*loading, tta]
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
@@ -94,16 +88,11 @@ def use_tta(cfg: 'Config') -> None:
             evaluator.metric = 'bbox'
 
 
-def refuse_for_exported(args: argparse.Namespace) -> None:
-    """Raise a UserError for flags that an exported model does not support."""
-    refused = {'--fuse': args.fuse, '--tta': args.tta}
-    refused['--launcher'] = args.launcher != 'none'
-    for flag, given in refused.items():
-        if given:
-            raise UserError(
-                f'{flag} is for checkpoints; {args.checkpoint} is an exported model, '
-                'which is fused and runs in one process as it is.'
-            )
+def refuse(args: argparse.Namespace, flags: Sequence[str], reason: str) -> None:
+    """Raise a UserError if one of the flags is given."""
+    for flag in flags:
+        if getattr(args, flag.replace('-', '_')) not in (None, False, 'none'):
+            raise UserError(f'--{flag} {reason}')
 
 
 def test_classifier(cfg: 'Config', args: argparse.Namespace) -> None:
@@ -115,9 +104,7 @@ def test_classifier(cfg: 'Config', args: argparse.Namespace) -> None:
     from ..classification import load_classifier
     from .runner import build_runner
 
-    for name in ('show', 'show_dir', 'tta'):
-        if getattr(args, name):
-            raise UserError(f'--{name.replace("_", "-")} is for detectors.')
+    refuse(args, ['show', 'show-dir', 'tta'], 'is for detectors.')
     cfg.custom_hooks = []  # EMAHook would exchange the weights again
     runner = build_runner(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -128,13 +115,10 @@ def test_classifier(cfg: 'Config', args: argparse.Namespace) -> None:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     results = runner.test()
     which = 'averaged' if args.ema else 'raw'
-    print_log(
-        f'{args.checkpoint}, {which} weights: '
-        + ', '.join(
-            f'{key.rpartition("/")[-1]} {value:.2f} %' for key, value in results.items()
-        ),
-        logger='current',
+    text = ', '.join(
+        f'{key.rpartition("/")[-1]} {value:.2f} %' for key, value in results.items()
     )
+    print_log(f'{args.checkpoint}, {which} weights: {text}', logger='current')
 
 
 def fuse(model: 'nn.Module') -> None:
@@ -163,7 +147,12 @@ def main(args: argparse.Namespace) -> None:
     cfg = prepare_config(args, ['test'])
     exported = args.checkpoint.endswith(SUFFIXES)
     if exported:
-        refuse_for_exported(args)
+        refuse(
+            args,
+            ['fuse', 'tta', 'launcher'],
+            f'is for checkpoints; {args.checkpoint} is an exported model, which is '
+            'fused and runs in one process as it is.',
+        )
     else:
         find_checkpoint(args.checkpoint)
     cfg.load_from = None  # loaded below, strictly
@@ -171,11 +160,12 @@ def main(args: argparse.Namespace) -> None:
         check_classifier(cfg, ['test'])
         test_classifier(cfg, args)
         return
-    if args.ema:
-        raise UserError(
-            '--ema is for classifiers: a detector is scored with the averaged '
-            'weights where its file has any.'
-        )
+    refuse(
+        args,
+        ['ema'],
+        'is for classifiers: a detector is scored with the averaged weights where its '
+        'file has any.',
+    )
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
         if cfg.visualizer.type == 'DetLocalVisualizer':

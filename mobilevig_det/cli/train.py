@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .arguments import add_config, add_runner_arguments, make_parser
+from .arguments import add_runner_arguments, make_config_parser
 from .command import command
 
 if TYPE_CHECKING:
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_parser('Train a detector or classifier')
-    add_config(parser)
+    parser = make_config_parser(__doc__)
     add_runner_arguments(parser)
     parser.add_argument(
         '--amp',
@@ -55,15 +54,13 @@ def use_fused_adamw(cfg: 'Config') -> None:
     from mmengine.device import get_device
     from mmengine.utils import digit_version
 
-    optimizer = cfg.get('optim_wrapper', {}).get('optimizer', {})
-    available = get_device() == 'cuda' or digit_version(
-        torch.__version__
-    ) >= digit_version('2.4')
-    if (
-        optimizer.get('type') in ('AdamW', torch.optim.AdamW)
-        and available
-        and not {'fused', 'foreach', 'differentiable'} & set(optimizer)
+    if get_device() != 'cuda' and digit_version(torch.__version__) < digit_version(
+        '2.4'
     ):
+        return
+    optimizer = cfg.get('optim_wrapper', {}).get('optimizer', {})
+    is_adamw = optimizer.get('type') in ('AdamW', torch.optim.AdamW)
+    if is_adamw and not {'fused', 'foreach', 'differentiable'} & set(optimizer):
         optimizer.fused = True
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from mobilevig_det.cli import CLONE_COMMANDS
+from mobilevig_det import cli
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 # Options that make a config of the shapes data set fast.
@@ -26,8 +26,9 @@ SMALL = [
 
 def load(name):
     """Return the module of a subcommand, or of tools/NAME.py."""
-    if name in CLONE_COMMANDS:
-        return importlib.import_module(CLONE_COMMANDS[name])
+    if name in cli.CLONE_COMMANDS:
+        return importlib.import_module(cli.CLONE_COMMANDS[name])
+    name, _ = cli.ALIASES.get(name, (name, []))
     if importlib.util.find_spec(f'mobilevig_det.cli.{name}'):
         return importlib.import_module(f'mobilevig_det.cli.{name}')
     spec = importlib.util.spec_from_file_location(f'tools_{name}', TOOLS / f'{name}.py')
@@ -40,7 +41,7 @@ def run(name, *argv):
     """Run ``tools/NAME.py ARGV``; return its exit code or message, 0 if it returns."""
     try:
         with mock.patch.object(sys, 'argv', [f'{name}.py', *map(str, argv)]):
-            load(name).main()
+            cli.main(name.replace('_', '-'))
     except SystemExit as end:
         return end.code or 0
     return 0

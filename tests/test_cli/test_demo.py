@@ -2,7 +2,7 @@
 
 import sys
 
-from mobilevig_det.cli import demo, demo_pictures
+from mobilevig_det.cli import demo
 from mobilevig_det.datasets import shapes
 from mobilevig_det.errors import UserError
 
@@ -50,9 +50,7 @@ def test_pictures_show_truth_beside_predictions(tmp_path, monkeypatch):
             )
         )
     dump(predictions, tmp_path / 'predictions.pkl')
-    demo_pictures.draw_pictures(
-        demo.CONFIG, tmp_path / 'predictions.pkl', tmp_path / 'pictures'
-    )
+    demo.draw_pictures(tmp_path / 'predictions.pkl', tmp_path / 'pictures')
     paths = sorted((tmp_path / 'pictures').glob('*.png'))
     assert len(paths) == 9
     for number, path in enumerate(paths, 1):
@@ -76,7 +74,7 @@ def test_pictures_show_truth_beside_predictions(tmp_path, monkeypatch):
     curves = np.full((300, 1200, 3), 255, np.uint8)
     curves[:, :600] = 0
     imwrite(curves, str(tmp_path / 'curves.png'))
-    demo_pictures.join_pictures(
+    demo.join_pictures(
         tmp_path / 'pictures', tmp_path / 'curves.png', tmp_path / 'demo.jpg'
     )
     whole = imread(str(tmp_path / 'demo.jpg'))
@@ -116,7 +114,7 @@ def test_exits_with_130_when_interrupted(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         demo.main([])
     assert end.value.code == 130
-    assert 'resumes' in capsys.readouterr().out
+    assert 'resumes' in capsys.readouterr().err
 
 
 def test_names_every_size_of_every_backbone():

@@ -46,7 +46,7 @@ def test_ray_commands_parse():
         program, script, *argv = shlex.split(command)
         if program == 'python':
             assert script == 'tools/infer_ray.py'
-            load('infer_ray').parse_args(argv)
+            load('predict').parse_args(['--executor', 'ray', *argv])
 
 
 def test_two_processes(tmp_path, shapes_root):
