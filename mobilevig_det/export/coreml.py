@@ -129,13 +129,10 @@ def _check_normalisation(operations: list, mean: list[float], std: list[float]) 
             'The Core ML program does not begin with the normalisation, but with '
             f'{first.op_type}.'
         )
-    value = {
-        name: np.asarray(first.inputs[name].val, dtype=np.float64)
-        for name in ('gamma', 'beta', 'mean', 'variance', 'epsilon')
-    }
-    deviation = np.sqrt(value['variance'] + value['epsilon'])
+    inputs = {key: np.asarray(port.val, float) for key, port in first.inputs.items()}
+    deviation = np.sqrt(inputs['variance'] + inputs['epsilon'])
     for pixel in (0.0, 255.0):
-        found = (pixel - value['mean']) / deviation * value['gamma'] + value['beta']
+        found = (pixel - inputs['mean']) / deviation * inputs['gamma'] + inputs['beta']
         expected = (pixel - np.array(mean)) / np.array(std)
         if not np.allclose(found, expected, atol=1e-2):
             raise UserError(

@@ -14,6 +14,7 @@ from mmengine.structures import InstanceData
 
 from ..datasets.masks import paste_box_masks, paste_image_masks
 from ..errors import UserError
+from .metadata import by_channel
 from .runtimes import load
 
 SUFFIXES = ('.onnx', '.xml', '.pte', '.mlpackage')
@@ -45,24 +46,37 @@ class ExportedDetector(BaseModel):
         data_preprocessor: dict | None = None,
         classes: Sequence[str] | None = None,
     ):
-        if Path(path).suffix not in ('.onnx', '.xml'):
-            raise UserError(_no_detector(path))
-        session = load(path, torch.get_num_threads())
+        session = None
+        if Path(path).suffix in ('.onnx', '.xml'):
+            session = load(path, torch.get_num_threads())
+        if session is None or session.metadata['part'] != 'detector':
+            raise UserError(
+                f'{path} is a backbone, which has no boxes to evaluate: export the '
+                'whole detector, with --part detector and --format onnx or openvino.'
+            )
         metadata = session.metadata
-        if metadata['part'] != 'detector':
-            raise UserError(_no_detector(path))
         if classes is not None and list(classes) != metadata['classes']:
             raise UserError(
                 f'{path} has the classes {", ".join(metadata["classes"])}; the config '
                 f'has {", ".join(classes)}: use the config that it was made of.'
             )
-        super().__init__(data_preprocessor or _preprocessor_of(metadata))
+        if data_preprocessor is None:
+            keys = ('mean', 'std', 'bgr_to_rgb', 'pad_size_divisor', 'pad_value')
+            data_preprocessor = {key: metadata[key] for key in keys}
+            data_preprocessor['type'] = 'mmdet.DetDataPreprocessor'
+        super().__init__(data_preprocessor)
         self.session = session
         self.metadata = metadata
         self.dataset_meta = dict(
             classes=tuple(metadata['classes']), palette=metadata.get('palette')
         )
-        self._check_normalisation()
+        for name in ('mean', 'std'):
+            found = by_channel(self.data_preprocessor, name)
+            if not np.allclose(found, metadata[name], rtol=1e-5):
+                raise UserError(
+                    f'The exported model was made with {name} {metadata[name]}, '
+                    f'the config has {found}: use the config that it was made of.'
+                )
 
     @property
     def pipeline(self) -> list[dict]:
@@ -79,16 +93,6 @@ class ExportedDetector(BaseModel):
         keys = ('img_path', 'ori_shape', 'img_shape', 'scale_factor')
         return [*steps, dict(type='mmdet.PackDetInputs', meta_keys=keys)]
 
-    def _check_normalisation(self) -> None:
-        for name, default in (('mean', 0.0), ('std', 1.0)):
-            buffer = getattr(self.data_preprocessor, name, torch.tensor([default]))
-            found = buffer.flatten().expand(3).tolist()
-            if not np.allclose(found, self.metadata[name], rtol=1e-5):
-                raise UserError(
-                    f'The exported model was made with {name} {self.metadata[name]}, '
-                    f'the config has {found}: use the config that it was made of.'
-                )
-
     def forward(self, inputs, data_samples=None, mode='tensor') -> list[DetDataSample]:
         """Only ``mode='predict'``: what a detector's ``predict`` returns."""
         if mode != 'predict':
@@ -101,14 +105,9 @@ class ExportedDetector(BaseModel):
             tensors = {key: torch.tensor(value) for key, value in found.items()}
             factor = torch.tensor(sample.scale_factor, dtype=torch.float32).repeat(2)
             tensors['boxes'] /= factor
-            instances = InstanceData(
-                bboxes=tensors['boxes'],
-                scores=tensors['scores'],
-                labels=tensors['labels'],
-            )
             if self.metadata['masks']:
-                instances.masks = self._masks(tensors, sample)
-            sample.pred_instances = instances
+                tensors['masks'] = self._masks(tensors, sample)
+            sample.pred_instances = InstanceData(bboxes=tensors.pop('boxes'), **tensors)
         return data_samples
 
     def _masks(self, found: dict, sample: DetDataSample) -> torch.Tensor:
@@ -139,8 +138,6 @@ def use_exported(cfg: Config, path: str) -> None:
     Building the model raises a UserError if it isn't a whole detector, or one of other
     classes than the config's test data set.
     """
-    if Path(path).suffix not in ('.onnx', '.xml'):
-        raise UserError(_no_detector(path))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
     cfg.model = dict(
@@ -148,18 +145,4 @@ def use_exported(cfg: Config, path: str) -> None:
         path=path,
         data_preprocessor=cfg.model.data_preprocessor,
         classes=list(dataset.metainfo['classes']),
-    )
-
-
-def _preprocessor_of(metadata: dict) -> dict:
-    keys = ('mean', 'std', 'bgr_to_rgb', 'pad_size_divisor', 'pad_value')
-    return dict(
-        type='mmdet.DetDataPreprocessor', **{key: metadata[key] for key in keys}
-    )
-
-
-def _no_detector(path: str) -> str:
-    return (
-        f'{path} is a backbone, which has no boxes to evaluate: export the whole '
-        'detector, with --part detector and --format onnx or openvino.'
     )

@@ -1,7 +1,6 @@
 """Formats of exported files: what each one takes, and how to write and verify it."""
 
 import contextlib
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +14,10 @@ from ..io import atomic_write_group
 from .backbone import BackboneWithNeck
 from .coreml import write_coreml
 from .executorch import write_executorch
-from .onnx import write_onnx_backbone, write_onnx_detector
 from .openvino import write_openvino
+from .runtimes import require
 from .verification import verify_backbone, verify_detector
-from .web import write_web
+from .web import MODEL, write_web
 
 
 class Format(NamedTuple):
@@ -74,7 +73,7 @@ def new_files(path: str | Path) -> Iterator[Path]:
     See :func:`mobilevig_det.io.atomic_write_group`.
 
     Raises:
-        UserError: If it can't be written, or the disk is full.
+        UserError: If it can't be written, for example because the disk is full.
     """
     path = Path(path)
     try:
@@ -82,10 +81,6 @@ def new_files(path: str | Path) -> Iterator[Path]:
         with atomic_write_group(path) as part:
             yield part
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(
-                f'The disk of {path.parent} is full: {path} was not written.'
-            ) from error
         raise UserError(f'{path} cannot be written: {error}') from error
 
 
@@ -116,6 +111,9 @@ def write(
     Raises:
         UserError: If the detector can't be exported; the message says why.
     """
+    if name in ('onnx', 'openvino', 'web'):
+        require('onnx', 'onnxscript')  # which the next import needs
+        from .onnx import write_onnx_backbone, write_onnx_detector
     if name in ('onnx', 'openvino'):
         onnx_path = path.with_suffix('.onnx')
         if part == 'detector':
@@ -127,7 +125,9 @@ def write(
             onnx_path.unlink()
     elif name == 'web':
         assert ort_web is not None
-        path = write_web(detector, path, metadata, ort_web)
+        write_web(path, metadata, ort_web)
+        path = path / MODEL
+        write_onnx_detector(detector, path, metadata)
     elif name == 'executorch':
         write_executorch(BackboneWithNeck(detector), path, size, metadata)
     else:

@@ -55,8 +55,8 @@ def make_metadata(
         'config': Path(cfg.filename or 'config').stem,
         'classes': list(classes),
         'palette': _palette(model),
-        'mean': _by_channel(preprocessor, 'mean', 0.0),
-        'std': _by_channel(preprocessor, 'std', 1.0),
+        'mean': by_channel(preprocessor, 'mean'),
+        'std': by_channel(preprocessor, 'std'),
         'bgr_to_rgb': bool(preprocessor._channel_conversion),
         **_resize_and_pad(cfg),
         'pad_size_divisor': int(preprocessor.pad_size_divisor),
@@ -90,13 +90,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _by_channel(
-    preprocessor: DetDataPreprocessor, name: str, default: float
-) -> list[float]:
-    buffer = getattr(preprocessor, name, None)
-    if buffer is None:
-        return [default] * 3
-    return buffer.flatten().expand(3).tolist()
+def by_channel(preprocessor: torch.nn.Module, name: str) -> list[float]:
+    """Return the ``'mean'`` or ``'std'`` of a data preprocessor for three channels."""
+    default = torch.tensor(0.0 if name == 'mean' else 1.0)
+    return getattr(preprocessor, name, default).flatten().expand(3).tolist()
 
 
 def _palette(model: BaseDetector) -> list | None:

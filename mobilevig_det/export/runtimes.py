@@ -25,6 +25,8 @@ import torch
 from ..errors import UserError
 
 METADATA_KEY = 'mobilevig_det'  # in ONNX, OpenVINO and Core ML files
+# Prefix of the names of the nodes around the layers, which are not quantised.
+BUILT = 'built/'
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ A setting that the exported graph does not implement exactly is refused rather t
 approximated.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmcv.ops import RoIAlign
@@ -17,6 +18,18 @@ FAMILIES = {
     detectors.RetinaNet: 'RetinaNet',
     detectors.RTMDet: 'RTMDet-Ins',
 }
+BOX_HEADS = (
+    roi_heads.BBoxHead,
+    roi_heads.ConvFCBBoxHead,
+    roi_heads.Shared2FCBBoxHead,
+    roi_heads.Shared4Conv1FCBBoxHead,
+)
+# Keys of test_cfg.nms. split_thr changes how boxes are computed, not which.
+NMS_KEYS = {'type', 'iou_threshold', 'split_thr', 'offset', 'class_agnostic'}
+
+# A name in the config, what the detector has there, and what can be exported. Types are
+# compared exactly, since a subclass may compute something else.
+Requirement = tuple[Any, ...]
 
 
 def check_supported(model: BaseDetector) -> None:
@@ -31,135 +44,110 @@ def check_supported(model: BaseDetector) -> None:
             f'{", ".join(FAMILIES.values())} are. --part backbone exports the '
             'backbone and the neck of any detector.'
         )
-    if isinstance(model, (detectors.MaskRCNN, detectors.FasterRCNN)):
-        _check_two_stage(model)
-    else:
-        _check_one_stage(model)
+    two_stage = isinstance(model, (detectors.MaskRCNN, detectors.FasterRCNN))
+    for name, found, *known in _two_stage(model) if two_stage else _one_stage(model):
+        if found not in known:
+            raise _unsupported(name, found, known)
     for name, module in model.named_modules():
         kind = type(module)
         if kind.__module__.startswith('mmcv.ops') and not isinstance(module, RoIAlign):
-            raise _unsupported(name, kind.__name__, 'standard operators of ONNX')
+            raise _unsupported(name, kind, ['standard operators of ONNX'])
 
 
-def _check_two_stage(model: BaseDetector) -> None:
+def _unsupported(name: str, found: Any, known: list) -> UserError:
+    found, *known = (
+        value.__name__ if isinstance(value, type) else value
+        for value in (found, *known)
+    )
+    return UserError(
+        f'{name} is {found!r}; a whole detector is exported with '
+        f'{" or ".join(map(str, known))} only, so that its file detects what the model '
+        'does. --part backbone exports the backbone and the neck of any detector.'
+    )
+
+
+def _two_stage(model: BaseDetector) -> Iterator[Requirement]:
     rpn, roi = model.rpn_head, model.roi_head
-    _check_type('rpn_head', rpn, dense_heads.RPNHead)
-    _check_type('roi_head', roi, roi_heads.StandardRoIHead)
-    _check_value('roi_head.shared_head', roi.with_shared_head, False)
-    _check_anchors('rpn_head', rpn)
-    _check_nms('test_cfg.rpn', rpn.test_cfg)
+    yield 'rpn_head', type(rpn), dense_heads.RPNHead
+    yield 'roi_head', type(roi), roi_heads.StandardRoIHead
+    yield 'roi_head.shared_head', roi.with_shared_head, False
+    yield from _anchors('rpn_head', rpn)
+    yield from _nms('test_cfg.rpn', rpn.test_cfg)
 
-    head = roi.bbox_head
-    _check_type(
-        'roi_head.bbox_head',
-        head,
-        roi_heads.BBoxHead,
-        roi_heads.ConvFCBBoxHead,
-        roi_heads.Shared2FCBBoxHead,
-        roi_heads.Shared4Conv1FCBBoxHead,
-    )
-    _check_value('roi_head.bbox_head.with_cls', head.with_cls, True)
-    _check_value('roi_head.bbox_head.with_reg', head.with_reg, True)
-    _check_value(
-        'roi_head.bbox_head.loss_cls with its own activation',
-        bool(head.custom_cls_channels),
-        False,
-    )
-    _check_delta_coder('roi_head.bbox_head.bbox_coder', head.bbox_coder)
-    _check_extractor('roi_head.bbox_roi_extractor', roi.bbox_roi_extractor)
-    _check_nms('test_cfg.rcnn', roi.test_cfg)
+    head, name = roi.bbox_head, 'roi_head.bbox_head'
+    yield name, type(head), *BOX_HEADS
+    yield f'{name}.with_cls', head.with_cls, True
+    yield f'{name}.with_reg', head.with_reg, True
+    custom = bool(head.custom_cls_channels)
+    yield f'{name}.loss_cls with its own activation', custom, False
+    yield from _delta_coder(f'{name}.bbox_coder', head.bbox_coder)
+    yield from _extractor('roi_head.bbox_roi_extractor', roi.bbox_roi_extractor)
+    yield from _nms('test_cfg.rcnn', roi.test_cfg)
     if roi.with_mask:
-        _check_type('roi_head.mask_head', roi.mask_head, roi_heads.FCNMaskHead)
-        _check_extractor('roi_head.mask_roi_extractor', roi.mask_roi_extractor)
-        _check_threshold('test_cfg.rcnn.mask_thr_binary', roi.test_cfg)
+        yield 'roi_head.mask_head', type(roi.mask_head), roi_heads.FCNMaskHead
+        yield from _extractor('roi_head.mask_roi_extractor', roi.mask_roi_extractor)
+        yield from _mask_threshold('test_cfg.rcnn', roi.test_cfg)
 
 
-def _check_one_stage(model: BaseDetector) -> None:
+def _one_stage(model: BaseDetector) -> Iterator[Requirement]:
     head, cfg = model.bbox_head, model.test_cfg
     if isinstance(model, detectors.RTMDet):
-        _check_type(
-            'bbox_head', head, dense_heads.RTMDetInsHead, dense_heads.RTMDetInsSepBNHead
-        )
+        heads = dense_heads.RTMDetInsHead, dense_heads.RTMDetInsSepBNHead
+        yield 'bbox_head', type(head), *heads
         generator, coder = head.prior_generator, head.bbox_coder
-        _check_type(
-            'bbox_head.anchor_generator', generator, task_modules.MlvlPointGenerator
-        )
-        _check_type('bbox_head.bbox_coder', coder, task_modules.DistancePointBBoxCoder)
-        _check_value('bbox_head.bbox_coder.clip_border', coder.clip_border, True)
-        _check_value('bbox_head.use_sigmoid_cls', head.use_sigmoid_cls, True)
-        _check_threshold('test_cfg.mask_thr_binary', cfg)
+        points = task_modules.MlvlPointGenerator
+        yield 'bbox_head.anchor_generator', type(generator), points
+        yield 'bbox_head.bbox_coder', type(coder), task_modules.DistancePointBBoxCoder
+        yield 'bbox_head.bbox_coder.clip_border', coder.clip_border, True
+        yield 'bbox_head.use_sigmoid_cls', head.use_sigmoid_cls, True
+        yield from _mask_threshold('test_cfg', cfg)
     else:
-        _check_type('bbox_head', head, dense_heads.RetinaHead)
-        _check_anchors('bbox_head', head)
-    custom = getattr(head.loss_cls, 'custom_cls_channels', False)
-    _check_value('bbox_head.loss_cls with its own activation', bool(custom), False)
-    _check_nms('test_cfg', cfg)
+        yield 'bbox_head', type(head), dense_heads.RetinaHead
+        yield from _anchors('bbox_head', head)
+    custom = bool(getattr(head.loss_cls, 'custom_cls_channels', False))
+    yield 'bbox_head.loss_cls with its own activation', custom, False
+    yield from _nms('test_cfg', cfg)
     # MMDetection keeps all candidates if it is negative.
-    _check_positive('test_cfg.nms_pre', cfg.get('nms_pre', -1))
+    yield _positive('test_cfg.nms_pre', cfg.get('nms_pre', -1))
 
 
-def _check_anchors(name: str, head) -> None:
-    _check_type(
-        f'{name}.anchor_generator', head.prior_generator, task_modules.AnchorGenerator
-    )
-    _check_delta_coder(f'{name}.bbox_coder', head.bbox_coder)
-    _check_value(f'{name}.loss_cls.use_sigmoid', head.use_sigmoid_cls, True)
+def _anchors(name: str, head) -> Iterator[Requirement]:
+    anchors = task_modules.AnchorGenerator
+    yield f'{name}.anchor_generator', type(head.prior_generator), anchors
+    yield from _delta_coder(f'{name}.bbox_coder', head.bbox_coder)
+    yield f'{name}.loss_cls.use_sigmoid', head.use_sigmoid_cls, True
 
 
-def _check_delta_coder(name: str, coder) -> None:
-    _check_type(name, coder, task_modules.DeltaXYWHBBoxCoder)
-    _check_value(f'{name}.clip_border', coder.clip_border, True)
-    _check_value(f'{name}.add_ctr_clamp', coder.add_ctr_clamp, False)
+def _delta_coder(name: str, coder) -> Iterator[Requirement]:
+    yield name, type(coder), task_modules.DeltaXYWHBBoxCoder
+    yield f'{name}.clip_border', coder.clip_border, True
+    yield f'{name}.add_ctr_clamp', coder.add_ctr_clamp, False
 
 
-def _check_extractor(name: str, extractor) -> None:
-    _check_type(name, extractor, roi_heads.SingleRoIExtractor)
+def _extractor(name: str, extractor) -> Iterator[Requirement]:
+    yield name, type(extractor), roi_heads.SingleRoIExtractor
     for layer in extractor.roi_layers:
-        _check_type(f'{name}.roi_layer', layer, RoIAlign)
-        _check_value(f'{name}.roi_layer.pool_mode', layer.pool_mode, 'avg')
+        yield f'{name}.roi_layer', type(layer), RoIAlign
+        yield f'{name}.roi_layer.pool_mode', layer.pool_mode, 'avg'
 
 
-def _check_nms(name: str, cfg) -> None:
-    nms = dict(cfg.get('nms') or {})
-    _check_value(f'{name}.nms.type', nms.pop('type', 'nms'), 'nms')
-    nms.pop('iou_threshold', None)
-    nms.pop('split_thr', None)  # changes how boxes are computed, not which
-    _check_value(f'{name}.nms.offset', nms.pop('offset', 0), 0)
-    _check_value(f'{name}.nms.class_agnostic', nms.pop('class_agnostic', False), False)
-    if 'iou_threshold' not in (cfg.get('nms') or {}):
-        raise _unsupported(f'{name}.nms.iou_threshold', None, 'a number')
-    if nms:
-        raise _unsupported(f'{name}.nms', nms, 'iou_threshold alone')
-    _check_positive(f'{name}.max_per_img', cfg.get('max_per_img', -1))
+def _nms(name: str, cfg) -> Iterator[Requirement]:
+    nms = cfg.get('nms') or {}
+    yield f'{name}.nms.type', nms.get('type', 'nms'), 'nms'
+    yield f'{name}.nms.offset', nms.get('offset', 0), 0
+    yield f'{name}.nms.class_agnostic', nms.get('class_agnostic', False), False
+    if 'iou_threshold' not in nms:
+        yield f'{name}.nms.iou_threshold', None, 'a number'
+    for key in set(nms) - NMS_KEYS:
+        yield f'{name}.nms.{key}', nms[key], 'iou_threshold alone'
+    yield _positive(f'{name}.max_per_img', cfg.get('max_per_img', -1))
 
 
-def _check_threshold(name: str, cfg) -> None:
-    value = cfg.get('mask_thr_binary', 0.5)
-    if not 0 <= value <= 1:
-        raise _unsupported(name, value, 'a probability')
+def _positive(name: str, found: int) -> Requirement:
+    return name, found, found if found > 0 else 'a positive number'
 
 
-def _check_type(name: str, found: Any, *known: type) -> None:
-    # Not isinstance: a subclass may compute something else.
-    if type(found) not in known:
-        raise _unsupported(
-            name, type(found).__name__, ' or '.join(cls.__name__ for cls in known)
-        )
-
-
-def _check_value(name: str, found: Any, known: Any) -> None:
-    if found != known:
-        raise _unsupported(name, found, known)
-
-
-def _check_positive(name: str, found: int) -> None:
-    if found <= 0:
-        raise _unsupported(name, found, 'a positive number')
-
-
-def _unsupported(name: str, found: Any, known: Any) -> UserError:
-    return UserError(
-        f'{name} is {found!r}; a whole detector is exported with {known} only, so '
-        'that its file detects what the model does. --part backbone exports the '
-        'backbone and the neck of any detector.'
-    )
+def _mask_threshold(name: str, cfg) -> Iterator[Requirement]:
+    found = cfg.get('mask_thr_binary', 0.5)
+    name = f'{name}.mask_thr_binary'
+    yield name, found, found if 0 <= found <= 1 else 'a probability'

@@ -8,12 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mmdet.models import BaseDetector
-
 from ..errors import UserError
 from ..io import atomic_write
 from .metadata import to_json
-from .onnx import write_onnx_detector
 
 PAGE = Path(__file__).parent / 'web_page'
 MODEL = 'model.onnx'
@@ -43,23 +40,16 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def write_web(
-    detector: BaseDetector, folder: Path, metadata: dict[str, Any], ort_web: Path
-) -> Path:
-    """Write index.html and all files that it needs; it loads nothing from elsewhere.
+def write_web(folder: Path, metadata: dict[str, Any], ort_web: Path) -> None:
+    """Write index.html and all files that it needs but the model, ``MODEL``.
+
+    The page loads nothing from elsewhere.
 
     Args:
-        detector (BaseDetector): The detector, fused and in eval mode.
         folder (Path): The folder of the page.
         metadata (dict): From :func:`.metadata.make_metadata`. It also goes into
             model.json because onnxruntime-web cannot read that of a model.
         ort_web (Path): From :func:`find_ort_web`.
-
-    Returns:
-        Path: The .onnx file in the folder.
-
-    Raises:
-        UserError: If the detector is not supported.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for source in PAGE.iterdir():
@@ -69,8 +59,6 @@ def write_web(
     for name in FILES:
         shutil.copyfile(ort_web / name, folder / 'ort' / Path(name).name)
     (folder / 'model.json').write_text(to_json(metadata), encoding='utf-8')
-    write_onnx_detector(detector, folder / MODEL, metadata)
-    return folder / MODEL
 
 
 def find_ort_web(given: str | Path | None = None, cache: Path | None = None) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mobilevig_det.backbones import fuse_backbones
 from mobilevig_det.config import load_config
 from mobilevig_det.export import make_metadata
-from mobilevig_det.export.onnx import tracing, two_stage, write_onnx_detector
+from mobilevig_det.export.onnx import detectors, layers, write_onnx_detector
 from mobilevig_det.export.openvino import write_openvino
 
 import onnx
@@ -109,14 +109,14 @@ class Exporter:
         self.model = build(self.cfg)
         fuse_backbones(self.model)
         self._layers = {}
-        self._to_onnx = tracing.to_onnx
+        self._to_onnx = layers.to_onnx
 
     def write(self, folder, suffix='.onnx'):
         """Write a file for the model's current test_cfg and return its path."""
         metadata = make_metadata(self.cfg, self.model, ('a', 'b'), 'detector')
         path = folder / 'detector.onnx'
         with pytest.MonkeyPatch.context() as patch:
-            for module in (tracing, two_stage):
+            for module in (layers, detectors):
                 patch.setattr(module, 'to_onnx', self.once)
             write_onnx_detector(self.model, path, metadata)
         if suffix == '.xml':

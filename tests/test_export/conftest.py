@@ -1,6 +1,6 @@
 import os
 
-from mobilevig_det.export.onnx import tracing, two_stage
+from mobilevig_det.export.onnx import detectors, layers
 
 import pytest
 import tiny_detector
@@ -37,7 +37,7 @@ def exporter(request, exporters):
 def traced_once(exporters, monkeypatch):
     """Let PyTorch's exporter convert the tiny Faster R-CNN once for all tests that
     export it with the tool: its weights are the same, else the verification fails."""
-    for module in (tracing, two_stage):
+    for module in (layers, detectors):
         monkeypatch.setattr(module, 'to_onnx', exporters['Faster R-CNN'].once)
 
 

@@ -9,7 +9,7 @@ import sys
 import mobilevig_det.export
 from mobilevig_det.config import load_config
 from mobilevig_det.errors import UserError
-from mobilevig_det.export import accuracy, exported_detector, int8, load
+from mobilevig_det.export import exported_detector, int8, load
 from mobilevig_det.export.int8 import quantize_onnx, quantize_openvino
 from mobilevig_det.export.onnx.graph import BUILT
 
@@ -119,14 +119,14 @@ def test_openvino_layers_are_int8_and_post_processing_is_float32(files):
 
 
 def test_what_may_be_lost(capsys):
-    accuracy.check_accuracy({'a/mAP': 0.607}, {'a/mAP': 0.601})
+    int8.check_accuracy({'a/mAP': 0.607}, {'a/mAP': 0.601})
     assert '| a/mAP | 0.607   | 0.601 | 0.006 |' in capsys.readouterr().out
     with pytest.raises(UserError, match=r'b/mAP 0.007 \(0.607 to 0.600\)'):
-        accuracy.check_accuracy(
+        int8.check_accuracy(
             {'a/mAP': 0.5, 'b/mAP': 0.607}, {'a/mAP': 0.6, 'b/mAP': 0.6}
         )
     with pytest.raises(UserError):
-        accuracy.check_accuracy({'a/mAP': 0.5}, {'a/mAP': float('nan')})
+        int8.check_accuracy({'a/mAP': 0.5}, {'a/mAP': float('nan')})
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_ap_of_the_images_that_are_looked_at(
     oracle = Oracle(shapes_root)
     monkeypatch.setattr(exported_detector, 'load', lambda path, threads: oracle)
     shapes_cfg.val_evaluator.metric = 'bbox'
-    found = accuracy.evaluate('a.onnx', shapes_cfg, number)
+    found = int8.evaluate('a.onnx', shapes_cfg, number)
     assert found == {'coco/bbox_mAP': 1.0}
     assert len(list(oracle.images)) == max(4 - number, 0)
 

@@ -3,11 +3,10 @@
 from mobilevig_det.errors import UserError
 from mobilevig_det.export import load
 from mobilevig_det.export.metadata import final_test_cfg
-from mobilevig_det.export.onnx import boxes, two_stage
-from mobilevig_det.export.verification import verify_detector
+from mobilevig_det.export.onnx import detectors, post_processing
+from mobilevig_det.export.verification import compare_detections, verify_detector
+from mobilevig_det.export.verification.detections import Reference
 from mobilevig_det.export.verification.examples import Example
-from mobilevig_det.export.verification.reference import Reference
-from mobilevig_det.export.verification.verify import compare_detections
 
 import numpy as np
 import onnx
@@ -129,15 +128,15 @@ def test_only_standard_operators(exporter, tmp_path):
 
 def joined_levels(g, boxes, scores, ids, number, cfg):
     nothing = g.Mul(ids, 0)
-    return two_stage_nms(g, boxes, scores, nothing, number, cfg)
+    return right_nms(g, boxes, scores, nothing, number, cfg)
 
 
-two_stage_nms = two_stage.batched_nms
+right_nms = detectors.batched_nms
 
 
 def without(attribute, value=None):
     """_roi_align, with one attribute left out or changed."""
-    right = two_stage._roi_align
+    right = detectors._roi_align
 
     def wrong(g, layer, feature, rois):
         out = right(g, layer, feature, rois)
@@ -154,15 +153,15 @@ def without(attribute, value=None):
 
 
 MISTAKES = {
-    'levels suppress each other': (two_stage, 'batched_nms', joined_levels, '.onnx'),
+    'levels suppress each other': (detectors, 'batched_nms', joined_levels, '.onnx'),
     'another alignment': (
-        two_stage,
+        detectors,
         '_roi_align',
         without('coordinate_transformation_mode', 'output_half_pixel'),
         '.onnx',
     ),
-    'no sampling ratio': (two_stage, '_roi_align', without('sampling_ratio'), '.xml'),
-    'no clipping': (boxes, 'clip', lambda g, boxes, size: boxes, '.onnx'),
+    'no sampling ratio': (detectors, '_roi_align', without('sampling_ratio'), '.xml'),
+    'no clipping': (post_processing, 'clip', lambda g, boxes, size: boxes, '.onnx'),
 }
 
 

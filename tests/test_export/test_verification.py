@@ -3,21 +3,18 @@
 from contextlib import nullcontext
 
 from mobilevig_det.errors import UserError
+from mobilevig_det.export import verification
 from mobilevig_det.export.onnx import write_onnx_backbone
 from mobilevig_det.export.openvino import write_openvino
-from mobilevig_det.export.verification import (
-    examples,
-    verify,
-    verify_backbone,
-    verify_detector,
-)
-from mobilevig_det.export.verification.examples import Example
-from mobilevig_det.export.verification.matching import (
+from mobilevig_det.export.verification import examples, verify_backbone, verify_detector
+from mobilevig_det.export.verification.detections import (
+    Detections,
+    Reference,
     match,
     smallest_mask_iou,
     unexplained_differences,
 )
-from mobilevig_det.export.verification.reference import Detections, Reference
+from mobilevig_det.export.verification.examples import Example
 
 import numpy as np
 import pytest
@@ -189,7 +186,7 @@ def test_wrong_from_a_later_image_of_one_size_on(what, number, exporters, monkey
     def run(first_wrong):
         session = WrongLater(detect if what == 'detector' else maps, first_wrong)
         patch = nullcontext(session)
-        monkeypatch.setattr(verify, 'load_with_graph_steps', lambda path: patch)
+        monkeypatch.setattr(verification, 'load_with_graph_steps', lambda path: patch)
         if what == 'detector':
             return verify_detector('fake', model, exporter.cfg)
         size = (64, 96) if what == 'maps of one size' else None

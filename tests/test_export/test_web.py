@@ -9,8 +9,15 @@ import urllib.request
 from pathlib import Path
 
 from mobilevig_det.errors import UserError
-from mobilevig_det.export import make_metadata, web
-from mobilevig_det.export.web import FILES, PAGE, check_folder, find_ort_web, write_web
+from mobilevig_det.export import make_metadata
+from mobilevig_det.export.web import (
+    FILES,
+    MODEL,
+    PAGE,
+    check_folder,
+    find_ort_web,
+    write_web,
+)
 
 import cv2
 import numpy as np
@@ -84,13 +91,8 @@ class Page:
         self.pipeline = cfg.test_dataloader.dataset.pipeline
         self.model.cfg = cfg
         metadata = make_metadata(cfg, self.model, ('a', 'b', 'c', 'd', 'e'), 'detector')
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                web,
-                'write_onnx_detector',
-                lambda model, path, _: exporter.write(folder).rename(path),
-            )
-            write_web(self.model, self.folder, metadata, ort_web)
+        write_web(self.folder, metadata, ort_web)
+        exporter.write(folder).rename(self.folder / MODEL)
         # Node before 22 takes .js for another kind of module.
         (self.folder / 'package.json').write_text('{"type": "module"}')
 

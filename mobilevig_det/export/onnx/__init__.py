@@ -1,37 +1,26 @@
 """ONNX files: a whole detector, or a backbone with its neck.
 
-PyTorch's exporter converts the layers (``tracing``). What MMDetection computes around
-them is written with a builder of graphs (``graph``): anchors and box decoding
-(``boxes``), ``nms``, RoIAlign and masks (``two_stage``, ``one_stage``) and the
-backbones' ``graph_steps``.
+PyTorch's exporter converts the layers (``layers``). What MMDetection computes around
+them is written with a builder of graphs (``graph``): anchors, box decoding and NMS
+(``post_processing``), RoIAlign and masks (``detectors``). Importing this
+package needs onnx and onnxscript: see :func:`..runtimes.require`.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import onnx
 import torch
-from mmdet.models import BaseDetector, FasterRCNN, MaskRCNN, RetinaNet, RTMDet
+from mmdet.models import BaseDetector
 from torch import nn
 
 from ...errors import UserError
 from ..metadata import to_json
-from ..runtimes import METADATA_KEY, require
+from ..runtimes import METADATA_KEY
 from ..supported import check_supported
+from .detectors import BUILDERS
 from .graph import Graph
-from .graph_steps import STEPS
-from .one_stage import build_retinanet, build_rtmdet_ins
-from .tracing import EXAMPLE_SIZE, to_onnx
-from .two_stage import build_two_stage
-
-if TYPE_CHECKING:
-    import onnx
-
-BUILDERS = {
-    MaskRCNN: build_two_stage,
-    FasterRCNN: build_two_stage,
-    RetinaNet: build_retinanet,
-    RTMDet: build_rtmdet_ins,
-}
+from .layers import EXAMPLE_SIZE, STEPS, to_onnx
 
 
 def write_onnx_detector(model: BaseDetector, path: str | Path, metadata: dict) -> None:
@@ -46,7 +35,6 @@ def write_onnx_detector(model: BaseDetector, path: str | Path, metadata: dict) -
         UserError: If :func:`..supported.check_supported` refuses the detector.
     """
     check_supported(model)
-    require('onnx', 'onnxscript')
     save_onnx(BUILDERS[type(model)](model), path, metadata)
 
 
@@ -65,7 +53,6 @@ def write_onnx_backbone(
             None for any.
         metadata (dict): From :func:`..metadata.make_metadata`.
     """
-    require('onnx', 'onnxscript')
     example = torch.rand(1, 3, *(size or EXAMPLE_SIZE))
     traced = to_onnx(model, example, 'backbone', [] if size else [2, 3])
     g = Graph()
@@ -79,15 +66,13 @@ def write_onnx_backbone(
 
 
 def save_onnx(
-    model: 'onnx.ModelProto', path: str | Path, metadata: dict[str, Any]
+    model: onnx.ModelProto, path: str | Path, metadata: dict[str, Any]
 ) -> None:
     """Write one file with the weights and the metadata inside.
 
     Raises:
         UserError: If the model has operators that aren't ONNX's own.
     """
-    import onnx
-
     others = {node.domain for node in model.graph.node} - {'', 'ai.onnx'}
     if others or model.functions:
         raise UserError(
@@ -99,5 +84,5 @@ def save_onnx(
     onnx.save_model(model, str(path))
 
 
-def _shape(info: 'onnx.ValueInfoProto') -> list[int | str]:
+def _shape(info: onnx.ValueInfoProto) -> list[int | str]:
     return [dim.dim_param or dim.dim_value for dim in info.type.tensor_type.shape.dim]

@@ -2,19 +2,16 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
+from onnx import TensorProto, compose, helper, numpy_helper
 
-if TYPE_CHECKING:
-    import onnx
+from ..runtimes import BUILT
 
 OPSET = 20
-# Prefix of the names of the nodes that Graph appends, to tell them from those that
-# PyTorch's exporter wrote: they are not quantised.
-BUILT = 'built/'
-# Types of onnx.TensorProto, for Cast.
-FLOAT, INT64 = 1, 7
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64  # for Cast
 
 
 class Value:
@@ -69,8 +66,6 @@ class Graph:
         return functools.partial(self._append, op_type)
 
     def _append(self, op_type: str, *inputs, outputs: int = 1, **attributes):
-        from onnx import helper
-
         names = [self._new_name(op_type) for _ in range(outputs)]
         self._nodes.append(
             helper.make_node(
@@ -90,8 +85,6 @@ class Graph:
 
     def value(self, x) -> Value:
         """Return ``x`` if it is a Value, else a constant."""
-        from onnx import numpy_helper
-
         if isinstance(x, Value):
             return x
         array = np.asarray(x)
@@ -103,8 +96,6 @@ class Graph:
 
     def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> Value:
         """Add an input; a string in the shape names an axis of any size."""
-        from onnx import helper
-
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
         return Value(self, name)
@@ -123,22 +114,19 @@ class Graph:
         Returns:
             Value: The last state.
         """
-        from onnx import TensorProto, helper
-
         number, running, before = (
             Value(self, self._new_name(stem)) for stem in ('number', 'running', 'state')
         )
         outside, self._nodes = self._nodes, []
         after = body(self.Reshape(number, [1]), before)
-        integer, flag, real = TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT
         infos = [
             helper.make_tensor_value_info(value.name, kind, [None] * axes)
             for value, kind, axes in (
-                (number, integer, 0),
-                (running, flag, 0),
-                (before, real, 4),
-                (self.Identity(running), flag, 0),
-                (after, real, 4),
+                (number, INT64, 0),
+                (running, TensorProto.BOOL, 0),
+                (before, FLOAT, 4),
+                (self.Identity(running), TensorProto.BOOL, 0),
+                (after, FLOAT, 4),
             )
         ]
         inside = helper.make_graph(self._nodes, 'body', infos[:3], infos[3:])
@@ -147,7 +135,7 @@ class Graph:
 
     def inline(
         self,
-        model: 'onnx.ModelProto',
+        model: onnx.ModelProto,
         *inputs: Value,
         functions: Mapping[str, Callable[..., Value]] | None = None,
     ) -> list[Value]:
@@ -164,8 +152,6 @@ class Graph:
         Returns:
             list[Value]: The outputs of the model.
         """
-        from onnx import compose, helper
-
         prefix = self._new_name(model.graph.name or 'part') + '/'
         graph = compose.add_prefix_graph(model.graph, prefix)
         given = {theirs.name: ours.name for theirs, ours in zip(graph.input, inputs)}
@@ -191,8 +177,6 @@ class Graph:
         Returns:
             onnx.ModelProto: In the oldest IR version that has the opset.
         """
-        from onnx import helper
-
         infos = []
         # Renamed rather than copied: OpenVINO would give a copy both names.
         names = {value.name: name for name, (value, _, _) in outputs.items()}

@@ -1,8 +1,13 @@
-"""Layers of a detector in ONNX, by PyTorch's exporter, and what all detectors share."""
+"""Layers of a detector in ONNX, by PyTorch's exporter, and what all detectors share.
+
+The exporter writes each graph step of a sibling backbone (``mobilevig_det.ops`` has the
+definitions) as one node, which :meth:`.graph.Graph.inline` replaces by a function of
+:data:`STEPS`, for feature maps of any size.
+"""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import onnx
 import torch
 from mmdet.models import BaseDetector
 from mmengine.model import BaseModule
@@ -10,15 +15,16 @@ from torch import Tensor, nn
 
 from ...custom_op import symbolic_graph_steps
 from ...errors import UserError
-from ..runtimes import quiet, require
-from .graph import OPSET, Graph, Value
-from .graph_steps import STEPS
-
-if TYPE_CHECKING:
-    import onnx
+from ..runtimes import quiet
+from .graph import FLOAT, OPSET, Graph, Value
 
 # Size of the images to trace with. It says nothing about the sizes that a file takes.
 EXAMPLE_SIZE = (160, 224)
+END = 2**63 - 1
+AXES = (2, 3)
+# Shifts of the gated links. One that exceeds the side gives zero, which never wins the
+# maximum. Enough for feature maps of 4096 pixels a side.
+POWERS = [2**i for i in range(1, 12)]
 
 
 class DenseLayers(nn.Module):
@@ -42,11 +48,10 @@ class DenseLayers(nn.Module):
 
 def to_onnx(
     module: nn.Module, example: Tensor, name: str, dynamic: Sequence[int]
-) -> 'onnx.ModelProto':
+) -> onnx.ModelProto:
     """Convert a module of one input to ONNX.
 
-    A graph step for feature maps of any size becomes one operator, which
-    :data:`.graph_steps.STEPS` implements.
+    A graph step for feature maps of any size becomes one operator of :data:`STEPS`.
 
     Args:
         module (nn.Module): The module, in eval mode.
@@ -55,9 +60,8 @@ def to_onnx(
         dynamic (Sequence[int]): Axes of the input that may have any size.
 
     Raises:
-        UserError: If PyTorch's exporter cannot convert it, or onnxscript is missing.
+        UserError: If PyTorch's exporter cannot convert it.
     """
-    require('onnxscript', 'onnx')
     try:
         with torch.no_grad(), quiet(), symbolic_graph_steps():
             program = torch.onnx.export(
@@ -109,7 +113,7 @@ def start_detector(
 
 def finish_detector(
     g: Graph, boxes: Value, labels: Value, scores: Value, masks: Value | None = None
-) -> 'onnx.ModelProto':
+) -> onnx.ModelProto:
     """Build the model, with the outputs that docs/export.md, "The file", describes."""
     outputs: dict[str, tuple[Value, str, list[int | str]]] = {
         'boxes': (boxes, 'float32', ['n', 4]),
@@ -119,3 +123,79 @@ def finish_detector(
     if masks is not None:
         outputs['masks'] = (masks, 'float32', ['n', 'mask_height', 'mask_width'])
     return g.model(outputs)
+
+
+def cross_max(g: Graph, x: Value, stride: int) -> Value:
+    """``ops.cross_max``, the graph step of MobileViGv2."""
+    best = x
+    for axis in AXES:
+        best = g.Max(best, *(_shifted(g, x, [n], axis) for n in (stride, -stride)))
+    return best - x
+
+
+def thresholded_max(g: Graph, x: Value, stride: int) -> Value:
+    """``ops.thresholded_max``, the graph step of GreedyViG."""
+    limit, best = _threshold(g, x), x - x
+    for axis in AXES:
+
+        def admit(number: Value, best: Value, axis: int = axis) -> Value:
+            other = _shifted(g, x, (number + [1]) * [stride], axis)
+            admitted = g.Less(_distance(g, x, other), limit)
+            return g.Max(best, g.Where(admitted, other - x, 0.0))
+
+        links = g.Div(_side(g, x, axis) - [1], [stride])
+        best = g.loop(links, admit, best)
+    return best
+
+
+def gated_max(g: Graph, x: Value, temperature: Value, stride: int) -> Value:
+    """``ops.gated_max``, the graph step of AdaptViG.
+
+    A gated link of length K changes nothing: the link of that length without a gate
+    is at least as strong.
+    """
+    scale = g.Abs(temperature) + 1e-6
+    best = g.Max(x, *(_shifted(g, x, [stride], axis) for axis in AXES)) - x
+    for axis in AXES:
+        for shift in POWERS:
+            other = _shifted(g, x, [shift], axis)
+            opening = g.Exp(g.Neg(_distance(g, x, other) / scale))
+            best = g.Max(best, opening * (other - x))
+    return best
+
+
+def _side(g: Graph, x: Value, axis: int) -> Value:
+    return g.Shape(x, start=axis, end=axis + 1)
+
+
+def _shifted(g: Graph, x: Value, shift, axis: int) -> Value:
+    """Roll ``x`` along an axis: two slices, concatenated.
+
+    For a shift that exceeds the side, one slice has everything and the other one is
+    empty, so that nothing moves.
+    """
+    cut = g.Neg(shift)
+    last, first = g.Slice(x, cut, [END], [axis]), g.Slice(x, [0], cut, [axis])
+    return g.Concat(last, first, axis=axis)
+
+
+def _distance(g: Graph, x: Value, other: Value) -> Value:
+    """Compute the L1 distance over the channels, (B, 1, H, W)."""
+    return g.ReduceSum(g.Abs(x - other), [1])
+
+
+def _threshold(g: Graph, x: Value) -> Value:
+    """``ops.dagc.threshold``: mean minus standard deviation, (B, 1, 1, 1)."""
+    other, pixels = x, [1]
+    for axis in AXES:
+        side = _side(g, x, axis)
+        # Half of it, rounded up.
+        other = _shifted(g, other, side - g.Div(side, [2]), axis)
+        pixels = g.Mul(pixels, side)
+    distance = _distance(g, x, other)
+    mean = g.ReduceMean(distance, AXES)
+    squares = g.ReduceSum(g.Pow(distance - mean, 2.0), AXES)
+    return mean - g.Sqrt(squares / (g.Cast(pixels, to=FLOAT) - 1.0))
+
+
+STEPS = {step.__name__: step for step in (cross_max, thresholded_max, gated_max)}
