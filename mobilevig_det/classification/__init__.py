@@ -5,11 +5,9 @@ registers all of it.
 """
 
 from ..datasets import image_folder  # noqa: F401  registers
-from .accuracy import TopKAccuracy
 from .classifier import DistilledHead, ImageClassifier, load_classifier
 from .distillation import DistillingClassifier
-from .preprocessor import ClassifierPreprocessor
-from .schedule import WarmupCosineLR
+from .recipe import ClassifierPreprocessor, TopKAccuracy, WarmupCosineLR
 
 __all__ = [
     'ClassifierPreprocessor',

@@ -1,6 +1,6 @@
 """ImageNet classifier under MMEngine: backbone, and the authors' head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -66,47 +66,37 @@ class DistilledHead(BaseModule):
         x = self.prediction(features[-1])
         return self.head(x).flatten(1), self.dist_head(x).flatten(1)
 
-    def _load_from_state_dict(
-        self, state_dict: dict, prefix: str, *args, **kwargs
-    ) -> None:
+    def _load_from_state_dict(self, weights: dict, prefix: str, *args, **kwargs):
         # Checked here, before any child: whatever loads the file, strictly or not,
         # raises one message, and no head keeps its random weights.
-        self._check_weights(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _check_weights(self, weights: Mapping[str, Tensor], prefix: str) -> None:
-        """Check that a checkpoint has every weight of the head, in its shape."""
         own = self.state_dict()
         given = {key: weights[prefix + key] for key in own if prefix + key in weights}
-        misfits = find_misfits(given, own)
-        if not misfits:
-            return
-        if not given:
+        if misfits := find_misfits(given, own):
             raise UserError(
-                'The checkpoint has no classifier (prediction, head, dist_head): it is '
-                "of a backbone or a detector. Use an ImageNet file, or a classifier's "
-                'own checkpoint.'
+                f"The checkpoint's classifier {self._explain(misfits, given)}"
+            )
+        super()._load_from_state_dict(weights, prefix, *args, **kwargs)
+
+    def _explain(self, misfits: dict[str, list[str]], given: dict[str, Tensor]) -> str:
+        """Explain why weights do not fit, and what to do."""
+        if not given:
+            return (
+                '(prediction, head, dist_head) is missing: the file is of a backbone '
+                "or a detector. Use an ImageNet file, or a classifier's checkpoint."
             )
         if 'missing' in misfits:
-            raise UserError(
-                "The checkpoint's classifier lacks "
-                f'{", ".join(misfits["missing"][:4])}: it is of another model, or not '
-                'complete.'
-            )
+            missing = ', '.join(misfits['missing'][:4])
+            return f'lacks {missing}: it is of another model, or not complete.'
         classes = len(given['head.weight'])
         if classes != self.num_classes:
-            raise UserError(
-                f"The checkpoint's classifier is of {classes} classes, this config's "
-                f'of {self.num_classes}: use the config that it was trained with. To '
-                'train for other classes, load the backbone alone: '
-                'model.backbone.init_cfg='
+            return (
+                f"is of {classes} classes, this config's of {self.num_classes}: use "
+                'the config that it was trained with. To train for other classes, load '
+                'the backbone alone: model.backbone.init_cfg='
                 "dict(type='Pretrained', checkpoint='mobilevig:///path/to/file')."
             )
         kind, names = next(iter(misfits.items()))
-        raise UserError(
-            f"The checkpoint's classifier does not fit: {kind}: {names[0]}. Use the "
-            'config of its size.'
-        )
+        return f'does not fit: {kind}: {names[0]}. Use the config of its size.'
 
 
 @MODELS.register_module()
@@ -184,21 +174,23 @@ class ImageClassifier(BaseModel):
             inputs (Tensor): Normalized images, (B, 3, H, W).
             targets (Tensor): Labels, (B,), or probabilities, (B, num_classes).
         """
+        return self._losses(inputs, targets, targets, 0.5)
+
+    def _losses(
+        self, inputs: Tensor, targets: Tensor, taught: Tensor, alpha: float
+    ) -> dict[str, Tensor]:
         first, second = self.head(self.backbone(inputs))
         return dict(
-            loss_head=0.5 * F.cross_entropy(first, targets),
-            loss_dist_head=0.5 * F.cross_entropy(second, targets),
+            loss_head=(1 - alpha) * F.cross_entropy(first, targets),
+            loss_dist_head=alpha * F.cross_entropy(second, taught),
         )
 
-    def _load_from_state_dict(
-        self, state_dict: dict, prefix: str, *args, **kwargs
-    ) -> None:
-        names = [k[len(prefix) :] for k in state_dict if k.startswith(prefix)]
+    def _load_from_state_dict(self, weights: dict, prefix: str, *args, **kwargs):
+        names = [k[len(prefix) :] for k in weights if k.startswith(prefix)]
         if is_authors_layout(names):
-            weights = {name: state_dict.pop(prefix + name) for name in names}
-            for name, value in with_parts(weights).items():
-                state_dict[prefix + name] = value
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            own = {name: weights.pop(prefix + name) for name in names}
+            weights.update({prefix + k: v for k, v in with_parts(own).items()})
+        super()._load_from_state_dict(weights, prefix, *args, **kwargs)
 
 
 def load_classifier(
@@ -231,10 +223,6 @@ def load_classifier(
             f'{path} has no averaged weights (state_dict_ema, or those of '
             "MMEngine's EMAHook): score the raw ones, without --ema."
         )
-    if not is_authors_layout(chosen) and not any(
-        key.startswith('backbone.') for key in chosen
-    ):
-        raise UserError(f'{path} is not of a classifier: it has no backbone.')
     with explain_mismatch(str(path)):
         model.load_state_dict(dict(chosen), strict=True)
     meta = content.get('meta')

@@ -2,7 +2,6 @@
 
 import os.path as osp
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 from mmengine.config import Config
@@ -11,7 +10,7 @@ from mmengine.registry import init_default_scope
 from ..datasets.data_paths import leaf_datasets
 from ..datasets.image_folder import list_classes, list_images
 from ..errors import UserError
-from .distillation import EXTRA
+from .distillation import EXTRA, check_timm
 
 
 def _type_of(cfg: dict | None) -> str:
@@ -35,12 +34,12 @@ def check_classifier(cfg: Config, splits: list[str]) -> None:
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     num_classes = cfg.model.head.get('num_classes', 1000)
-    mixing = (cfg.model.get('data_preprocessor') or {}).get('mixing') or {}
-    if mixing and mixing.get('num_classes', 1000) != num_classes:
+    mixing = (cfg.model.get('data_preprocessor') or {}).get('mixing')
+    mixed = mixing.get('num_classes', 1000) if mixing else num_classes
+    if mixed != num_classes:
         raise UserError(
-            f'model.head.num_classes is {num_classes}, but '
-            'model.data_preprocessor.mixing.num_classes is '
-            f'{mixing.get("num_classes", 1000)}: they must be the same.'
+            f'model.head.num_classes is {num_classes}, but model.data_preprocessor.'
+            f'mixing.num_classes is {mixed}: they must be the same.'
         )
     found: dict[str, list[str]] = {}
     for split in splits:
@@ -102,8 +101,7 @@ def _types(value: Any) -> Iterator[str]:
 
 
 def _check_teacher(teacher: dict) -> None:
-    if find_spec('timm') is None:
-        raise UserError(f'The teacher {teacher["model"]} needs timm: {EXTRA}')
+    check_timm(teacher['model'])
     place = teacher['checkpoint']
     if '://' not in place and not osp.isfile(place):
         raise UserError(

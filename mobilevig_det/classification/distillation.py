@@ -1,7 +1,6 @@
 """Hard distillation: a classifier that learns from the labels and a teacher."""
 
 import torch
-import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
@@ -11,6 +10,17 @@ from ..errors import UserError
 from .classifier import ImageClassifier
 
 EXTRA = 'pip install "mobilevig_det[imagenet]"'
+
+
+def check_timm(model: str) -> None:
+    """Raise a UserError if timm can't be imported, which builds the teacher."""
+    try:
+        import timm  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f'The teacher {model} needs timm, which cannot be imported ({error}): '
+            f'{EXTRA}'
+        ) from error
 
 
 def build_teacher(model: str, checkpoint: str, num_classes: int) -> nn.Module:
@@ -26,13 +36,9 @@ def build_teacher(model: str, checkpoint: str, num_classes: int) -> nn.Module:
         UserError: If timm is missing or has no such network, or if the file is
             missing, or of another network.
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(
-            f'The teacher {model} needs timm, which cannot be imported ({error}): '
-            f'{EXTRA}'
-        ) from error
+    check_timm(model)
+    import timm
+
     if model not in timm.list_models():
         raise UserError(f'timm {timm.__version__} has no network {model!r}.')
     weights = both_weights(read_checkpoint(find_file(checkpoint))).raw
@@ -105,9 +111,4 @@ class DistillingClassifier(ImageClassifier):
             inputs (Tensor): Normalized images, (B, 3, H, W).
             targets (Tensor): Labels, (B,), or probabilities, (B, num_classes).
         """
-        first, second = self.head(self.backbone(inputs))
-        taught = self.teacher(inputs)
-        return dict(
-            loss_head=(1 - self.alpha) * F.cross_entropy(first, targets),
-            loss_dist_head=self.alpha * F.cross_entropy(second, taught),
-        )
+        return self._losses(inputs, targets, self.teacher(inputs), self.alpha)

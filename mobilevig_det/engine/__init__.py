@@ -8,15 +8,12 @@ from .loops import (
     SurvivingEpochTrainLoop,
     SurvivingIterTrainLoop,
 )
-from .vis_backend import FaultTolerantLocalVisBackend, SurvivingLocalVisBackend
 
 # The Surviving* names are deprecated.
 __all__ = [
-    'FaultTolerantLocalVisBackend',
     'ResumableEpochTrainLoop',
     'ResumableIterTrainLoop',
     'SurvivingEpochTrainLoop',
     'SurvivingIterTrainLoop',
-    'SurvivingLocalVisBackend',
+    *hooks.__all__,
 ]
-__all__ += hooks.__all__

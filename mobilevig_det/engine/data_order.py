@@ -19,6 +19,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..errors import UserError
 
+_SETTINGS = (
+    *('num_workers', 'collate_fn', 'pin_memory', 'generator', 'prefetch_factor'),
+    *('persistent_workers', 'multiprocessing_context', 'worker_init_fn', 'timeout'),
+)
+
 
 def derive_seed(*parts) -> int:
     """Return a 64-bit seed that depends on all parts, the same on every machine.
@@ -198,15 +203,12 @@ def base_sampler(loader: DataLoader):
     return getattr(loader.batch_sampler, 'sampler', loader.batch_sampler)
 
 
-def with_ordered_batches(
-    loader: DataLoader, endless: bool, num_workers: int | None = None
-) -> DataLoader:
+def with_ordered_batches(loader: DataLoader, endless: bool) -> DataLoader:
     """Rebuild a loader with :class:`SeededDataset` and :class:`OrderedBatches`.
 
     Args:
         loader (DataLoader): As MMEngine built it.
         endless (bool): See :class:`OrderedBatches`.
-        num_workers (int, optional): Defaults to the loader's.
 
     Returns:
         DataLoader: A new loader with the same settings.
@@ -220,23 +222,8 @@ def with_ordered_batches(
             "a resumed run cannot skip what was seen. Use MMEngine's own loop: "
             'train_cfg.type="EpochBasedTrainLoop" or "IterBasedTrainLoop".'
         )
-    workers = loader.num_workers if num_workers is None else num_workers
-    settings: dict = {}
-    if workers:
-        names = (
-            'prefetch_factor',
-            'persistent_workers',
-            'multiprocessing_context',
-            'worker_init_fn',
-            'timeout',
-        )
-        settings = {name: getattr(loader, name) for name in names}
     return DataLoader(
         SeededDataset(loader.dataset),
         batch_sampler=OrderedBatches(loader.batch_sampler, endless),
-        num_workers=workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        generator=loader.generator,
-        **settings,
+        **{name: getattr(loader, name) for name in _SETTINGS},
     )

@@ -165,10 +165,8 @@ class ResumableIterTrainLoop(_ResumableLoop, IterBasedTrainLoop):
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs):
         loader = _build_loader(runner, dataloader)
-        # MMEngine starts the workers here, before the first batch is known.
-        super().__init__(
-            runner, with_ordered_batches(loader, True, num_workers=0), *args, **kwargs
-        )
+        # MMEngine begins to load here, before the first batch is known.
+        super().__init__(runner, DataLoader(loader.dataset), *args, **kwargs)
         self.dataloader = with_ordered_batches(loader, endless=True)
 
     def run(self) -> torch.nn.Module:

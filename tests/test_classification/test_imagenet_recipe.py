@@ -1,7 +1,6 @@
 """configs/imagenet/ is the authors' recipe, by timm's own functions."""
 
-from mobilevig_det.classification.preprocessor import BatchMixing
-from mobilevig_det.classification.schedule import WarmupCosineLR
+from mobilevig_det.classification.recipe import BatchMixing, WarmupCosineLR
 from mobilevig_det.config import load_config
 from mobilevig_det.errors import UserError
 

@@ -27,12 +27,12 @@ class FullDisk:
         hook = tiny.checkpoint_hook(runner)
         write = hook._write
 
-        def limited(runner, path, **kwargs):
+        def limited(runner, path, *args, **kwargs):
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             if runner.iter in self.iterations:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
             try:
-                return write(runner, path, **kwargs)
+                return write(runner, path, *args, **kwargs)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -94,7 +94,7 @@ def test_run_waits_only_where_needed(found):
         f'datasets/loading.py {DEVICE}': 2 * 7,
         f'engine/hooks/finite_numbers.py {HOST}': 2,
         # What MMEngine makes first; the second iteration's stay where they are.
-        f'engine/hooks/bounded_runtime_info.py {HOST}': 1,
+        f'engine/hooks/training_log.py {HOST}': 1,
     }
     assert ours(validation) == {f'evaluation/fast_coco_metric.py {HOST}': 4}
     assert sum(training.values()) > 10 * sum(ours(training).values())

@@ -4,8 +4,7 @@ import shutil
 from pathlib import Path
 
 from mobilevig_det.datasets.shape_classes import make_shape_classes
-from mobilevig_det.engine import ResumableEpochTrainLoop
-from mobilevig_det.engine.vis_backend import FaultTolerantLocalVisBackend
+from mobilevig_det.engine import FaultTolerantLocalVisBackend, ResumableEpochTrainLoop
 
 import pytest
 import tiny_training as tiny

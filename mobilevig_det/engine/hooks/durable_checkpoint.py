@@ -14,7 +14,7 @@ from mmengine.dist import (
     is_main_process,
 )
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import MessageHub, print_log
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -99,6 +99,7 @@ class DurableCheckpointHook(CheckpointHook):
         self._resumed: dict | None = None
         self._random_states: dict | None = None  # the training's, during validation
         self._rank_states: list = []
+        self._info: dict = {}  # of the checkpoint that is being written
 
     # Resuming
 
@@ -276,19 +277,18 @@ class DurableCheckpointHook(CheckpointHook):
             step = epochs if self._between_epochs else f'{epochs}_iter_{iterations}'
         name = self.filename_tmpl.format(step)
         path = osp.join(self.out_dir, name)
-        hub = runner.message_hub
-        kept = [e for e in hub.get_info('kept_checkpoints') if e[0] != name]
+        kept = runner.message_hub.get_info('kept_checkpoints')
+        kept = [entry for entry in kept if entry[0] != name]
         kept.append([name, self._is_scheduled(runner)])
-        before = _update_info(hub, dict(last_ckpt=path, kept_checkpoints=kept))
         if not self._write(
             runner,
             path,
+            dict(last_ckpt=path, kept_checkpoints=kept),
             save_optimizer=self.save_optimizer,
             save_param_scheduler=self.save_param_scheduler,
             meta=dict(epoch=epochs, iter=iterations),
             **self.args,
         ):
-            _update_info(hub, before)
             return False
         self.last_ckpt = path
         for old in outdated_checkpoints(kept, self.max_keep_ckpts):
@@ -296,8 +296,15 @@ class DurableCheckpointHook(CheckpointHook):
                 kept.remove(old)
         return True
 
-    def _write(self, runner: Runner, path: str, **kwargs) -> bool:
+    def _write(self, runner: Runner, path: str, info: dict, **kwargs) -> bool:
         """Write a checkpoint and, if it has an optimizer, the pointer to it.
+
+        Args:
+            runner (Runner): In training.
+            path (str): The file.
+            info (dict): New entries of the message hub. They are saved with the
+                checkpoint, and reach the hub only if that succeeds.
+            **kwargs: Arguments of ``runner.save_checkpoint``.
 
         Returns:
             bool: False if that failed, which is logged.
@@ -310,6 +317,7 @@ class DurableCheckpointHook(CheckpointHook):
             if bad:
                 raise UserError(describe_non_finite(bad))
 
+        self._info = info
         try:
             with atomic_write(path, check) as part:
                 runner.save_checkpoint(
@@ -329,6 +337,9 @@ class DurableCheckpointHook(CheckpointHook):
                 'The training continues, and the next checkpoint is tried as usual.'
             )
             return False
+        finally:
+            self._info = {}
+        _update_info(runner, info)
         runner.logger.info(f'Saved {path}')
         return True
 
@@ -350,23 +361,23 @@ class DurableCheckpointHook(CheckpointHook):
         step = runner.epoch if self.by_epoch else runner.iter
         name = f'best_{key}_{self.filename_tmpl.format(step)}'.replace('/', '_')
         path = osp.join(self.out_dir, name)
-        new = {f'best_score{suffix}': score, f'best_ckpt{suffix}': path}
-        before = _update_info(runner.message_hub, new)
+        old = runner.message_hub.runtime_info.get(f'best_ckpt{suffix}')
+        info = {f'best_score{suffix}': score, f'best_ckpt{suffix}': path}
         with watched_save(runner):
             done = _from_main_process(
                 is_main_process()
                 and self._write(
                     runner,
                     path,
+                    info,
                     save_optimizer=False,
                     save_param_scheduler=False,
                     meta=dict(epoch=runner.epoch, iter=runner.iter),
                 )
             )
         if not done:
-            _update_info(runner.message_hub, before)
             return
-        old = before[f'best_ckpt{suffix}']
+        _update_info(runner, info)
         if is_main_process() and old and old != path:
             remove(old, runner.logger)
         if suffix:
@@ -376,6 +387,9 @@ class DurableCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the state that a resumed training needs."""
+        saved = checkpoint['message_hub']
+        saved['runtime_info'].update(self._info)
+        saved['resumed_keys'].update(dict.fromkeys(self._info, True))
         if self._rank_states and 'optimizer' in checkpoint:
             checkpoint['training_state'] = dict(
                 processes=get_world_size(), of_each=self._rank_states
@@ -389,11 +403,6 @@ def _from_main_process(done: bool) -> bool:
     return answer[0]
 
 
-def _update_info(hub: MessageHub, new: dict) -> dict:
-    """Update the hub's information and return the previous values, None if missing."""
-    before = {key: hub.runtime_info.get(key) for key in new}
-    for key, value in new.items():
-        hub.runtime_info.pop(key, None)
-        if value is not None:
-            hub.update_info(key, value)
-    return before
+def _update_info(runner: Runner, info: dict) -> None:
+    for key, value in info.items():
+        runner.message_hub.update_info(key, value)

@@ -9,7 +9,7 @@ import types
 from mobilevig_det.checkpoints import read_checkpoint
 from mobilevig_det.config import load_config
 from mobilevig_det.engine import BoundedRuntimeInfoHook
-from mobilevig_det.engine.hooks import bounded_runtime_info as module
+from mobilevig_det.engine.hooks import training_log as module
 
 import pytest
 import tiny_training as tiny

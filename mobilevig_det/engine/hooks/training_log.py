@@ -1,16 +1,21 @@
-"""Limit the log history to what the log needs."""
+"""Log a training without slowing or ending it: bounded history, failing disks."""
 
+import logging
+import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.hooks import RuntimeInfoHook
-from mmengine.logging import HistoryBuffer
-from mmengine.registry import HOOKS
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.registry import HOOKS, VISBACKENDS
 from mmengine.runner import LogProcessor, Runner
+from mmengine.visualization import LocalVisBackend
 from torch import Tensor
+
+from ...deprecation import deprecated_type
 
 SLACK = 100  # values beyond the needed ones, before the history is cut
 MAX_PENDING = 1000  # values are kept on a device no longer than this
@@ -32,6 +37,8 @@ class _DeferredHistory(HistoryBuffer):
         history (HistoryBuffer): The values so far.
     """
 
+    _count_history: np.ndarray
+
     def __init__(self, pending: list, history: HistoryBuffer) -> None:
         self._pending: list[tuple[list[HistoryBuffer], Tensor]] = pending
         super().__init__(*history.data)
@@ -43,7 +50,7 @@ class _DeferredHistory(HistoryBuffer):
             for history, number in zip(histories, values.tolist()):
                 history.update(number)
 
-    # HistoryBuffer reads and sets these two attributes in all its methods.
+    # All methods of HistoryBuffer read this attribute, before any other.
 
     @property
     def _log_history(self) -> np.ndarray:
@@ -54,18 +61,9 @@ class _DeferredHistory(HistoryBuffer):
     def _log_history(self, values: np.ndarray) -> None:
         self.fetched = values
 
-    @property
-    def _count_history(self) -> np.ndarray:
-        self._fetch()
-        return self._counts
-
-    @_count_history.setter
-    def _count_history(self, counts: np.ndarray) -> None:
-        self._counts = counts
-
     def shorten(self, length: int) -> None:
         self.fetched = self.fetched[-length:]
-        self._counts = self._counts[-length:]
+        self._count_history = self._count_history[-length:]
 
     def __reduce__(self):
         return HistoryBuffer, self.data
@@ -131,10 +129,8 @@ class BoundedRuntimeInfoHook(RuntimeInfoHook):
             if isinstance(history, _DeferredHistory):
                 if len(history.fetched) > needed + slack:
                     history.shorten(needed)
-                continue
-            values, counts = history.data
-            if len(values) > needed + slack:
-                histories[key] = HistoryBuffer(values[-needed:], counts[-needed:])
+            elif len(history.data[0]) > needed + slack:
+                histories[key] = HistoryBuffer(*(d[-needed:] for d in history.data))
 
 
 def _needed_length(runner: Runner, key: str) -> int | None:
@@ -164,3 +160,50 @@ def _scalars(outputs: Mapping) -> list[dict[str, Tensor]]:
         if isinstance(value, Tensor) and value.numel() == 1:
             groups[value.device, value.dtype][name] = value.detach().reshape(())
     return list(groups.values())
+
+
+@VISBACKENDS.register_module()
+class FaultTolerantLocalVisBackend(LocalVisBackend):
+    """LocalVisBackend that skips points that can't be written.
+
+    A full disk doesn't end the training: the first point that can't be written is
+    logged as an error, and later points are tried again.
+
+    Args:
+        *args: See :class:`mmengine.visualization.LocalVisBackend`.
+        **kwargs: Likewise.
+    """
+
+    _reported = False
+
+    def add_scalar(self, *args, **kwargs) -> None:
+        """Append one value, or skip it if it can't be written."""
+        self._write(super().add_scalar, *args, **kwargs)
+
+    def add_scalars(self, *args, **kwargs) -> None:
+        """Append several values, or skip them if they can't be written."""
+        self._write(super().add_scalars, *args, **kwargs)
+
+    def _write(self, add: Callable, *args, **kwargs) -> None:
+        try:
+            path = self.experiment._scalar_save_file  # experiment makes its folder
+            size = os.path.getsize(path) if os.path.exists(path) else 0
+            try:
+                add(*args, **kwargs)
+            except OSError:
+                os.truncate(path, size)  # an incomplete line would break the next
+                raise
+        except OSError as error:
+            if not self._reported:
+                print_log(
+                    f'Losses and metrics cannot be written ({error}): points are '
+                    'skipped until they can. The training continues.',
+                    'current',
+                    level=logging.ERROR,
+                )
+            self._reported = True
+
+
+SurvivingLocalVisBackend = deprecated_type(
+    'SurvivingLocalVisBackend', FaultTolerantLocalVisBackend, VISBACKENDS
+)
