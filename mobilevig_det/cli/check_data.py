@@ -41,20 +41,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     """Run the command."""
     from ..config import load_config
-    from ..datasets.data_check import check_data, splits_of
+    from ..datasets.data_check import check_data
     from ..datasets.data_paths import check_data_paths
     from ..datasets.image_file import hush_opencv
 
     cfg = load_config(args.config, args.cfg_options)
     check_data_paths(cfg, args.splits)
     hush_opencv()
-    splits = list(splits_of(cfg, args.splits))
-    if not splits:
+    report = check_data(cfg, args.splits, decode=not args.quick, workers=args.workers)
+    for line in report.skipped:
+        print(f'[not checked] {line}')
+    if not report.counts and not report.findings:
         raise UserError(
             f'{cfg.filename} has no COCO-format data set in '
             f'{", ".join(args.splits)}: nothing to check.'
         )
-    report = check_data(cfg, args.splits, decode=not args.quick, workers=args.workers)
 
     for (stops, file, kind), findings in report.by_kind().items():
         print(
@@ -68,10 +69,8 @@ def main(args: argparse.Namespace) -> None:
                 print(f'    {text}')
         if len(findings) > len(shown):
             print(f'    … and {len(findings) - len(shown)} more (--all)')
-    for split in splits:
-        print(
-            f'{split.name}: {split.ann_file}, images in {split.img_dir or "."}: checked'
-        )
+    for line in report.counts:
+        print(line)
     stopping = len(report.stopping)
     tolerated = len(report.findings) - stopping
     if report.findings:

@@ -45,6 +45,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='resume from this checkpoint, by default from the newest in the work '
         'dir that can be read',
     )
+    parser.add_argument(
+        '--no-data-check',
+        action='store_true',
+        help='do not check annotations and images before training',
+    )
     return parser.parse_args(argv)
 
 
@@ -164,6 +169,7 @@ def main(args: argparse.Namespace) -> None:
         check_classifier(cfg, ['train', 'val'])
         build_runner(cfg).train()
         return
-    check_before_training(cfg)
+    if not args.no_data_check:
+        check_before_training(cfg)
     with pointing_to_check_data(cfg):
         build_runner(cfg).train()

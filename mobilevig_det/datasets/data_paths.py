@@ -28,11 +28,22 @@ def leaf_datasets(dataset: dict) -> Iterator[dict]:
         yield dataset
 
 
+def is_on_disk(path: str, backend_args: dict | None = None) -> bool:
+    """Return whether MMEngine reads a path from the disk, not through another backend.
+
+    Args:
+        path (str): The path, or the address.
+        backend_args (dict, optional): Of the file backend. Defaults to None.
+    """
+    backend = (backend_args or {}).get('backend', 'local')
+    return '://' not in path and backend in ('local', 'LocalBackend')
+
+
 def check_data_paths(cfg: Config, splits: list[str]) -> None:
     """Check that the data of a config exists, before anything is built.
 
-    Addresses of other storage than the file system, such as ``s3://bucket``, are
-    skipped.
+    Skipped are addresses of other storage than the disk, such as ``s3://bucket``, and
+    images that a file backend or a transform of the user's own reads.
 
     Args:
         cfg (Config): A complete config.
@@ -45,14 +56,26 @@ def check_data_paths(cfg: Config, splits: list[str]) -> None:
         loader = cfg.get(f'{split}_dataloader')
         for dataset in leaf_datasets(loader['dataset']) if loader else ():
             root = dataset.get('data_root') or ''
-            if '://' in root:
+            paths = [dataset.get('ann_file') or '']
+            if not is_on_disk(root, dataset.get('backend_args')):
                 continue
-            prefixes = (dataset.get('data_prefix') or {}).values()
-            paths = [dataset.get('ann_file') or '', *prefixes]
+            if _loads_from_disk(dataset):
+                prefixes = dataset.get('data_prefix') or {}
+                paths += prefixes.values()
             for path in [root, *(osp.join(root, path) for path in paths)]:
-                if path and '://' not in path and not osp.exists(path):
+                if path and is_on_disk(path) and not osp.exists(path):
                     is_folder = path == root or path.endswith('/')
                     raise UserError(_missing(path, is_folder, split, dataset))
+
+
+def _loads_from_disk(dataset: dict) -> bool:
+    """Whether the first step of the pipeline reads image files, as far as is known."""
+    step = next(iter(dataset.get('pipeline') or ()), {})
+    if not isinstance(step, dict):
+        return False
+    kind = str(getattr(step.get('type'), '__name__', step.get('type', '')))
+    is_stock = not kind or kind.rpartition('.')[2].startswith('LoadImage')
+    return is_stock and is_on_disk('', step.get('backend_args'))
 
 
 def _missing(path: str, is_folder: bool, split: str, dataset: dict) -> str:

@@ -8,6 +8,7 @@ first frame of an animation is taken, and the EXIF orientation is applied.
 import codecs
 import io
 import os
+import stat
 
 import cv2
 import mmcv
@@ -33,6 +34,24 @@ def hush_opencv() -> None:
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # quiet
 
 
+def check_regular_file(path: str) -> None:
+    """Check that a path is that of a regular file: a pipe or a device may never end.
+
+    Raises:
+        ImageFileError: If it is not.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise ImageFileError('there is no such file') from None
+    except OSError as error:
+        raise ImageFileError(f'cannot be read: {error.strerror}') from None
+    except ValueError:
+        raise ImageFileError('its name has a character that no path has') from None
+    if not stat.S_ISREG(mode):
+        raise ImageFileError('it is not a regular file')
+
+
 def read_image(path: str) -> np.ndarray:
     """Decode an image file.
 
@@ -45,15 +64,12 @@ def read_image(path: str) -> np.ndarray:
     Raises:
         ImageFileError: If the file is missing, empty, cut off, or not an image.
     """
+    check_regular_file(path)
     try:
         with open(path, 'rb') as file:
             data = file.read()
-    except FileNotFoundError:
-        raise ImageFileError('there is no such file') from None
     except OSError as error:
         raise ImageFileError(f'cannot be read: {error.strerror}') from None
-    except ValueError:
-        raise ImageFileError('its name has a NUL byte in it') from None
     return decode_image(data)
 
 
@@ -95,6 +111,7 @@ def image_size(path: str) -> tuple[int, int]:
     Raises:
         ImageFileError: See :func:`read_image`.
     """
+    check_regular_file(path)
     try:
         with open(path, 'rb') as file, Image.open(file) as image:
             is_upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1

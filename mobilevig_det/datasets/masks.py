@@ -56,13 +56,16 @@ def count_rle_pixels(counts: list | str) -> int:
         int: Number of pixels, or -1 if ``counts`` aren't run lengths.
     """
     try:
-        lengths = _decompress(counts) if isinstance(counts, str) else counts
-        array = np.asarray(lengths, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
+        lengths = _decompress(counts) if isinstance(counts, str) else np.array(counts)
+    except ValueError:
         return -1
-    if array.ndim != 1 or (array < 0).any() or not np.isfinite(array).all():
+    is_sound = (
+        lengths.ndim == 1 and lengths.dtype.kind in 'iuf' and (lengths >= 0).all()
+    )
+    # A float is as good as the integer that it equals; NaN and infinity equal none.
+    if not is_sound or not np.isfinite(lengths).all() or (lengths % 1).any():
         return -1
-    return int(array.sum())
+    return int(lengths.sum(dtype=np.float64))
 
 
 def _decompress(text: str) -> np.ndarray:
@@ -79,7 +82,7 @@ def _decompress(text: str) -> np.ndarray:
     ends = np.flatnonzero(codes & 32 == 0)
     groups = np.diff(ends, prepend=-1)  # of characters
     is_complete = len(ends) > 0 and ends[-1] == len(codes) - 1
-    if not is_complete or groups.max() > 7 or codes.min() < 0 or codes.max() > 63:
+    if not is_complete or groups.max() > 6 or codes.min() < 0 or codes.max() > 63:
         raise ValueError(f'not run lengths: {text[:80]!r}')
     starts = ends + 1 - groups
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, groups))

@@ -61,10 +61,11 @@ def test_narrow_and_wide_images(root):
         tiny_coco.annotation(1, 10, 3, (0, 0, 1, 100)),
         tiny_coco.annotation(2, 20, 3, (15000, 10, 400, 80)),
     ]
+    data['categories'] = data['categories'][:1]
     tiny_coco.write(root, 'train', data)
     picture(1, 120).save(root / 'train' / '1.jpg')
     picture(20000, 100).save(root / 'train' / '2.jpg')
-    cfg = tiny_coco.config(root)
+    cfg = tiny_coco.config(root, classes=('circle',))
     resize = cfg.train_dataloader.dataset.pipeline[2]
     resize.scale = (1333, 800)
     findings = check_data(cfg, ['train'], progress=False).findings

@@ -20,8 +20,9 @@ from mmengine.logging import print_log
 
 from ...errors import UserError
 from .annotations import AnnotationChecker
-from .config import check_evaluators, check_heads, splits_of
-from .files import check_images
+from .config import Split, check_model, metrics_of, same_file, split_of, splits_of
+from .evaluators import check_metric, evaluated_parts
+from .files import AnnotationFileError, ImageChecker, read_coco_file
 from .report import DataReport, FileReport, Finding
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
     'check_before_training',
     'check_data',
     'pointing_to_check_data',
-    'splits_of',
 ]
 
 
@@ -46,27 +46,56 @@ def check_data(
     Args:
         cfg (Config): A complete config.
         names (Sequence[str]): Which loaders: 'train', 'val', 'test'.
-        decode (bool): Whether to decode every image. If not, the beginning
-            and the end of each file are read. Defaults to True.
+        decode (bool): Whether to decode every image. If not, the beginning and the end
+            of each file are read, and a sample is loaded. Defaults to True.
         workers (int, optional): Threads that read images. Defaults to None:
             twice the number of cores, at least 8.
         progress (bool): Whether to show a progress bar. Defaults to True.
 
     Returns:
-        DataReport: All findings; none if the data is clean.
+        DataReport: All findings (none if the data is clean), what was counted, and
+        what could not be checked.
     """
     report = DataReport()
-    check_heads(cfg, report)
-    image_ids: dict[str, dict[str, list]] = {name: {} for name in names}
-    for split in splits_of(cfg, names):
-        file_report = FileReport(report, f'{split.name}: {split.ann_file}')
-        checker = AnnotationChecker(split, file_report)
-        checker.check()
-        images, used = checker.images, checker.used
-        check_images(split, images, used, file_report, decode, workers, progress)
-        image_ids[split.name].setdefault(split.ann_file, []).extend(images)
+    checked: dict[str, AnnotationChecker] = {}
+
+    def check(split: Split, title: str) -> AnnotationChecker:
+        """Check a file once for each way in which it is read."""
+        key = repr(split._replace(name='', dataset=None))
+        if key not in checked:
+            file_report = FileReport(report, title)
+            checked[key] = checker = AnnotationChecker(split, file_report)
+            try:
+                checker.check(read_coco_file(split))
+            except AnnotationFileError as error:
+                kind, detail = error.args
+                file_report.error(kind, detail=detail)
+            if split.dataset is not None:
+                ImageChecker(checker, decode, workers, progress).check()
+            checker.annotations.clear()
+        return checked[key]
+
     for name in names:
-        check_evaluators(cfg, name, image_ids[name], report)
+        splits = splits_of(cfg, name, report)
+        if name == 'train':
+            check_model(cfg, splits, report)
+        checkers = [check(s, f'{name}: {s.ann_file}') if s else None for s in splits]
+        for metric in metrics_of(cfg, name, report):
+            own = [c for c in evaluated_parts(metric, checkers) if c is not None]
+            if not own or len(own) < len(evaluated_parts(metric, checkers)):
+                continue  # splits_of has told that a data set isn't checked
+            title = f'{name}_evaluator'
+            known = None
+            if metric.ann_file:
+                title += f'.ann_file={metric.ann_file}'
+                same = [c for c in own if same_file(c.split.ann_file, metric.ann_file)]
+                file = same[0] if same else check(split_of(metric, own[0].split), title)
+                known = file.images
+                if not known:
+                    continue
+            check_metric(
+                metric, known, [c.used for c in own], FileReport(report, title)
+            )
     return report
 
 
@@ -84,15 +113,29 @@ def check_before_training(cfg: Config) -> None:
     """
     if int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0):
         return
-    report = check_data(cfg, ('train', 'val'), decode=False)
     hint = f'tools/check_data.py {cfg.filename} lists everything'
+    try:
+        report = check_data(cfg, ('train', 'val'), decode=False)
+    except Exception as error:
+        # It must not stop what trains.
+        reason = f'{type(error).__name__}: {error}'
+        print_log(
+            f'The data could not be checked ({reason}); training starts all the same.',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return
     if report.stopping:
         lines = [
             'Training would fail on this data, or learn something wrong '
-            f'({len(report.stopping)} in all; {hint}):'
+            f'({len(report.stopping)} in all; {hint}; --no-data-check trains anyway):'
         ]
         lines += [f'  {finding}' for finding in report.stopping[:5]]
         raise UserError('\n'.join(lines))
+    for line in report.counts:
+        print_log(f'Data of {line}', logger='current')
+    for line in report.skipped:
+        print_log(f'Not checked: {line}', logger='current', level=logging.WARNING)
     if report.findings:
         kinds = Counter(finding.kind for finding in report.findings)
         print_log(

@@ -1,7 +1,10 @@
 """Findings of the data checks."""
 
+import reprlib
 from collections.abc import Sequence
 from typing import NamedTuple
+
+MAX_LENGTH = 400  # characters of a detail
 
 
 class Finding(NamedTuple):
@@ -28,10 +31,18 @@ class Finding(NamedTuple):
 
 
 class DataReport:
-    """All findings, in the order in which they were made."""
+    """Result of the data checks.
+
+    Attributes:
+        findings (list[Finding]): What is wrong, in the order in which it was found.
+        counts (list[str]): What each file holds, a line for each.
+        skipped (list[str]): What could not be checked, and why.
+    """
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
+        self.counts: list[str] = []
+        self.skipped: list[str] = []
 
     @property
     def stopping(self) -> list[Finding]:
@@ -59,10 +70,15 @@ class FileReport:
         self._report = report
         self._file = file
 
+    @property
+    def stops(self) -> bool:
+        """Whether a finding of this file stops training."""
+        return any(f.stops and f.file == self._file for f in self._report.findings)
+
     def add(self, kind: str, stops: bool, record: str = '', detail: str = '') -> None:
         """Add a :class:`Finding`."""
-        finding = Finding(kind, stops, self._file, record, detail)
-        self._report.findings.append(finding)
+        texts = printable(record), printable(detail)
+        self._report.findings.append(Finding(kind, stops, self._file, *texts))
 
     def error(self, kind: str, record: str = '', detail: str = '') -> None:
         """Add a finding that stops training."""
@@ -71,6 +87,26 @@ class FileReport:
     def warning(self, kind: str, record: str = '', detail: str = '') -> None:
         """Add a finding that is tolerated."""
         self.add(kind, False, record, detail)
+
+    def count(self, text: str) -> None:
+        """Add what was counted in the file."""
+        self._report.counts.append(printable(f'{self._file}: {text}'))
+
+    def skip(self, reason: str) -> None:
+        """Add that something could not be checked."""
+        self._report.skipped.append(printable(f'{self._file}: {reason}'))
+
+
+def printable(text: str) -> str:
+    """Return text on one line that any terminal shows, at most ``MAX_LENGTH`` long."""
+    if len(text) > MAX_LENGTH:
+        text = text[: MAX_LENGTH - 2] + ' …'
+    return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def short(value) -> str:
+    """Return a value of an annotation file as a short text."""
+    return value if isinstance(value, str) else reprlib.repr(value)
 
 
 def first_few(names: Sequence[str], number: int = 8) -> str:
