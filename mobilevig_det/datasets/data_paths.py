@@ -2,6 +2,7 @@
 
 import os.path as osp
 from collections.abc import Iterator
+from typing import Any
 
 from mmengine.config import Config
 
@@ -70,7 +71,7 @@ def check_data_paths(cfg: Config, splits: list[str]) -> None:
 
 def _loads_from_disk(dataset: dict) -> bool:
     """Whether the first step of the pipeline reads image files, as far as is known."""
-    step = next(iter(dataset.get('pipeline') or ()), {})
+    step: Any = next(iter(dataset.get('pipeline') or ()), {})
     if not isinstance(step, dict):
         return False
     kind = str(getattr(step.get('type'), '__name__', step.get('type', '')))

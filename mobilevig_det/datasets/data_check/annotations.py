@@ -104,7 +104,8 @@ class AnnotationChecker:
         kind = id_kind(id)
         expected = self._kinds.setdefault(of, kind)
         if kind is not expected:
-            detail = f'{of} id {id!r}, but others are of type {expected.__name__}'
+            others = 'text' if expected is str else 'numbers'
+            detail = f'{of} id {id!r}, but the others are {others}'
             self.report.error('ids of mixed types', name, detail)
         return kind is expected
 

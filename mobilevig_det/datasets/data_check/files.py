@@ -102,10 +102,11 @@ class ImageChecker:
     ) -> None:
         self.checker = checker
         self.split, self.report = checker.split, checker.report
+        self.dataset: Any = checker.split.dataset
         self.decode = decode
         self.workers = workers or max(8, 2 * (os.cpu_count() or 1))
         self.progress = progress
-        loads = next(iter(self.split.transforms), None)
+        loads: Any = next(iter(self.split.transforms), None)
         self.is_stock = type(loads) is LoadImageFromFile
         # It takes another image instead of one that it cannot read.
         self.may_fail = getattr(loads, 'ignore_empty', False)
@@ -126,7 +127,7 @@ class ImageChecker:
         if self.report.stops:
             return  # the pipeline may fail on it in any way
         sound = {id: image for id, image in used.items() if id not in failed}
-        if not loads_like_coco(self.split.dataset):
+        if not loads_like_coco(self.dataset):
             self.report.skip(
                 'the data set loads images in a way of its own: the pipeline was not '
                 'run on them'
@@ -135,9 +136,9 @@ class ImageChecker:
         number = FEW if self.are_files else SOME
         if self.are_files or not self.decode:
             sound = dict(list(sound.items())[:: max(1, -(-len(sound) // number))])
-        dataset = self.split.dataset
-        dataset.cat_ids = list(self.checker.class_ids)
-        dataset.cat2label = {id: i for i, id in enumerate(dataset.cat_ids)}
+        ids = list(self.checker.class_ids)
+        self.dataset.cat_ids = ids
+        self.dataset.cat2label = {id: i for i, id in enumerate(ids)}
         steps = self._loading_steps()
         self._run(partial(self._check_loading, steps), sound, are_known(steps))
         if not self.are_files and len(sound) < len(used):
@@ -207,7 +208,7 @@ class ImageChecker:
     ) -> tuple[str, bool, str] | None:
         path = image['file_name']
         try:
-            results = self.split.dataset.parse_data_info(
+            results = self.dataset.parse_data_info(
                 dict(
                     raw_img_info=dict(image, img_id=id),
                     raw_ann_info=self.checker.annotations.get(id, []),
