@@ -137,7 +137,7 @@ def test_wrong_arguments_are_reported(tmp_path, capsys):
 
 def test_documented_commands_parse():
     tool = load('benchmark')
-    (block,) = code_blocks(TOOLS.parent / 'docs' / 'benchmark.md', 'shell')
+    (block,) = code_blocks(TOOLS.parent / 'docs' / 'benchmark_method.md', 'shell')
     for line in block.splitlines():
         words = shlex.split(line, comments=True)
         assert words[:2] == ['python', 'tools/benchmark.py']
