@@ -17,8 +17,6 @@ the averaged ones.
 
 import logging
 import os
-import pickle
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -27,8 +25,10 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..errors import UserError
+from .file_formats import is_safetensors, read_legacy, read_safetensors, read_zip
 from .key_mapping import is_authors_layout
-from .safety import allow_checkpoint_types, check_content, check_file, unreadable
+from .plain_unpickler import Budget, check_plain
+from .safety import check_content, check_start
 
 Weights = Mapping[str, Tensor]
 
@@ -55,40 +55,35 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | None = None) ->
         raise UserError(
             f'There is no checkpoint file {path!r}, seen from {os.getcwd()!r}.'
         )
-    check_file(path)
-    allow_checkpoint_types()  # again: OneDL's MMEngine takes types away
+    device = map_location or 'cpu'
     try:
-        # Explicit, because torch < 2.6 would run what the file says.
-        checkpoint = torch.load(
-            path, map_location=map_location or 'cpu', weights_only=True
-        )
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, error) from error
+        with open(path, 'rb') as file:
+            start = file.read(1024)
+            check_start(path, start)
+            file.seek(0)
+            budget = Budget(os.fstat(file.fileno()).st_size)
+            if start.startswith(b'PK'):
+                checkpoint = read_zip(file, device, budget)
+            elif is_safetensors(start):
+                checkpoint = read_safetensors(path, device)
+            else:
+                checkpoint = read_legacy(file, device, budget)
+            check_plain(checkpoint, budget)
+    except UserError as error:
+        if str(error).startswith(path):
+            raise
+        raise UserError(
+            f'{path} was refused, and nothing in it was run: {error}'
+        ) from error
     except torch.cuda.OutOfMemoryError:
         raise  # not the file's fault
-    except Exception as error:  # whatever a broken file makes torch raise
-        raise unreadable(path, error) from error
-    check_content(path, checkpoint)
-    return checkpoint
-
-
-def _refusal(path: str, error: pickle.UnpicklingError) -> UserError:
-    if not hasattr(torch.serialization, 'add_safe_globals'):
-        return UserError(
-            f'{path} was refused: it holds more than weights, and torch '
-            f'{torch.__version__} can read only weights safely. Use torch 2.4 or newer.'
-        )
-    name = re.search(
-        r'GLOBAL (\S+) was not|GLOBAL (\S+) whose|(getattr\(.*?\))', str(error)
-    )
-    if name is None:
-        return unreadable(path, pickle.UnpicklingError('its pickle is invalid'))
-    return UserError(
-        f'{path} was refused, and nothing in it was run: next to weights it holds '
-        f'{next(filter(None, name.groups()))}, which could run code when loaded. If '
-        'you trust where it comes from, save its weights alone there: '
-        "torch.save({'state_dict': weights}, file)."
-    )
+    except Exception as error:  # whatever a broken file makes the readers raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            f'{path} cannot be read as a PyTorch checkpoint ({reason}): it is damaged, '
+            'or another kind of file.'
+        ) from error
+    return check_content(path, checkpoint)
 
 
 class BothWeights(NamedTuple):

@@ -1,17 +1,13 @@
-"""Safety checks of untrusted checkpoints.
+"""Checks of the content of a checkpoint, of whatever model.
 
-:func:`.read_checkpoint` calls them in this order: :func:`check_file` before torch
-opens the file, :func:`allow_checkpoint_types` for what torch may unpickle, and
-:func:`check_content` for what came out.
+:func:`.read_checkpoint` calls :func:`check_start` with the first bytes of the file and
+:func:`check_content` with what was read.
 """
 
 import argparse
 import logging
-import mmap
-import os
 import pickle
-import tarfile
-import zipfile
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,12 +18,6 @@ from torch import Tensor
 
 from ..errors import UserError
 
-# torch.save compresses nothing, and weights that others compress shrink little. Ten
-# times the file's size is far beyond that; below 16 MiB no claim does any harm.
-MAX_EXPANSION = 10
-ALWAYS_ALLOWED_BYTES = 16 << 20
-# torch's safe mode calls it, and a short pickle can ask it for any number of bytes.
-BYTEARRAY = b'bytearray\n'
 # Entries of a checkpoint that hold weights; without any, its weights are bare.
 WEIGHTS = ('state_dict', 'state_dict_ema', 'ema_state_dict', 'model')
 # Last parts of the names of floating-point weights: no count, index or mask.
@@ -91,23 +81,16 @@ def allow_checkpoint_types() -> None:
         torch.serialization.add_safe_globals(_TYPES)
 
 
-def check_file(path: str) -> None:
-    """Refuse a file that torch must not open, before it does.
-
-    Reads the beginning, the table of contents and the pickles, but no weights.
+def check_start(path: str, start: bytes) -> None:
+    """Explain a file whose first bytes show that it is no checkpoint.
 
     Args:
-        path (str): An existing file.
+        path (str): The file, for the message.
+        start (bytes): Its first bytes.
 
     Raises:
-        UserError: If it is unreadable, empty, truncated, a web page, a TorchScript
-            program, a tar archive, or a decompression bomb.
+        UserError: If it is empty, a web page or a tar archive.
     """
-    try:
-        with open(path, 'rb') as file:
-            start = file.read(1024)
-    except OSError as error:
-        raise UserError(f'{path} cannot be read: {error}') from error
     if not start:
         raise UserError(f'{path} is empty: copy or download it again.')
     if start.lstrip().startswith(b'<'):
@@ -115,83 +98,16 @@ def check_file(path: str) -> None:
             f'{path} is a web page (HTML or XML), not a checkpoint: download it '
             'again, through the link to the file itself.'
         )
-    if start.startswith(b'PK'):
-        _check_zip(path)
-    elif _is_tar(path):
+    if start[257:262] == b'ustar':
         raise UserError(
             f'{path} was refused: it is a tar archive, which torch wrote before '
             '0.1.10 and cannot read safely. Unpack it if it holds a checkpoint, or '
             'save the weights again.'
         )
-    else:
-        with (
-            open(path, 'rb') as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            _check_pickle(path, data)
 
 
-def _check_zip(path: str) -> None:
-    if not zipfile.is_zipfile(path):
-        raise UserError(
-            f'{path} is cut off ({os.path.getsize(path)} bytes are there): copy or '
-            'download it again.'
-        )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            _check_size(path, sum(entry.file_size for entry in entries), 'entries')
-            for entry in entries:
-                if entry.filename.endswith('/constants.pkl'):
-                    raise UserError(
-                        f'{path} was refused: it is a TorchScript program, where a '
-                        'checkpoint holds weights. Save its state_dict() instead.'
-                    )
-                if entry.filename.endswith('.pkl'):
-                    _check_pickle(path, archive.read(entry))
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged archive makes zipfile raise
-        raise unreadable(path, error) from error
-
-
-def _is_tar(path: str) -> bool:
-    try:
-        with tarfile.open(path, 'r:'):  # as torch tries
-            return True
-    except (tarfile.TarError, OSError, ValueError, EOFError):
-        return False
-
-
-def _check_pickle(path: str, data: bytes | mmap.mmap) -> None:
-    if data.find(BYTEARRAY) >= 0:
-        raise UserError(
-            f'{path} was refused: next to weights it holds a bytearray, which can '
-            'fill the memory. If you trust where it comes from, save its weights '
-            "alone there: torch.save({'state_dict': weights}, file)."
-        )
-
-
-def _check_size(path: str, claimed: int, what: str) -> None:
-    size = os.path.getsize(path)
-    if claimed > ALWAYS_ALLOWED_BYTES + MAX_EXPANSION * size:
-        raise UserError(
-            f'{path} was refused: its {what} claim {claimed:,} bytes, but the file '
-            f'has {size:,}. It is made to fill the memory, or damaged.'
-        )
-
-
-def unreadable(path: str, error: Exception) -> UserError:
-    """Return the error for a file that can't be read as a checkpoint."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(
-        f'{path} cannot be read as a PyTorch checkpoint ({reason}): it is damaged, '
-        'or another kind of file.'
-    )
-
-
-def check_content(path: str, content: Any) -> None:
-    """Check what torch has read from a file, of whatever model.
+def check_content(path: str, content: Any) -> dict:
+    """Check what was read from a file, of whatever model.
 
     Logs a warning with the number of weights that are NaN or infinite.
 
@@ -199,19 +115,20 @@ def check_content(path: str, content: Any) -> None:
         path (str): The file, for the messages.
         content (Any): What it holds.
 
+    Returns:
+        dict: The content.
+
     Raises:
-        UserError: If it isn't a dict, if tensors claim far more values than are
-            stored (views with a stride of 0 cost nothing until they are copied), if
-            a set of weights isn't a dict of names, or if anything but a
+        UserError: If it isn't a dict, if a set of weights isn't a dict of names, if a
+            name occurs twice (with and without ``module.``), if anything but a
             floating-point tensor has the name of a weight, a bias, a normalization
-            statistic or a layer scale.
+            statistic or a layer scale, or if a variance is negative, NaN or infinite.
     """
     if not isinstance(content, dict):
         raise UserError(
             f'{path} holds a {type(content).__name__}, where a checkpoint holds a '
             'dict with its weights.'
         )
-    _check_size(path, _claimed_bytes(content), 'tensors')
     for where in WEIGHTS[:3]:
         if not isinstance(content.get(where) or {}, Mapping):
             raise UserError(
@@ -221,35 +138,20 @@ def check_content(path: str, content: Any) -> None:
     found = {k: content[k] for k in WEIGHTS if isinstance(content.get(k), Mapping)}
     for where, weights in (found or {'': content}).items():
         _check_weights(f'{path}: {where}'.rstrip(': '), weights)
-
-
-def _claimed_bytes(content: Any) -> int:
-    """Add up tensors and arrays in nested containers, which may hold themselves."""
-    claimed = 0
-    seen: set[int] = set()
-    left = [content]
-    while left:
-        value = left.pop()
-        if isinstance(value, Tensor):
-            claimed += value.numel() * value.element_size()
-        elif isinstance(value, np.ndarray):
-            claimed += value.nbytes
-        elif id(value) not in seen:
-            seen.add(id(value))
-            if isinstance(value, dict):
-                left.extend(value.values())
-            elif isinstance(value, list | tuple | set):
-                left.extend(value)
-            elif hasattr(value, '__dict__'):  # a HistoryBuffer, a Namespace
-                left.extend(vars(value).values())
-    return claimed
+    return content
 
 
 def _check_weights(place: str, weights: Mapping) -> None:
     for key, value in weights.items():
-        if not isinstance(key, str):
+        if not isinstance(key, str) or not key.isprintable() or len(key) > 300:
             raise UserError(
-                f'{place} holds the key {key!r}, where names of weights are expected.'
+                f'{place} holds the key {reprlib.repr(key)}, where names of weights '
+                'are expected.'
+            )
+        if key.startswith('module.') and key[len('module.') :] in weights:
+            raise UserError(
+                f'{place} has two weights of one name: {key}, and the same without '
+                '"module.". It was changed.'
             )
         if key.rpartition('.')[2] not in FLOATING_POINT:
             continue
@@ -263,6 +165,13 @@ def _check_weights(place: str, weights: Mapping) -> None:
                 f'{place}: {key} is {found}, where a floating-point tensor is expected '
                 "(float32, float16, bfloat16): it is damaged, or not a model's weights."
             )
+        if key.endswith('running_var') and not value.is_meta:
+            invalid = int((~value.isfinite() | (value < 0)).sum())
+            if invalid:
+                raise UserError(
+                    f'{place}: {invalid} variances of {key} are negative, NaN or '
+                    'infinite. A model with them computes NaN: use an older checkpoint.'
+                )
     counts = non_finite_weights(weights)
     if counts:
         print_log(

@@ -29,6 +29,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from ..errors import UserError
+
 T = TypeVar('T')
 
 STEM = {'0': '0.conv', '1': '0.norm', '3': '1.conv', '4': '1.norm'}
@@ -139,10 +141,15 @@ def with_unfolded_positions(state_dict: Mapping[str, T]) -> dict[str, T]:
 
     Args:
         state_dict (Mapping): Weights under our keys.
+
+    Raises:
+        UserError: If a position encoding is there twice, folded and not.
     """
     weights: dict[str, Any] = {}
     for key, value in state_dict.items():
         name = key.replace('.mixer.folded_position.', '.mixer.position.')
+        if name in weights:
+            raise UserError(f'The checkpoint has two weights of one name: {name}.')
         weights[name] = value
         if name != key and isinstance(value, Tensor) and value.dim() == 4:
             unfolded = value.clone()

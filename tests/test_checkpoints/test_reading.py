@@ -62,7 +62,7 @@ WRONG_FILES = {
     'hostile, old format': 'io.open',
     'hostile pickle': 'cannot be read|io.open',
     'truncated': 'is cut off',
-    'truncated, old format': 'cannot be read',
+    'truncated, old format': 'is cut off',
     'empty': 'is empty',
     'web page': 'is a web page',
     'text': 'cannot be read',

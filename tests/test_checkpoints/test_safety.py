@@ -31,7 +31,7 @@ from torchvision_stand_in import import_with_stand_in
 ROOT = Path(__file__).parents[2]
 ARCH = dict(channels=(4, 4, 8, 8), blocks=(1, 1, 1, 1))
 FOLDERS = ('mobilevig_det', 'tools', 'configs', 'benchmarks', 'reproduction')
-READS = r'(?<!`)torch\.load\(|pickle\.loads?\(|jit\.load\('
+READS = r'(?<!`)torch\.load\(|pickle\.loads?\(|Unpickler\)|jit\.load\('
 NAMES = list(running_pickles('trace'))
 
 
@@ -91,7 +91,7 @@ def test_only_one_module_reads_pickles():
         for path in (ROOT / folder).rglob('*.py')
         if re.search(READS, path.read_text())
     ]
-    assert found == ['mobilevig_det/checkpoints/reading.py']
+    assert found == ['mobilevig_det/checkpoints/plain_unpickler.py']
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -209,7 +209,7 @@ def test_decompression_bombs_take_no_memory(tmp_path):
         end, grown = json.loads(line)
         assert str(files[name]) in end, name
         assert grown < 64, name
-        if name in ('compressed', 'stride 0', 'overlapping'):
+        if name in ('compressed', 'stride 0'):
             assert 'claim' in end
     assert sorted(os.listdir(tmp_path)) == before
 
@@ -291,7 +291,7 @@ def test_nan_weights_are_counted_in_a_warning(tmp_path, monkeypatch):
     state = MobileViG(ARCH).state_dict()
     first = 'stem.1.conv.weight'
     state[first].view(-1)[:3] = float('nan')
-    state['downsamples.2.norm.running_var'][1] = float('inf')
+    state['downsamples.2.norm.running_mean'][1] = float('inf')
     torch.save({'state_dict': state}, tmp_path / 'a.pth')
     said = []
     handler = logging.Handler(logging.WARNING)
