@@ -2,15 +2,15 @@
 
 import argparse
 import difflib
-import inspect
 import os
 import os.path as osp
 import textwrap
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
 
+from .config_errors import known_settings, suggest
 from .errors import UserError
 from .paths import shipped_folder
 
@@ -35,12 +35,12 @@ def find_config(name: str) -> str:
     for candidate in (root / relative, *root.glob(f'*/{relative}')):
         if candidate.is_file():
             return str(candidate)
-    known = sorted(
-        path.relative_to(root).as_posix() for path in root.glob('[!_]*/*.py')
-    )
+    paths = [path.relative_to(root) for path in root.glob('[!_]*/*.py')]
+    similar = suggest(Path(relative).stem, [path.stem for path in paths], 0.75)
+    known = ', '.join(sorted(path.as_posix() for path in paths))
     raise UserError(
-        f'There is no config {name!r}, neither from '
-        f'{os.getcwd()} nor among ours: {", ".join(known)}.'
+        f'There is no config {name!r}, neither from {os.getcwd()} nor among ours'
+        + (f'.{similar}' if similar else f': {known}.')
     )
 
 
@@ -59,10 +59,9 @@ def load_config(name: str, cfg_options: dict | list[str] | None = None) -> Confi
     path = find_config(name)
     try:
         cfg = Config.fromfile(path)
-    except (SyntaxError, ImportError, OSError, KeyError) as error:
-        raise UserError(
-            f"The config {path} can't be read: {type(error).__name__}: {error}"
-        ) from error
+    except Exception as error:  # a config is code, which can raise anything
+        reason = f'{type(error).__name__}: {str(error).splitlines()[0]}'
+        raise UserError(f"The config {path} can't be read: {reason}") from error
     if isinstance(cfg_options, list):
         cfg_options = _parse_options(cfg_options)
     if cfg_options:
@@ -88,17 +87,48 @@ def _parse_options(options: list[str]) -> dict:
 def _check_names(cfg_options: dict, cfg: Config) -> None:
     """Raise a UserError for an option that looks like a misspelled setting.
 
-    MMEngine would add it as a new setting, without effect.
+    MMEngine would add it as a new setting, in most places without effect.
     """
-    # MMDetection's test-time augmentation reads the last.
-    known = {*cfg, *inspect.signature(Runner).parameters, 'tta_pipeline'}
     for key in cfg_options:
-        name = key.partition('.')[0]
-        meant = difflib.get_close_matches(name, cfg, 1, 0.87)
-        if name not in known and meant:
-            raise UserError(
-                f'--cfg-options {key}: the config has no {name}. Is it {meant[0]}?'
-            )
+        node, path = cfg._cfg_dict, ''
+        for name in key.split('.'):
+            if (
+                isinstance(node, (list, tuple))
+                and name.isdigit()
+                and int(name) < len(node)
+            ):
+                node = node[int(name)]
+            elif not isinstance(node, dict):
+                break  # MMEngine reports what doesn't fit
+            elif name in node:
+                node = node[name]
+            else:
+                known = known_settings(node, path)
+                if name in known:
+                    break
+                hint = suggest(name, known, 0.87)
+                if not path and not hint:
+                    hint = _suggest_nested(name, cfg)
+                if hint:
+                    where = path or 'the config'
+                    raise UserError(
+                        f'--cfg-options {key}: {where} has no {name}.{hint}'
+                    )
+                break
+            path = f'{path}.{name}'.lstrip('.')
+
+
+def _suggest_nested(name: str, cfg: Config) -> str:
+    """Return the dotted name of a setting, for one that is given without its path."""
+    paths: dict[str, str] = {}
+    nodes = [('', cfg)]
+    for path, node in nodes:
+        for key, value in node.items():
+            paths.setdefault(key, f'{path}{key}')
+            if isinstance(value, dict):
+                nodes.append((f'{path}{key}.', value))
+    found = difflib.get_close_matches(name, paths, 1, 0.87)
+    return f' Is it {paths[found[0]]!r}?' if found else ''
 
 
 def find_checkpoint(path: str) -> None:

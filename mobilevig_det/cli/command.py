@@ -17,7 +17,6 @@ from typing import Any
 from ..errors import UserError
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as a shell has it
-_REGISTRY = 'mmengine.registry.build_functions'
 _DEAD_PROCESSES = (
     (
         r'DataLoader worker \(pid\D* [\d, ]+\) (is killed by|exited unexpectedly)',
@@ -118,33 +117,27 @@ def _raise_on_interrupt() -> Iterator[list[int]]:
 
 def explain(error: Exception) -> str | None:
     """Return a message for the user if the error has a known cause, else None."""
+    from ..config_errors import explain_config_error
+
     if isinstance(error, UserError):
         return str(error)
-    return _explain_config_error(error) or _explain_dead_process(error)
+    if isinstance(error, OSError) and error.filename:
+        return f'{error.strerror}: {error.filename!r}'
+    return (
+        explain_config_error(error)
+        or _explain_address(error)
+        or _explain_dead_process(error)
+    )
 
 
-def _explain_config_error(error: Exception) -> str | None:
-    """Explain a setting that a class refuses, or a class that no registry has."""
-    inner = []  # functions that the registry called, down to the one that failed
-    where = ''
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        where = f'{frame.f_code.co_filename}:{line}'
-        if frame.f_globals.get('__name__') == _REGISTRY:
-            inner = [_REGISTRY]
-        elif inner:
-            inner.append(frame.f_code.co_name)
-    refused = isinstance(error, (AssertionError, TypeError, ValueError)) and str(error)
-    if refused and inner and {*inner[1:]} <= {'__init__'}:
-        return (
-            f'The config does not fit: {error}. Look at that setting, also in '
-            f'--cfg-options; it was refused at {where}.'
-        )
-    if isinstance(error, KeyError) and inner == [_REGISTRY]:
-        reason = str(error.args[0]).partition('. ')[0]
-        return (
-            f'The config does not fit: {reason}. Is it spelled right, also in '
-            '--cfg-options, and is its module among the custom_imports?'
-        )
+def _explain_address(error: Exception) -> str | None:
+    """Explain an error of MMEngine's loaders of checkpoints from addresses."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        address = frame.f_locals.get('filename')
+        if frame.f_code.co_name == '_load_checkpoint' and isinstance(address, str):
+            reason = f'{type(error).__name__}: {error}'
+            text = f'The checkpoint {address} cannot be loaded ({reason}).'
+            return re.sub(r'//[^/\s]*@', '//', text)  # passwords
     return None
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import os.path as osp
+import tempfile
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from .. import engine  # its hooks and loops, by their short names
 from ..config import load_config
 from ..datasets import check_data_paths
 from ..engine.launch import check_launcher, init_process_group, restarts
+from ..errors import UserError
 from ..ops import prepare_process_for_cpu
 
 
@@ -38,7 +40,13 @@ def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', Path(cfg.filename).stem)
+    check_writable(cfg.work_dir, '--work-dir')
     cfg.launcher = args.launcher
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        if loader.get('num_workers') == 0:  # torch refuses what only workers have
+            loader.pop('prefetch_factor', None)
+            loader.persistent_workers = False
     engine.ignore_signals_in_workers(cfg)
     if args.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
@@ -48,6 +56,28 @@ def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
         dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
         init_process_group(dist_cfg.get('backend', 'nccl'), dist_cfg.get('timeout'))
     return cfg
+
+
+def check_writable(folder: str | Path, flag: str) -> None:
+    """Check that files can be written into a folder, or that it can be created.
+
+    Args:
+        folder (str | Path): The folder.
+        flag (str): What it was given with, for the error message.
+
+    Raises:
+        UserError: If not.
+    """
+    place = Path(folder).absolute()
+    while not (place.exists() or place.is_symlink()):
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'{flag}: {folder} cannot be written to ({place}: {error.strerror}).'
+        ) from error
 
 
 def _use_gloo(cfg: Config) -> None:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
@@ -141,9 +142,14 @@ def main(args: argparse.Namespace) -> None:
     from ..classification.config_checks import check_classifier, is_classifier
     from ..config import find_checkpoint
     from ..export.exported_detector import SUFFIXES, use_exported
-    from .runner import build_runner, prepare_config
+    from .runner import build_runner, check_writable, prepare_config
 
     setup_cache_size_limit_of_dynamo()
+    if args.out is not None:
+        folder = Path(args.out).parent
+        if not folder.is_dir():
+            raise UserError(f'--out: there is no folder {folder}.')
+        check_writable(folder, '--out')
     cfg = prepare_config(args, ['test'])
     exported = args.checkpoint.endswith(SUFFIXES)
     if exported:

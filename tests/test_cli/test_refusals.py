@@ -53,7 +53,7 @@ def test_unreadable_config(tmp_path):
         ('model.backbone.arch.channels=1', '*arch* cannot inherit from base *'),
         (
             'trian_cfg.max_epochs=1',
-            'trian_cfg.max_epochs: * no trian_cfg. * train_cfg?',
+            "trian_cfg.max_epochs: * no trian_cfg. * 'train_cfg'?",
         ),
     ],
 )
