@@ -60,7 +60,7 @@ def load_config(name: str, cfg_options: dict | list[str] | None = None) -> Confi
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is code, which can raise anything
-        reason = f'{type(error).__name__}: {str(error).splitlines()[0]}'
+        reason = f'{type(error).__name__}: {textwrap.shorten(str(error), 300)}'
         raise UserError(f"The config {path} can't be read: {reason}") from error
     if isinstance(cfg_options, list):
         cfg_options = _parse_options(cfg_options)

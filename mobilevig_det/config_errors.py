@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader
 
 _BUILD = {'mmengine.registry.build_functions', 'mmengine.runner.runner'}
 # What a class calls while it reads its settings.
-_BUILDERS = re.compile(r'__(init|getitem|missing)__|_?build\w*|_?init\w*|from_cfg|get_instance|<\w+>')
+_BUILDERS = re.compile(
+    r'__(init|getitem|missing)__|_?build\w*|_?init\w*|from_cfg|get_instance|<\w+>'
+)
 _UNEXPECTED = re.compile(
     r"(\w+)(?:\.__init__)?\(\) got an unexpected .*argument '(\w+)'"
 )

@@ -46,7 +46,7 @@ def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
         loader = cfg.get(f'{split}_dataloader') or {}
         if loader.get('num_workers') == 0:  # torch refuses what only workers have
             loader.pop('prefetch_factor', None)
-            loader.persistent_workers = False
+            loader['persistent_workers'] = False
     engine.ignore_signals_in_workers(cfg)
     if args.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)

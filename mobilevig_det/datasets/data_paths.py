@@ -1,5 +1,6 @@
 """Find the data sets in a config, and check that their files exist."""
 
+import os
 import os.path as osp
 from collections.abc import Iterator
 from typing import Any
@@ -82,23 +83,43 @@ def _loads_from_disk(dataset: dict) -> bool:
 def _missing(path: str, is_folder: bool, split: str, dataset: dict) -> str:
     has_classes = str(dataset.get('type')).endswith('ImageFolder')
     what = 'folder' if is_folder or has_classes else 'file'
+    advice = (
+        'Correct data_root, ann_file or data_prefix of this data set in the config '
+        f'({split}_dataloader.dataset).'
+    )
+    for variable, (folder, text) in ROOTS.items():  # of our own configs
+        root = os.environ.get(variable, folder)
+        if (dataset.get('data_root') or '').rstrip('/') == root.rstrip('/'):
+            advice = text
     return (
         f'The {split} data is not there: no {what} {path!r} (looked at '
-        f'{osp.abspath(path)}).\n' + (CLASSIFICATION if has_classes else DETECTION)
+        f'{osp.abspath(path)}).\n{advice}'
     )
 
 
-DETECTION = (
-    'Set COCO_ROOT to the folder that holds annotations/, train2017/ '
-    'and val2017/, for example COCO_ROOT=/data/coco; the configs of '
-    'the shapes data read SHAPES_ROOT.\n'
-    'No COCO at hand? `make demo` needs none: it generates its own '
-    'data.'
-)
-CLASSIFICATION = (
-    'Set IMAGENET_ROOT to the folder that holds train/ and val/, each with a '
-    'folder a class, for example IMAGENET_ROOT=/data/imagenet.\n'
-    'No ImageNet at hand? mobilevig_ti_shapes needs none: '
-    '`python tools/make_shapes.py --task classification` makes its data '
-    '(SHAPE_CLASSES_ROOT, if elsewhere).'
-)
+# Environment variables that our configs read, what they default to, and advice.
+ROOTS = {
+    'COCO_ROOT': (
+        'data/coco',
+        'Set COCO_ROOT to the folder that holds annotations/, train2017/ and '
+        'val2017/, for example COCO_ROOT=/data/coco.\n'
+        'No COCO at hand? `make demo` needs none: it generates its own data.',
+    ),
+    'SHAPES_ROOT': (
+        'data/shapes',
+        'Set SHAPES_ROOT to the folder that tools/make_shapes.py has written, or run '
+        'it: it needs no download.',
+    ),
+    'IMAGENET_ROOT': (
+        'data/imagenet',
+        'Set IMAGENET_ROOT to the folder that holds train/ and val/, each with a '
+        'folder a class, for example IMAGENET_ROOT=/data/imagenet.\n'
+        'No ImageNet at hand? mobilevig_ti_shapes needs none: '
+        '`python tools/make_shapes.py --task classification` makes its data.',
+    ),
+    'SHAPE_CLASSES_ROOT': (
+        'data/shape_classes',
+        'Run `python tools/make_shapes.py --task classification`, or set '
+        'SHAPE_CLASSES_ROOT to the folder that it has written.',
+    ),
+}

@@ -211,3 +211,64 @@ def test_cfg_options_are_read_as_mmengine_reads_them(tmp_path):
     assert found.b.c == [(1, 2.5), 'x']
     with pytest.raises(UserError, match='--cfg-options: Imbalanced'):
         load_config(str(path), ['a=[1', 'b=2,(3'])
+
+
+# A command that gets Ctrl-C at one moment.
+INTERRUPTED = """
+import argparse, atexit, os, signal, sys, types
+import mobilevig_det_cli
+
+moment = sys.argv.pop()
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def parse(argv):
+    if moment == 'parsing':
+        ctrl_c()
+    return argparse.Namespace()
+
+def work(args):
+    if moment == 'working':
+        ctrl_c()
+    if moment == 'translated':
+        try:
+            ctrl_c()
+        except KeyboardInterrupt:
+            raise RuntimeError('DataLoader worker exited unexpectedly')
+    if moment == 'forked':
+        child = os.fork()
+        if not child:
+            ctrl_c()
+        os.waitpid(child, 0)
+        ctrl_c()
+    if moment == 'exit':
+        atexit.register(ctrl_c)
+
+def main(argv):
+    from mobilevig_det.cli.command import command
+    command(parse, 'try again')(work)(argv)
+
+class Import:
+    def find_spec(name, path=None, target=None):
+        if moment == name:
+            try:
+                ctrl_c()
+            except BaseException:
+                raise ImportError('swallowed') from None
+
+sys.meta_path.insert(0, Import)
+train = sys.modules['mobilevig_det.cli.train'] = types.ModuleType('train')
+train.main = main
+mobilevig_det_cli.main('train')
+"""
+
+
+@pytest.mark.parametrize(
+    'moment', ['parsing', 'torch', 'mmdet', 'working', 'translated', 'forked', 'exit']
+)
+def test_ctrl_c_is_one_line_and_exit_code_130(moment):
+    done = python('-W', 'ignore', '-c', INTERRUPTED, moment)
+    hint = '; try again' if moment in ('working', 'translated', 'forked') else ''
+    assert done.stderr == f'-c: stopped{hint}.\n'
+    assert done.returncode == 130

@@ -79,6 +79,53 @@ def test_missing_coco(tmp_path, monkeypatch):
     assert str(tmp_path / 'nowhere/annotations/instances_val2017.json') in (message)
 
 
+def test_missing_folder_of_an_own_data_set(shapes_root, tmp_path, monkeypatch):
+    """Not that of our configs, so that their variables don't help."""
+    monkeypatch.delenv('SHAPES_ROOT', raising=False)
+    root = f'train_dataloader.dataset.data_root={shapes_root}/'
+    missing = 'train_dataloader.dataset.data_prefix.img=photos/'
+    message = refusal('train', CONFIG, *SMALL, root, missing)
+    assert f"no folder '{shapes_root}/photos/'" in message
+    assert 'data_prefix' in message and 'train_dataloader.dataset' in message
+    assert '_ROOT' not in message and 'COCO' not in message
+
+
+@pytest.mark.parametrize('below', ['', 'run', 'a/b'])
+def test_work_dir_that_is_a_file(below, shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    (tmp_path / 'file').write_text('')
+    message = refusal('train', CONFIG, '--work-dir', tmp_path / 'file' / below)
+    assert message.startswith('train.py: --work-dir: ')
+    assert f'{tmp_path}/file: Not a directory' in message
+
+
+@pytest.mark.parametrize('out', ['missing/found.pkl', 'file/found.pkl', '/proc/x.pkl'])
+def test_unwritable_out_is_refused_before_the_test(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').write_text('')
+    assert refusal('test', CONFIG, 'no.pth', '--out', out).startswith('test.py: --out:')
+
+
+def test_files_that_cannot_be_opened_are_one_message(
+    tmp_path, monkeypatch, shapes_root
+):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    (tmp_path / 'file').write_text('')
+    message = refusal('browse_data', CONFIG, '--out-dir', tmp_path / 'file')
+    assert message == f"browse_data.py: File exists: '{tmp_path}/file'"
+
+
+@pytest.mark.parametrize(
+    'address',
+    ['s3://KEY:SECRET@bucket/x.pth', 'torchvision://rasnet', 'open-mmlab://x'],
+)
+def test_address_that_mmengine_cannot_load(address, shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    options = '--work-dir', tmp_path, *SMALL
+    message = refusal('test', CONFIG, address, *options)
+    assert f'The checkpoint {address.replace("KEY:SECRET@", "")} cannot' in message
+
+
 @pytest.mark.parametrize(
     'launcher, program, variable',
     [
