@@ -53,7 +53,7 @@ setup(
     package_data={
         'mobilevig_det': ['py.typed'],
         'mobilevig_det.evaluation': ['data/*'],
-        'mobilevig_det.export': ['web_page/*'],
+        'mobilevig_det.export.web': ['*.html', '*.js'],
     },
     python_requires='>=3.10',
     # Without versions, so that pip replaces nothing a user has; what fits

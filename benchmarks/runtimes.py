@@ -120,7 +120,7 @@ def _rows(
 def _export_backbone(model: nn.Module, size: str, folder: Path) -> list[Path]:
     """Export a backbone for an input size to all runtimes."""
     height, width = map(int, size.split('x'))
-    metadata = dict(part='backbone', fixed_size=[height, width])
+    metadata = dict(format=1, part='backbone', fixed_size=[height, width])
     folder.mkdir(exist_ok=True)
     paths = [folder / f'{size}{suffix}' for suffix in NAMES]
     write_onnx_backbone(model, paths[0], (height, width), metadata)

@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import reprlib
 import sys
 from pathlib import Path
 from unittest import mock
@@ -60,12 +61,99 @@ def load(path):
         raise Unusable(f'{error}: pip install {error.name}') from None
     except Exception as error:  # each runtime has types of its own
         raise Unusable(f'{path} cannot be loaded: {str(error).strip()}') from None
-    metadata = json.loads(text or '{}')
-    if metadata.get('part') != 'detector' or metadata['format'] != 1:
-        has = 'a {part} of format {format}'.format(**metadata) if text else 'none'
-        wanted = 'a detector that tools/export.py wrote (--part detector, format 1)'
+    return run, parse_metadata(text, path)
+
+
+def parse_metadata(text, path):
+    """The metadata of a detector's file, which may be anybody's."""
+    wanted = 'a detector that tools/export.py wrote (--part detector, format 1)'
+    try:
+        metadata = json.loads(text or '{}') if len(text or '') <= 2**20 else None
+    except (ValueError, RecursionError):
+        metadata = None
+    if type(metadata) is not dict:
+        raise Unusable(f'{path} is not {wanted}. Its metadata is no JSON object.')
+    part, version = metadata.get('part'), metadata.get('format')
+    if part != 'detector' or type(version) is not int or version != 1:
+        part, version = (reprlib.repr(x).strip("'") for x in (part, version))
+        has = f'a {part} of format {version}' if metadata else 'none'
         raise Unusable(f'{path} is not {wanted}. Its metadata says: {has}.')
-    return run, metadata
+    for key, fits in check_metadata(metadata):
+        if not fits:
+            found = reprlib.repr(metadata[key]) if key in metadata else 'missing'
+            raise Unusable(f'The metadata of {path} cannot be used: {key} is {found}')
+    return metadata
+
+
+def _numbers(x, count, low=-1e6, high=1e6, types=(int, float)):
+    x = x if type(x) is list else [x] if count == 1 else []
+    return len(x) == count and all(type(y) in types and low <= y <= high for y in x)
+
+
+def _sides(x, count=2):
+    return _numbers(x, count, 1, 8192, (int,))
+
+
+def _optional(x, *tests):
+    return x is None or type(x) is dict and all(test(x.get) for test in tests)
+
+
+def check_metadata(metadata):
+    """Pairs of a key that prepare(), Detector or draw() reads, and whether it fits."""
+    get, missing = metadata.get, object()
+    names, colors = get('classes'), get('palette')
+    yield (
+        'classes',
+        type(names) is list
+        and all(
+            type(n) is str and n.encode(errors='ignore').decode() == n for n in names
+        ),
+    )
+    yield (
+        'palette',
+        colors is None
+        or (
+            type(colors) is list
+            and len(colors) >= len(names)
+            and all(_numbers(color, 3, 0, 255) for color in colors)
+        ),
+    )
+    yield 'mean', _numbers(get('mean'), 3)
+    yield 'std', _numbers(get('std'), 3, 1e-6)
+    yield 'bgr_to_rgb', type(get('bgr_to_rgb')) is bool
+    yield 'pad_size_divisor', _sides([get('pad_size_divisor')], 1)
+    yield 'pad_value', _numbers([get('pad_value')], 1)
+    yield (
+        'resize',
+        _optional(
+            get('resize'),
+            lambda resize: _sides(resize('scale')),
+            lambda resize: type(resize('keep_ratio')) is bool,
+        ),
+    )
+    yield (
+        'pad',
+        _optional(
+            get('pad'),
+            lambda pad: _sides(pad('size')),
+            lambda pad: _numbers(pad('value'), 3),
+        ),
+    )
+    masks = get('masks', missing)
+    yield (
+        'masks',
+        _optional(
+            masks,
+            lambda masks: masks('kind') in ('box', 'image'),
+            lambda masks: _numbers([masks('threshold')], 1, 0, 1),
+            lambda masks: (
+                masks('kind') == 'box'
+                or _numbers([masks('threshold')], 1, 1e-6, 1 - 1e-6)
+                and _numbers([masks('stride')], 1, 1, 256, (int,))
+                and type(masks('swapped', True)) in (bool, type(None))
+            ),
+        ),
+    )
 
 
 class Detector:
@@ -82,7 +170,12 @@ class Detector:
         ``masks``, N bool arrays (H, W), if the model has masks.
         """
         tensor, size, scale = prepare(image, self.metadata)
-        found = self.run({'image': tensor, 'size': np.array(size, np.int64)})
+        try:
+            found = self.run({'image': tensor, 'size': np.array(size, np.int64)})
+        except Exception as error:  # each runtime has types of its own
+            raise Unusable(f'the model fails: {str(error).strip()}') from None
+        if not are_detections(found, self.metadata):
+            raise Unusable('the outputs of the model are no detections')
         found = {k: v[found['scores'] >= score_thr] for k, v in found.items()}
         found['boxes'] = found['boxes'] / np.array(scale * 2, np.float32)
         if masks := self.metadata['masks']:
@@ -97,13 +190,32 @@ class Detector:
         return found
 
 
+def are_detections(found, metadata):
+    """Whether the shapes and values of a model's outputs can be used."""
+    names = ('boxes', 'scores', 'labels', *(('masks',) if metadata['masks'] else ()))
+    if not all(isinstance(found.get(name), np.ndarray) for name in names):
+        return False
+    boxes, scores, labels, *masks = (found[name] for name in names)
+    number = labels.size
+    return (
+        labels.shape == scores.shape == (number,)
+        and boxes.shape == (number, 4)
+        and all(x.ndim == 3 and len(x) == number for x in masks)
+        and all(x.dtype.kind == 'f' for x in (boxes, scores, *masks))
+        and labels.dtype.kind == 'i'
+        and np.isin(labels, range(len(metadata['classes']))).all()
+        and np.isfinite(scores).all()
+        and (np.abs(boxes) < 1e6).all()  # NaN is not less
+    )
+
+
 def prepare(image, metadata):
     """MMDetection's Resize, Pad and DetDataPreprocessor: float32 (1, 3, H, W), (height,
     width) before the last padding, and the (x, y) factors of the resizing."""
     height, width = image.shape[:2]
-    if metadata['resize']:
-        new = tuple(metadata['resize']['scale'])
-        if metadata['resize']['keep_ratio']:
+    if resize := metadata.get('resize'):
+        new = tuple(resize['scale'])
+        if resize['keep_ratio']:
             long, short = max(new), min(new)
             factor = min(long / max(height, width), short / min(height, width))
             new = int(width * factor + 0.5), int(height * factor + 0.5)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .backbone import export_program, require_size
-from .metadata import to_json
-from .runtimes import METADATA_KEY, require
+from .metadata import METADATA_KEY, to_json
+from .runtimes import require
 
 # The first version with float16 programs, which the Neural Engine runs.
 MINIMUM_IOS = 16

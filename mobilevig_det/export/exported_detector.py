@@ -17,6 +17,7 @@ from ..errors import UserError
 from .metadata import by_channel
 from .runtimes import load
 
+MAX_COORDINATE = 1e6  # of boxes, in pixels
 SUFFIXES = ('.onnx', '.xml', '.pte', '.mlpackage')
 
 
@@ -65,6 +66,17 @@ class ExportedDetector(BaseModel):
             data_preprocessor = {key: metadata[key] for key in keys}
             data_preprocessor['type'] = 'mmdet.DetDataPreprocessor'
         super().__init__(data_preprocessor)
+        self.path = path
+        self._outputs = ['boxes', 'scores', 'labels']
+        if metadata['masks']:
+            self._outputs.append('masks')
+        missing = {'image', 'size'} ^ {*session.inputs}
+        missing |= {*self._outputs} - {*session.outputs}
+        if missing:
+            raise UserError(
+                f'{path} is no detector of tools/export.py: its inputs and outputs '
+                f'differ in {", ".join(sorted(missing))}.'
+            )
         self.session = session
         self.metadata = metadata
         self.dataset_meta = dict(
@@ -102,6 +114,12 @@ class ExportedDetector(BaseModel):
                 image=image[None].cpu().numpy(),
                 size=np.array(sample.img_shape[:2], np.int64),
             )
+            if not self._are_detections(found):
+                raise UserError(
+                    f'{self.path} gives outputs that are no detections: boxes or '
+                    'scores that are not finite, labels without a class, other shapes. '
+                    'Export the model again with tools/export.py.'
+                )
             tensors = {key: torch.tensor(value) for key, value in found.items()}
             factor = torch.tensor(sample.scale_factor, dtype=torch.float32).repeat(2)
             tensors['boxes'] /= factor
@@ -109,6 +127,22 @@ class ExportedDetector(BaseModel):
                 tensors['masks'] = self._masks(tensors, sample)
             sample.pred_instances = InstanceData(bboxes=tensors.pop('boxes'), **tensors)
         return data_samples
+
+    def _are_detections(self, found: dict[str, np.ndarray]) -> bool:
+        if not all(isinstance(found[name], np.ndarray) for name in self._outputs):
+            return False
+        boxes, scores, labels, *masks = (found[name] for name in self._outputs)
+        number = labels.size
+        return bool(
+            labels.shape == scores.shape == (number,)
+            and boxes.shape == (number, 4)
+            and all(x.ndim == 3 and len(x) == number for x in masks)
+            and all(x.dtype.kind == 'f' for x in (boxes, scores, *masks))
+            and labels.dtype.kind == 'i'
+            and np.isin(labels, range(len(self.metadata['classes']))).all()
+            and np.isfinite(scores).all()
+            and (np.abs(boxes) < MAX_COORDINATE).all()  # NaN is not less
+        )
 
     def _masks(self, found: dict, sample: DetDataSample) -> torch.Tensor:
         """Return masks at the original size, as MMDetection's heads make them.

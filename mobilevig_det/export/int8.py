@@ -322,7 +322,7 @@ def evaluate(
         raise UserError(
             f"--int8: the config's val_evaluator gives no AP, but {', '.join(found)}."
         )
-    kind = 'int8' if model.metadata['int8'] else 'float32'
+    kind = 'int8' if model.metadata.get('int8') else 'float32'
     print(f'{Path(path).name} in {kind}: {len(seen)} validation images.')
     return aps
 

@@ -1,6 +1,8 @@
 """Metadata of exported files: all that a program needs to prepare images for them."""
 
 import json
+import reprlib
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,127 @@ from ..datasets import leaf_datasets
 from ..errors import UserError
 
 FORMAT = 1
+METADATA_KEY = 'mobilevig_det'  # in ONNX, OpenVINO and Core ML files
+MAX_LENGTH = 2**20  # of the JSON text, in characters
+MAX_SIDE = 8192  # of an image, in pixels
+
+Check = Callable[[Any], bool]
+
+
+def _number(low: float, high: float, *types: type) -> Check:
+    return lambda x: type(x) in (types or (int, float)) and low <= x <= high
+
+
+def _list_of(check: Check, length: int | None = None) -> Check:
+    return lambda x: type(x) is list and length in (None, len(x)) and all(map(check, x))
+
+
+def _fields(**checks: Check) -> Check:
+    return lambda x: type(x) is dict and all(c(x.get(key)) for key, c in checks.items())
+
+
+def _one_of(*allowed: Any) -> Check:
+    """Accept values that equal one of some constants or pass one of some checks."""
+    return lambda x: any(
+        y(x) if callable(y) else type(x) is type(y) and x == y for y in allowed
+    )
+
+
+def _is_text(x: Any) -> bool:
+    # Half of a surrogate pair can't be written to a file.
+    return type(x) is str and not any('\ud800' <= c <= '\udfff' for c in x)
+
+
+_flag = _one_of(True, False)
+_side, _pixel = _number(1, MAX_SIDE, int), _number(-1e6, 1e6)
+_size = _list_of(_side, 2)
+_box_masks = _fields(kind=_one_of('box'), threshold=_number(0, 1))
+_image_masks = _fields(
+    kind=_one_of('image'),
+    threshold=_number(1e-6, 1 - 1e-6),  # has a logit
+    stride=_number(1, 256, int),
+    swapped=_one_of(None, _flag),
+)
+# The keys that a detector's file must have.
+REQUIRED = {
+    'part': _one_of('detector', 'backbone'),
+    'classes': _list_of(_is_text),
+    'mean': _list_of(_pixel, 3),
+    'std': _list_of(_number(1e-6, 1e6), 3),
+    'bgr_to_rgb': _flag,
+    'pad_size_divisor': _side,
+    'pad_value': _pixel,
+    'masks': _one_of(None, _box_masks, _image_masks),
+}
+SCHEMA: dict[str, Check] = {
+    **REQUIRED,
+    'palette': _one_of(None, _list_of(_list_of(_number(0, 255), 3))),
+    'resize': _one_of(None, _fields(scale=_size, keep_ratio=_flag)),
+    'pad': _one_of(None, _fields(size=_size, value=_list_of(_pixel, 3))),
+    'fixed_size': _one_of(None, _size),
+    'int8': _flag,
+}
+
+
+def parse_metadata(text: str | None, path: str | Path) -> dict[str, Any]:
+    """Parse the metadata of an exported file, which may be anybody's.
+
+    Args:
+        text (str | None): The JSON text; None if the file has none.
+        path (str | Path): The file, for error messages.
+
+    Returns:
+        dict[str, Any]: The metadata, which fits ``SCHEMA``.
+
+    Raises:
+        UserError: If there is none, or it is not what ``tools/export.py`` writes. The
+            message names the first key that doesn't fit.
+    """
+    if text is None:
+        raise UserError(
+            f'{path} has no metadata of mobilevig_det: tools/export.py did not write '
+            'it.'
+        )
+    try:
+        if len(text) > MAX_LENGTH:
+            raise ValueError(f'it has more than {MAX_LENGTH} characters')
+        metadata = json.loads(text)
+        check_metadata(metadata)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f'The metadata of {path} cannot be used: {error}. Export the model again '
+            'with tools/export.py.'
+        ) from error
+    return metadata
+
+
+def check_metadata(metadata: Any) -> None:
+    """Check that metadata fits ``SCHEMA``.
+
+    Raises:
+        ValueError: Says what doesn't fit.
+    """
+    if type(metadata) is not dict:
+        raise ValueError(f'it is {reprlib.repr(metadata)}, not a JSON object')
+    version = metadata.get('format')
+    if type(version) is not int or version != FORMAT:
+        raise ValueError(
+            f'its format is {reprlib.repr(version)}; this version of mobilevig_det '
+            f'reads format {FORMAT}'
+        )
+    part = metadata.get('part')
+    missing = {*(['part'] if part == 'backbone' else REQUIRED)} - {*metadata}
+    if missing:
+        raise ValueError(f'it has no {", ".join(sorted(missing))}')
+    for key, check in SCHEMA.items():
+        if key in metadata and not check(metadata[key]):
+            found = reprlib.repr(metadata[key])
+            raise ValueError(
+                f'{key} is {found}, not what docs/export.md, "Metadata", describes'
+            )
+    palette = metadata.get('palette')
+    if palette is not None and len(palette) < len(metadata.get('classes', [])):
+        raise ValueError('palette has fewer colours than there are classes')
 
 
 def make_metadata(
@@ -38,8 +161,7 @@ def make_metadata(
         dict[str, Any]: The metadata of the float32 file.
 
     Raises:
-        UserError: If the detector has a data preprocessor that the metadata can't
-            describe.
+        UserError: If the metadata can't describe how images are prepared.
     """
     preprocessor = model.data_preprocessor
     if type(preprocessor) is not DetDataPreprocessor:
@@ -48,13 +170,13 @@ def make_metadata(
             'DetDataPreprocessor can be written into an exported file.'
         )
     test_cfg = final_test_cfg(model) if part == 'detector' else ConfigDict()
-    return {
+    metadata = {
         'format': FORMAT,
         'part': part,
         'family': type(model).__name__,
         'config': Path(cfg.filename or 'config').stem,
         'classes': list(classes),
-        'palette': _palette(model),
+        'palette': _palette(model, len(classes)),
         'mean': by_channel(preprocessor, 'mean'),
         'std': by_channel(preprocessor, 'std'),
         'bgr_to_rgb': bool(preprocessor._channel_conversion),
@@ -72,6 +194,13 @@ def make_metadata(
             'onnx': _version('onnx'),
         },
     }
+    try:
+        check_metadata(metadata)
+    except ValueError as error:
+        raise UserError(
+            f'The config cannot be described in the file: {error}.'
+        ) from error
+    return metadata
 
 
 def to_json(metadata: dict[str, Any]) -> str:
@@ -96,10 +225,12 @@ def by_channel(preprocessor: torch.nn.Module, name: str) -> list[float]:
     return getattr(preprocessor, name, default).flatten().expand(3).tolist()
 
 
-def _palette(model: BaseDetector) -> list | None:
-    """Return the classes' colours (r, g, b), if the checkpoint has them."""
+def _palette(model: BaseDetector, number: int) -> list | None:
+    """Return the classes' colours (r, g, b), if the checkpoint has all of them."""
     palette = (getattr(model, 'dataset_meta', None) or {}).get('palette')
-    return None if isinstance(palette, str | None) else [list(c) for c in palette]
+    if isinstance(palette, str | None) or len(palette) < number:
+        return None
+    return [list(colour) for colour in palette]
 
 
 def _masks(model: BaseDetector) -> dict | None:

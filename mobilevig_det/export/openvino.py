@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .metadata import to_json
-from .runtimes import METADATA_KEY, require, without_telemetry
+from .metadata import METADATA_KEY, to_json
+from .runtimes import require, without_telemetry
 
 
 def write_openvino(

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import importlib
 import io
-import json
 import logging
 import os
 import warnings
@@ -23,8 +22,8 @@ import numpy as np
 import torch
 
 from ..errors import UserError
+from .metadata import MAX_LENGTH, METADATA_KEY, parse_metadata
 
-METADATA_KEY = 'mobilevig_det'  # in ONNX, OpenVINO and Core ML files
 # Prefix of the names of the nodes around the layers, which are not quantised.
 BUILT = 'built/'
 
@@ -104,13 +103,16 @@ def _load_onnx(path: Path, threads: int | None) -> Session:
         for port in session.get_inputs()
     }
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    metadata = _parse_metadata(text, path)
+    metadata = parse_metadata(text, path)
     return Session(inputs, outputs, metadata, lambda x: session.run(outputs, x))
 
 
 def _load_openvino(path: Path, threads: int | None) -> Session:
     core = openvino_core()
     model = core.read_model(str(path))
+    has_text = model.has_rt_info([METADATA_KEY])
+    text = model.get_rt_info([METADATA_KEY]).astype(str) if has_text else None
+    metadata = parse_metadata(text, path)
     # By default it computes in bfloat16 where the CPU can.
     options: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32'}
     if threads is not None:
@@ -123,14 +125,12 @@ def _load_openvino(path: Path, threads: int | None) -> Session:
         for port in model.inputs
     }
     outputs = [port.get_any_name() for port in model.outputs]
-    has_text = model.has_rt_info([METADATA_KEY])
-    text = model.get_rt_info([METADATA_KEY]).astype(str) if has_text else None
 
     def run(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
         results = compiled(arrays)
         return [np.array(results[port]) for port in compiled.outputs]
 
-    return Session(inputs, outputs, _parse_metadata(text, path), run)
+    return Session(inputs, outputs, metadata, run)
 
 
 def _load_executorch(path: Path, threads: int | None) -> Session:
@@ -144,7 +144,10 @@ def _load_executorch(path: Path, threads: int | None) -> Session:
             f'{path} has no metadata next to it: {sidecar.name} is missing, which '
             'tools/export.py wrote with it.'
         )
-    metadata = json.loads(sidecar.read_text('utf-8'))
+    with sidecar.open(encoding='utf-8') as file:
+        metadata = parse_metadata(file.read(MAX_LENGTH + 1), sidecar)
+    if not metadata.get('fixed_size'):
+        raise UserError(f'The metadata {sidecar} has no fixed_size.')
     if threads is not None:
         portable_lib._unsafe_reset_threadpool(threads)
     method = Runtime.get().load_program(path).load_method('forward')
@@ -172,15 +175,6 @@ LOADERS: dict[str, Callable[[Path, int | None], Session]] = {
     '.xml': _load_openvino,
     '.pte': _load_executorch,
 }
-
-
-def _parse_metadata(text: str | None, path: Path) -> dict[str, Any]:
-    if text is None:
-        raise UserError(
-            f'{path} has no metadata of mobilevig_det: tools/export.py did not '
-            'write it.'
-        )
-    return json.loads(text)
 
 
 @functools.cache

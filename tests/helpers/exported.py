@@ -32,6 +32,21 @@ SIBLINGS = tuple(
     f'Mask R-CNN with {sibling}'
     for sibling in ('GreedyViG', 'MobileViGv2', 'AdaptViG', 'RapidNet')
 )
+# The least that a detector's file must say, and all that is read of it.
+METADATA = dict(
+    format=1,
+    part='detector',
+    classes=['cat', 'собака'],
+    palette=[[0, 128, 255], [1, 2, 3]],
+    mean=[123.675, 116.28, 103.53],
+    std=[58, 57.12, 57.375],
+    bgr_to_rgb=True,
+    resize=dict(scale=[64, 48], keep_ratio=True),
+    pad=dict(size=[64, 64], value=[114, 114, 114]),
+    pad_size_divisor=32,
+    pad_value=0,
+    masks=None,
+)
 
 
 def config(family: str) -> Config:

@@ -10,7 +10,11 @@ from torch import nn
 
 CHANNELS = [8, 16, 24, 32]
 METADATA = dict(
-    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
+    format=1,
+    part='backbone',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    bgr_to_rgb=True,
 )
 
 

@@ -1,5 +1,7 @@
 """ExecuTorch files: run in their runtime, and delegated whole."""
 
+import json
+
 from mobilevig_det.errors import UserError
 from mobilevig_det.export import executorch as forms
 from mobilevig_det.export import load
@@ -33,9 +35,10 @@ def write():
 def test_equals_pytorch(write, size, neck, stride, tmp_path):
     model = tiny_backbone.make(neck, stride)
     path = tmp_path / 'model.pte'
-    write(model, path, size, dict(fixed_size=list(size)))
+    metadata = tiny_backbone.METADATA | dict(fixed_size=list(size))
+    write(model, path, size, metadata)
     session = load(path)
-    assert session.metadata == dict(fixed_size=list(size))
+    assert session.metadata == metadata
     earlier = None
     for seed in range(2):
         x = torch.randn(1, 3, *size, generator=torch.manual_seed(seed))
@@ -66,7 +69,11 @@ def test_metadata_is_needed(tmp_path):
     path.write_bytes(b'?')
     with pytest.raises(UserError, match='model.json is missing'):
         load(path)
-    (tmp_path / 'model.json').write_text('{}')
+    (tmp_path / 'model.json').write_text(json.dumps(tiny_backbone.METADATA))
+    with pytest.raises(UserError, match='model.json has no fixed_size'):
+        load(path)
+    metadata = tiny_backbone.METADATA | dict(fixed_size=[32, 32])
+    (tmp_path / 'model.json').write_text(json.dumps(metadata))
     with pytest.raises(UserError, match='cannot be loaded'):
         load(path)
 

@@ -142,6 +142,7 @@ def shapes_cfg(shapes_root, monkeypatch):
 class Oracle:
     """Detects what is annotated, image by image."""
 
+    inputs, outputs = ('image', 'size'), ('boxes', 'labels', 'scores')
     metadata = dict(part='detector', int8=True, mean=MEAN, std=STD, masks=None)
     metadata['classes'] = ['circle', 'square', 'triangle']
 

@@ -11,6 +11,7 @@ import naive_graph_steps as naive
 import numpy as np
 import pytest
 import torch
+from tiny_backbone import METADATA
 from torch import nn
 
 STEPS = dict(
@@ -45,12 +46,12 @@ def step(request, tmp_path_factory):
 
 
 def sessions(model, path):
-    write_onnx_backbone(model.eval(), path, None, {})
+    write_onnx_backbone(model.eval(), path, None, METADATA)
     if isinstance(model, Step) and model.function is thresholded_max:
         with pytest.raises(UserError, match='loops of a GreedyViG'):
-            write_openvino(path, path.with_suffix('.xml'), {})
+            write_openvino(path, path.with_suffix('.xml'), METADATA)
         return [load(path)]
-    write_openvino(path, path.with_suffix('.xml'), {})
+    write_openvino(path, path.with_suffix('.xml'), METADATA)
     return [load(path.with_suffix(suffix)) for suffix in ('.onnx', '.xml')]
 
 

@@ -163,7 +163,8 @@ def test_masks_of_the_whole_image(scale, swapped, tmp_path, monkeypatch):
     def check(mask):
         assert mask.shape == shape and (mask != expected).mean() < 1e-3
 
-    detector = SimpleNamespace(metadata=dict(masks=masks), run=lambda _: dict(found))
+    metadata = dict(classes=['a'], masks=masks)
+    detector = SimpleNamespace(metadata=metadata, run=lambda _: dict(found))
     monkeypatch.setattr(runner, 'prepare', lambda *_: (None, (96, 128), scale))
     image = np.zeros((*shape, 3), np.uint8)
     (mask,) = runner.Detector.__call__(detector, image)['masks']

@@ -7,6 +7,7 @@ from mobilevig_det.export.openvino import write_openvino
 
 import pytest
 import tool
+from exported import METADATA
 from onnx import TensorProto, helper, save
 
 # Python's handlers run on the thread's signal stack once faulthandler is on.
@@ -41,7 +42,7 @@ def test_signals_after_openvino(library, tmp_path):
     model = helper.make_model(graph, opset_imports=opset, ir_version=10)
     save(model, tmp_path / 'model.onnx')
     path = tmp_path / 'model.xml'
-    write_openvino(tmp_path / 'model.onnx', path, dict(part='detector', format=1))
+    write_openvino(tmp_path / 'model.onnx', path, METADATA)
     script = SIGNAL_AFTER.format(
         library=library, tool=str(tool.TOOLS / 'run_onnx.py'), path=str(path)
     )

@@ -14,6 +14,7 @@ from mobilevig_det.ops.dagc import naive_thresholded_max
 import numpy as np
 import pytest
 import torch
+from tiny_backbone import METADATA
 
 ARCH = dict(channels=[4, 8, 8, 12], blocks=[1] * 4, graph_blocks=[0, 1, 1, 1])
 
@@ -115,7 +116,7 @@ def test_wrong_graph_step_is_reported(model, image, mistake):
 @pytest.mark.slow
 def test_onnx_files_output_their_graph_steps(model, image, tmp_path):
     path = tmp_path / 'maps.onnx'
-    write_onnx_backbone(model, path, None, {})
+    write_onnx_backbone(model, path, None, METADATA)
     expected, maps = as_file(model, image, naive_thresholded_max)
     with load_with_graph_steps(path) as session:
         outputs = session(image=image.numpy())
@@ -124,6 +125,6 @@ def test_onnx_files_output_their_graph_steps(model, image, tmp_path):
     for found, want in zip(results, expected, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(outputs['map3'], maps[3], rtol=1e-3, atol=1e-4)
-    write_onnx_backbone(model, path, (104, 168), {})
+    write_onnx_backbone(model, path, (104, 168), METADATA)
     with load_with_graph_steps(path) as session:
         assert not pop_graph_steps(session(image=image.numpy()))

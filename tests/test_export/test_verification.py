@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from tiny_backbone import METADATA
 
 CFG = ConfigDict(score_thr=0.05, max_per_img=3, nms=dict(iou_threshold=0.5))
 
@@ -135,8 +136,8 @@ def test_backbone(exporters, size, tmp_path):
     exporter = exporters['RetinaNet']
     backbone = Maps(exporter.model)
     path = tmp_path / 'maps.onnx'
-    write_onnx_backbone(backbone, path, size, {})
-    write_openvino(path, path.with_suffix('.xml'), {})
+    write_onnx_backbone(backbone, path, size, METADATA)
+    write_openvino(path, path.with_suffix('.xml'), METADATA)
     for suffix in ('.onnx', '.xml'):
         args = exporter.model, exporter.cfg, size
         rows = verify_backbone(path.with_suffix(suffix), backbone, *args)

@@ -14,6 +14,7 @@ from mobilevig_det.export.web import (
     FILES,
     MODEL,
     PAGE,
+    PAGE_FILES,
     check_folder,
     find_ort_web,
     write_web,
@@ -291,7 +292,7 @@ def test_tool_writes_the_folder(
     folder = Path('work_dirs', 'export', 'my_web')
     assert f'python {folder / "serve.py"}' in output
     assert {path.name for path in folder.iterdir()} == {
-        *(path.name for path in PAGE.iterdir() if path.is_file()),
+        *(path.name for pattern in PAGE_FILES for path in PAGE.glob(pattern)),
         *('model.onnx', 'model.json', 'ort'),
     }
     assert len(list((folder / 'ort').iterdir())) == len(FILES)

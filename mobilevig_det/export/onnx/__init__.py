@@ -15,8 +15,7 @@ from mmdet.models import BaseDetector
 from torch import nn
 
 from ...errors import UserError
-from ..metadata import to_json
-from ..runtimes import METADATA_KEY
+from ..metadata import METADATA_KEY, to_json
 from ..supported import check_supported
 from .detectors import BUILDERS
 from .graph import Graph

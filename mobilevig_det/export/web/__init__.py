@@ -8,11 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..io import atomic_write
-from .metadata import to_json
+from ...errors import UserError
+from ...io import atomic_write
+from ..metadata import to_json
 
-PAGE = Path(__file__).parent / 'web_page'
+PAGE = Path(__file__).parent
+PAGE_FILES = ('*.html', '*.js', 'serve.py')
 MODEL = 'model.onnx'
 PACKAGE = 'onnxruntime-web@1.30.0'  # the version that was tried
 # The files of its 138 MB that a page needs: WebAssembly for CPUs. package.json has the
@@ -47,13 +48,13 @@ def write_web(folder: Path, metadata: dict[str, Any], ort_web: Path) -> None:
 
     Args:
         folder (Path): The folder of the page.
-        metadata (dict): From :func:`.metadata.make_metadata`. It also goes into
+        metadata (dict): From :func:`..metadata.make_metadata`. It also goes into
             model.json because onnxruntime-web cannot read that of a model.
         ort_web (Path): From :func:`find_ort_web`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for source in PAGE.iterdir():
-        if source.is_file():
+    for pattern in PAGE_FILES:
+        for source in PAGE.glob(pattern):
             shutil.copyfile(source, folder / source.name)
     (folder / 'ort').mkdir()
     for name in FILES:
