@@ -5,7 +5,7 @@ are those of the reference implementation. Off its training size the position en
 is resized like a map.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -40,7 +40,6 @@ def _cubic(points: int, size: int) -> np.ndarray:
     return matrix
 
 
-@lru_cache(maxsize=4)
 def position_tables(
     channels: int, stage: int, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -80,14 +79,21 @@ def position_tables(
     return rows @ nodes[half:], columns @ nodes[:half]
 
 
-def _tables(x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
-    channels, height, width = (int(n) for n in x.shape[1:])
-    dtype = torch.promote_types(x.dtype, torch.float32)
+def _tables(
+    size: Sequence[int], stage: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the position tables of maps of that size (C, H, W), in float32 or wider."""
+    dtype = torch.promote_types(dtype, torch.float32)
+    channels, height, width = map(int, size)
     rows, columns = (
-        torch.tensor(table, dtype=dtype, device=x.device)
+        torch.tensor(table, dtype=dtype, device=device)
         for table in position_tables(channels, stage, height, width)
     )
     return rows, columns
+
+
+# Of one size of images, for the blocks of the four stages.
+_cached_tables = lru_cache(maxsize=4)(_tables)
 
 
 def _nearest(
@@ -125,7 +131,7 @@ def naive_knn_max(x: Tensor, nodes: Tensor, stage: int, dilation: int) -> Tensor
         for t in (x, nodes)
     )
     nodes = nodes.flatten(1, 2)
-    rows, columns = _tables(x, stage)
+    rows, columns = _tables(x.shape[1:], stage, x.dtype, x.device)
     index = _nearest(pixels.detach(), nodes.detach(), rows, columns, dilation)
     first = torch.arange(nodes.shape[0], device=x.device) * nodes.shape[1]
     near = nodes.flatten(0, 1)[index + first[:, None, None, None]]
@@ -165,7 +171,7 @@ def _search(
     """Compute the graph step and, if ``keep``, the neighbours of each pixel and which
     of them is the strongest for each element (otherwise empty tensors)."""
     out, neighbours, winner = _fake_search(x, nodes, stage, dilation, keep)
-    rows, columns = _tables(x, stage)
+    rows, columns = _cached_tables(tuple(x.shape[1:]), stage, x.dtype, x.device)
     for i, image in enumerate(x):
         pixels, choices = as_pixels(image), as_pixels(nodes[i]).flatten(0, 1)
         for down, across in _chunks(x, len(choices)):
