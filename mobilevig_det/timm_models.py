@@ -20,7 +20,7 @@ from .checkpoints.key_mapping import from_authors, is_authors_layout, with_parts
 from .checkpoints.reading import both_weights
 from .checkpoints.sibling_keys import with_unfolded_positions
 from .checkpoints.weights import name_of
-from .classification.classifier import DistilledHead
+from .classification.classifier import ClassifierHead, DistilledHead
 from .errors import UserError
 
 try:
@@ -65,8 +65,8 @@ class Head(DistilledHead):
     """Head whose classifiers can be removed and replaced, as timm's users do."""
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
-        # Skips DistilledHead's check: timm leaves out classifiers of other classes.
-        super(DistilledHead, self)._load_from_state_dict(*args, **kwargs)
+        # Skips ClassifierHead's check: timm leaves out classifiers of other classes.
+        super(ClassifierHead, self)._load_from_state_dict(*args, **kwargs)
 
 
 class TimmMobileViG(nn.Module):

@@ -16,8 +16,8 @@ PUBLIC = {
         explain_mismatch find_file load_all_safely load_from_mobilevig read_checkpoint
         through_scheme""",
     'mobilevig_det.classification': """ClassifierPreprocessor DistilledHead
-        DistillingClassifier ImageClassifier TopKAccuracy WarmupCosineLR
-        load_classifier""",
+        DistillingClassifier ImageClassifier PyramidHead TopKAccuracy
+        WarmupCosineLR load_classifier""",
     'mobilevig_det.config': 'check_device find_checkpoint find_config load_config',
     'mobilevig_det.datasets': """ImageFileError check_data_paths hush_opencv
         leaf_datasets make_shapes read_image""",

@@ -31,6 +31,9 @@ InitCfg = dict | list  # of dicts
 SCHEME = 'mobilevig://'
 PAGES = 'https://huggingface.co/SLDGroup/'
 REPOSITORY = PAGES + 'MobileViG/resolve/main/'  # of MobileViG itself
+PYRAMID_VIG = (
+    'https://github.com/huawei-noah/Efficient-AI-Backbones/releases/tag/pyramid-vig'
+)
 HOW_WITHOUT = 'To start from random weights, set model.backbone.init_cfg=None.'
 
 
@@ -41,11 +44,13 @@ class Published(NamedTuple):
         path: Path below its model page. None if unknown.
         sha256: Its SHA-256. None if unknown.
         page: Name of its model page. None if unknown.
+        parent: Address below which the page is, or may be.
     """
 
     path: str | None
     sha256: str | None = None
     page: str | None = 'MobileViG'
+    parent: str = PAGES
 
     @property
     def url(self) -> str | None:
@@ -54,7 +59,7 @@ class Published(NamedTuple):
             return None
         if self.page == 'MobileViG':
             return REPOSITORY + self.path
-        return f'{PAGES}{self.page}/resolve/main/{self.path}'
+        return f'{self.parent}{self.page}/resolve/main/{self.path}'
 
 
 def name_of(family: str, arch: str) -> str:
@@ -73,7 +78,8 @@ def _files(name: str, sizes: str, path: str, page: str | None) -> dict[str, Publ
 
 # No SHA-256 was published, and no file could be downloaded where this was written.
 # Unknown are the name of MobileViG-Ti's file, and where MobileViGv2's ImageNet files
-# are (their names are another project's, B's by analogy).
+# are (their names are another project's, B's by analogy). Pyramid ViG's are in a GitHub
+# release, under names that another project's metafile has.
 PUBLISHED = {
     # ImageNet-1K: for a backbone's init_cfg
     'ti': Published(None),
@@ -86,6 +92,10 @@ PUBLISHED = {
     'greedyvig-b': Published('B_GreedyViG_83_9.pth', page='GreedyViG'),
     **_files('rapidnet', 'Ti S M B', 'RapidNet_{}.pth', 'RapidNet'),
     **_files('adaptvig', 'S M B', 'AdaptViG_{}_model_best.pth', 'AdaptViG'),
+    'pyramidvig-ti': Published('pvig_ti_78.5.pth.tar', None, None, PYRAMID_VIG),
+    'pyramidvig-s': Published('pvig_s_82.1.pth.tar', None, None, PYRAMID_VIG),
+    'pyramidvig-m': Published('pvig_m_83.1.pth.tar', None, None, PYRAMID_VIG),
+    'pyramidvig-b': Published('pvig_b_83.66.pth.tar', None, None, PYRAMID_VIG),
     # Mask R-CNN on COCO: for load_from, tools/test.py and other commands
     'coco-m': Published('Detection/det_mobilevig_m_62_8.pth'),
     'coco-b': Published('Detection/det_mobilevig_b_64_3.pth'),
@@ -186,8 +196,9 @@ def _find_published(name: str) -> Path:
         raise UserError(
             f'The address of the published file for {SCHEME}{name}, '
             f'{published.path or "whose name is unknown"}, is not known: look for it '
-            f'below {PAGES}, and give the file yourself: {SCHEME}/path/to/file, or, '
-            'under its own name, in the folder that MOBILEVIG_WEIGHTS names. '
+            f'below {published.parent}, and give the file yourself: '
+            f'{SCHEME}/path/to/file, or, under its own name, in the folder that '
+            'MOBILEVIG_WEIGHTS names. '
             f'{HOW_WITHOUT}'
         )
     return _download(published.url, published.sha256)

@@ -5,7 +5,7 @@ registers all of it.
 """
 
 from ..datasets import image_folder  # noqa: F401  registers
-from .classifier import DistilledHead, ImageClassifier, load_classifier
+from .classifier import DistilledHead, ImageClassifier, PyramidHead, load_classifier
 from .distillation import DistillingClassifier
 from .recipe import ClassifierPreprocessor, TopKAccuracy, WarmupCosineLR
 
@@ -14,6 +14,7 @@ __all__ = [
     'DistilledHead',
     'DistillingClassifier',
     'ImageClassifier',
+    'PyramidHead',
     'TopKAccuracy',
     'WarmupCosineLR',
     'load_classifier',

@@ -17,54 +17,22 @@ from ..checkpoints.reading import both_weights
 from ..errors import UserError
 
 
-@MODELS.register_module()
-class DistilledHead(BaseModule):
-    """Pooling, 1x1 convolution, BatchNorm, GELU, then two 1x1 classifiers.
+class ClassifierHead(BaseModule):
+    """Base of the heads: loads the weights of its classifiers strictly.
 
-    Its weights have the authors' names ``prediction``, ``head`` and ``dist_head``.
-    ``head`` learns from the labels, ``dist_head`` from a teacher. Source: the paper's
-    section 3.3, and the authors' code.
+    Attributes:
+        classifiers: Names of the last convolutions, each of which is a classifier.
 
     Args:
-        in_channels (int): Channels of the backbone's last stage.
-        hidden_channels (int): Width of the 1x1 convolution: 512 for Ti and S, 768 for
-            M and B.
-        num_classes (int): Classes. Defaults to 1000.
-        dropout (float): Dropout rate before the classifiers. Defaults to 0, as in
-            every published run.
-        init_cfg (dict, optional): Initialization config. Defaults to None: Kaiming
-            normal weights, zero biases.
+        num_classes (int): Classes.
+        init_cfg (dict, optional): Initialization config.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        hidden_channels: int,
-        num_classes: int = 1000,
-        dropout: float = 0.0,
-        init_cfg: dict | None = None,
-    ) -> None:
+    classifiers: tuple[str, ...] = ()
+
+    def __init__(self, num_classes: int, init_cfg: dict | None) -> None:
         super().__init__(init_cfg or KAIMING)
         self.num_classes = num_classes
-        self.prediction = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(in_channels, hidden_channels, 1),
-            nn.BatchNorm2d(hidden_channels),
-            nn.GELU(),
-            nn.Dropout(dropout),
-        )
-        self.head = nn.Conv2d(hidden_channels, num_classes, 1)
-        self.dist_head = nn.Conv2d(hidden_channels, num_classes, 1)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Compute the logits of both classifiers, each (B, num_classes).
-
-        Args:
-            features (Sequence[Tensor]): The backbone's feature maps; the last one is
-                used, (B, in_channels, H, W).
-        """
-        x = self.prediction(features[-1])
-        return self.head(x).flatten(1), self.dist_head(x).flatten(1)
 
     def _load_from_state_dict(self, weights: dict, prefix: str, *args, **kwargs):
         # Checked here, before any child: whatever loads the file, strictly or not,
@@ -87,7 +55,7 @@ class DistilledHead(BaseModule):
         if 'missing' in misfits:
             missing = ', '.join(misfits['missing'][:4])
             return f'lacks {missing}: it is of another model, or not complete.'
-        classes = len(given['head.weight'])
+        classes = len(given[f'{self.classifiers[0]}.weight'])
         if classes != self.num_classes:
             return (
                 f"is of {classes} classes, this config's of {self.num_classes}: use "
@@ -100,6 +68,102 @@ class DistilledHead(BaseModule):
 
 
 @MODELS.register_module()
+class DistilledHead(ClassifierHead):
+    """Pooling, 1x1 convolution, BatchNorm, GELU, then two 1x1 classifiers.
+
+    Its weights have the authors' names ``prediction``, ``head`` and ``dist_head``.
+    ``head`` learns from the labels, ``dist_head`` from a teacher. Source: the paper's
+    section 3.3, and the authors' code.
+
+    Args:
+        in_channels (int): Channels of the backbone's last stage.
+        hidden_channels (int): Width of the 1x1 convolution: 512 for Ti and S, 768 for
+            M and B.
+        num_classes (int): Classes. Defaults to 1000.
+        dropout (float): Dropout rate before the classifiers. Defaults to 0, as in
+            every published run.
+        init_cfg (dict, optional): Initialization config. Defaults to None: Kaiming
+            normal weights, zero biases.
+    """
+
+    classifiers = ('head', 'dist_head')
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        num_classes: int = 1000,
+        dropout: float = 0.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(num_classes, init_cfg)
+        self.prediction = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(in_channels, hidden_channels, 1),
+            nn.BatchNorm2d(hidden_channels),
+            nn.GELU(),
+            nn.Dropout(dropout),
+        )
+        self.head = nn.Conv2d(hidden_channels, num_classes, 1)
+        self.dist_head = nn.Conv2d(hidden_channels, num_classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the logits of both classifiers, each (B, num_classes).
+
+        Args:
+            features (Sequence[Tensor]): The backbone's feature maps; the last one is
+                used, (B, in_channels, H, W).
+        """
+        x = self.prediction(features[-1])
+        return self.head(x).flatten(1), self.dist_head(x).flatten(1)
+
+
+@MODELS.register_module()
+class PyramidHead(ClassifierHead):
+    """Pooling, 1x1 convolution, BatchNorm, GELU, then one 1x1 classifier.
+
+    The head of Pyramid ViG, under the authors' name ``prediction``.
+
+    Args:
+        in_channels (int): Channels of the backbone's last stage.
+        hidden_channels (int): Width of the first convolution. Defaults to 1024.
+        num_classes (int): Classes. Defaults to 1000.
+        dropout (float): Dropout rate before the classifier. Defaults to 0.
+        init_cfg (dict, optional): Initialization config. Defaults to None: Kaiming
+            normal weights, zero biases.
+    """
+
+    classifiers = ('prediction.4',)
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int = 1024,
+        num_classes: int = 1000,
+        dropout: float = 0.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(num_classes, init_cfg)
+        self.prediction = nn.Sequential(
+            nn.Conv2d(in_channels, hidden_channels, 1),
+            nn.BatchNorm2d(hidden_channels),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(hidden_channels, num_classes, 1),
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor]:
+        """Compute the logits, (B, num_classes), in a tuple.
+
+        Args:
+            features (Sequence[Tensor]): The backbone's feature maps; the last one is
+                used, (B, in_channels, H, W).
+        """
+        x = F.adaptive_avg_pool2d(features[-1], 1)
+        return (self.prediction(x).flatten(1),)
+
+
+@MODELS.register_module()
 class ImageClassifier(BaseModel):
     """Image classifier: backbone, then head.
 
@@ -108,7 +172,7 @@ class ImageClassifier(BaseModel):
 
     Args:
         backbone (dict): Config of the backbone.
-        head (dict): Config of a :class:`.DistilledHead`.
+        head (dict): Config of a :class:`.DistilledHead` or :class:`.PyramidHead`.
         data_preprocessor (dict, optional): Config of a
             :class:`.ClassifierPreprocessor`.
         init_cfg (dict, optional): Initialization config of the classifier.
@@ -139,7 +203,7 @@ class ImageClassifier(BaseModel):
             inputs (Tensor): Normalized images, (B, 3, H, W).
             data_samples (list[BaseDataElement], optional): With ``gt_label`` for the
                 loss without targets; predictions are added to them.
-            mode (str): 'tensor' for the logits, (B, num_classes), the mean of both
+            mode (str): 'tensor' for the logits, (B, num_classes), the mean of the
                 classifiers; 'loss' for a dict of losses; 'predict' for samples with
                 ``pred_score``, (num_classes,), and ``pred_label``.
             targets (Tensor, optional): Probabilities of the classes, (B,
@@ -153,8 +217,8 @@ class ImageClassifier(BaseModel):
                 targets = torch.stack([s.gt_label for s in data_samples or ()])
                 targets = targets.to(inputs.device)
             return self.loss(inputs, targets)
-        first, second = self.head(self.backbone(inputs))
-        logits = (first + second) / 2
+        outputs = self.head(self.backbone(inputs))
+        logits = sum(outputs) / len(outputs)
         if mode == 'tensor':
             return logits
         if mode != 'predict':
@@ -168,22 +232,18 @@ class ImageClassifier(BaseModel):
         return samples
 
     def loss(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Compute the cross entropy of both classifiers, in equal parts.
+        """Compute the cross entropy of the classifiers, in equal parts.
 
         Args:
             inputs (Tensor): Normalized images, (B, 3, H, W).
             targets (Tensor): Labels, (B,), or probabilities, (B, num_classes).
         """
-        return self._losses(inputs, targets, targets, 0.5)
-
-    def _losses(
-        self, inputs: Tensor, targets: Tensor, taught: Tensor, alpha: float
-    ) -> dict[str, Tensor]:
-        first, second = self.head(self.backbone(inputs))
-        return dict(
-            loss_head=(1 - alpha) * F.cross_entropy(first, targets),
-            loss_dist_head=alpha * F.cross_entropy(second, taught),
-        )
+        outputs = self.head(self.backbone(inputs))
+        names = ('loss_head', 'loss_dist_head')
+        return {
+            name: F.cross_entropy(logits, targets) / len(outputs)
+            for name, logits in zip(names, outputs)
+        }
 
     def _load_from_state_dict(self, weights: dict, prefix: str, *args, **kwargs):
         names = [k[len(prefix) :] for k in weights if k.startswith(prefix)]

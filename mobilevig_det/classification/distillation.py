@@ -1,6 +1,7 @@
 """Hard distillation: a classifier that learns from the labels and a teacher."""
 
 import torch
+import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
@@ -101,6 +102,12 @@ class DistillingClassifier(ImageClassifier):
 
     def __init__(self, *args, teacher: dict, alpha: float = 0.5, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        if len(self.head.classifiers) != 2:
+            raise UserError(
+                f'{type(self.head).__name__} has one classifier, but a teacher needs '
+                "one of its own: set head.type='DistilledHead', or the model's "
+                "type='ImageClassifier', which has no teacher."
+            )
         self.teacher = Teacher(num_classes=self.head.num_classes, **teacher)
         self.alpha = alpha
 
@@ -111,4 +118,9 @@ class DistillingClassifier(ImageClassifier):
             inputs (Tensor): Normalized images, (B, 3, H, W).
             targets (Tensor): Labels, (B,), or probabilities, (B, num_classes).
         """
-        return self._losses(inputs, targets, self.teacher(inputs), self.alpha)
+        first, second = self.head(self.backbone(inputs))
+        taught = self.teacher(inputs)
+        return dict(
+            loss_head=(1 - self.alpha) * F.cross_entropy(first, targets),
+            loss_dist_head=self.alpha * F.cross_entropy(second, taught),
+        )

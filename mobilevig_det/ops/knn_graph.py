@@ -82,7 +82,7 @@ def position_tables(
 def _tables(
     size: Sequence[int], stage: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return the position tables of maps of that size (C, H, W), in float32 or wider."""
+    """Return the position tables of maps (C, H, W), in float32 or wider."""
     dtype = torch.promote_types(dtype, torch.float32)
     channels, height, width = map(int, size)
     rows, columns = (
@@ -259,7 +259,8 @@ def knn_max(x: Tensor, stage: int, dilation: int) -> Tensor:
             raise UserError(
                 'The position encoding of Pyramid ViG depends on the size of the '
                 'images: it is exported for one size. Leave height and width out of '
-                'the dynamic shapes; for tools/export.py give --size.'
+                'the dynamic shapes; with tools/export.py, give --part backbone and '
+                '--size H W.'
             )
         return naive_knn_max(x, nodes, stage, dilation)
     if x.requires_grad and torch.is_grad_enabled():

@@ -1,6 +1,10 @@
 """Pyramid ViG: the authors' features, and the rules off their image size."""
 
-from mobilevig_det import PyramidViG
+import copy
+
+from mobilevig_det import MobileViG, PyramidViG
+from mobilevig_det.errors import UserError
+from mobilevig_det.export.backbone import export_program
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from pyramidvig import golden, golden_state_dict
 from siblings import golden_input
 
 PARAMETERS = dict(ti=9293088, s=25568480, m=47711328, b=90903680)
-WITH_CLASSIFIER = dict(ti=10714376, s=27251912, m=49525832, b=92980328)
+TINY = dict(channels=(4, 8, 8, 12), blocks=(1, 2, 3, 1))
 SIZES = ['ti', 's', *(pytest.param(n, marks=pytest.mark.slow) for n in ('m', 'b'))]
 
 
@@ -92,3 +96,142 @@ def test_sizes_that_the_authors_code_refuses(size, shape):
     with torch.no_grad():
         features = loaded(size, torch.double)(golden_input(1, *shape).double())
     assert_features(features, f'vigrule/{size}/{shape[0]}x{shape[1]}', 1e-6)
+
+
+def make(**kwargs):
+    """A tiny model with trained statistics and positions."""
+    torch.manual_seed(0)
+    model = PyramidViG(TINY, **kwargs)
+    model.init_weights()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and (value.dim() < 4 or 'pos_embed' in name):
+            value.uniform_(0.5, 1.5)
+    return model.double()
+
+
+def images(*size, batch=1):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(batch, 3, *size, generator=generator, dtype=torch.double)
+
+
+@pytest.mark.parametrize('size', ['ti', 's', 'm', 'b'])
+def test_dilation_and_drop_path_follow_the_blocks_number(size):
+    with torch.device('meta'):
+        model = PyramidViG(size, drop_path_rate=0.2)
+    blocks = [block for stage in model.stages for block in stage]
+    assert [b.grapher.graph_conv.dilation for b in blocks] == [
+        min(n // 4 + 1, 5) for n in range(len(blocks))
+    ]
+    rates = np.linspace(0, 0.2, len(blocks))
+    for part in ('grapher', 'ffn'):
+        found = [getattr(b, part).drop_path.drop_prob for b in blocks]
+        np.testing.assert_allclose(found, rates, atol=1e-8)
+    assert [b.grapher.graph_conv.stage for b in blocks] == [
+        stage for stage, blocks in enumerate(model.stages) for _ in blocks
+    ]
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    model = PyramidViG('ti')
+    model.init_weights()
+    assert PyramidViG.out_channels('ti', (1, 3)) == [96, 384]
+    for name, parameter in model.named_parameters():
+        if name.endswith(('bias', 'pos_embed')):
+            assert not parameter.any(), name
+        elif parameter.numel() > 5000:
+            std = float(parameter.detach().std()) * (parameter[0].numel() / 2) ** 0.5
+            assert abs(std - 1) < 0.05, name
+        elif name.endswith('norm.weight'):
+            assert (parameter == 1).all()
+
+
+def test_fused_outputs():
+    model, x = make().eval(), images(72, 100)
+    with torch.no_grad():
+        fused = copy.deepcopy(model).fuse()
+        for out, want in zip(fused(x), model(x)):
+            torch.testing.assert_close(out, want, rtol=1e-9, atol=1e-9)
+    assert not any('norm' in name for name in fused.state_dict())
+
+
+@pytest.mark.parametrize('with_cp', [True, 'act'])
+def test_recomputing_changes_nothing(with_cp):
+    gradients = []
+    for mode in (False, with_cp):
+        model = make(with_cp=mode, drop_path_rate=0.0).train()
+        sum(out.square().mean() for out in model(images(64, 96, batch=2))).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for found, want in zip(*gradients):
+        assert found.isfinite().all()
+        torch.testing.assert_close(found, want)
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
+def test_frozen_stages_and_out_indices(frozen_stages):
+    model = make(frozen_stages=frozen_stages, norm_eval=True, out_indices=(0, 2))
+    first = {'stem': 0, 'downsamples.0': 2, 'downsamples.1': 3}
+    first |= {f'stages.{i}': i + 1 for i in range(3)}
+    outs = model.train()(images(64, 96, batch=2))
+    assert [out.shape[1] for out in outs] == [4, 8]
+    if frozen_stages < 3:
+        sum(out.sum() for out in outs).backward()
+        for name, parameter in model.named_parameters():
+            number = next((n for p, n in first.items() if name.startswith(p)), -9)
+            assert (parameter.grad is not None) == (number > frozen_stages), name
+
+
+@pytest.mark.parametrize(
+    'kwargs, said',
+    [
+        (dict(arch='xl'), "'ti', 's', 'm', 'b'"),
+        (dict(arch=dict(TINY, channels=(4, 8, 10, 12))), 'multiples of 4'),
+        (dict(arch=dict(TINY, graph_blocks=(1, 1, 1, 1))), 'exactly'),
+        (dict(arch='ti', graph_strides=(2,)), 'graph_strides must be None'),
+        (dict(arch='ti', frozen_stages=5), 'frozen_stages'),
+    ],
+)
+def test_bad_arguments(kwargs, said):
+    with pytest.raises(UserError, match=said):
+        PyramidViG(**kwargs)
+    with pytest.raises(UserError, match='at least 32 x 32'):
+        make()(images(31, 64))
+
+
+@pytest.mark.slow
+def test_exported_files_equal_the_model(tmp_path):
+    """As torch.export and ONNX record it, without operators of this package."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    torch.manual_seed(0)
+    model = PyramidViG(dict(TINY, blocks=(1, 1, 1, 1))).eval().fuse()
+    x, path = images(64, 96).float(), tmp_path / 'model.onnx'
+    program = export_program(model, (64, 96))
+    torch.onnx.export(program, (x,), path, dynamo=True, optimize=False, verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    (name,) = (value.name for value in session.get_inputs())
+    with torch.no_grad():
+        expected = model(x)
+        for found in (program.module()(x), session.run(None, {name: x.numpy()})):
+            for out, want in zip(found, expected):
+                error = np.abs(np.asarray(out) - want.numpy()).max()
+                assert error <= 1e-5 * want.abs().max()
+
+
+def test_under_autocast():
+    model = make().float().train()
+    with torch.autocast('cpu', torch.bfloat16):
+        outs = model(images(64, 96, batch=2).float())
+    assert all(out.dtype == torch.bfloat16 for out in outs)
+    sum(out.float().square().mean() for out in outs).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert model.stem.pos_embed.grad.any()
+
+
+def test_misfits_are_diagnosed():
+    with torch.device('meta'):
+        weights = PyramidViG('ti').state_dict()
+        small = PyramidViG('s')
+    with pytest.raises(UserError, match="it is a PyramidViG-Ti: .*arch='ti'"):
+        MobileViG('ti').load_state_dict(weights)
+    with pytest.raises(UserError, match="it is of arch='ti'"):
+        small.load_state_dict(weights)

@@ -20,6 +20,7 @@ def test_every_published_file_has_a_name():
     assert set(PUBLISHED) == {
         *('ti', 's', 'm', 'b', 'coco-m', 'coco-b'),
         *(f'{family}-{size}' for family, size in ALL),
+        *(f'pyramidvig-{size}' for size in ('ti', 's', 'm', 'b')),
         *(
             f'coco-{family}-{size}'
             for family, sizes in DETECTORS.items()
