@@ -3,17 +3,19 @@
 import logging
 import os
 import re
+import stat
 import time
 import zipfile
 from uuid import uuid4
 
-from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 
 from ..checkpoints import read_checkpoint
 from ..errors import UserError
-from ..io import atomic_write_text, leftovers
+from ..io import atomic_write_text, leftovers, remove
+from .launch import from_main_process
+from .resume_checks import check_training_checkpoint
 
 POINTER = 'last_checkpoint'  # as MMEngine names it
 _CURRENT_RUN = 'current_run'
@@ -22,13 +24,14 @@ _MIN_KEPT = 2  # the newest may turn out damaged
 
 
 def read_training_checkpoint(path: str) -> dict:
-    """Read a checkpoint to resume from, and verify its checksums.
+    """Read a checkpoint to resume from; verify its checksums and its structure.
 
     Returns:
         dict: Its content.
 
     Raises:
-        UserError: If it is truncated or damaged, or holds nothing but weights.
+        UserError: If it is truncated or damaged, or an entry that a training needs is
+            missing or malformed.
     """
     checkpoint = read_checkpoint(path)
     if zipfile.is_zipfile(path):
@@ -39,12 +42,7 @@ def read_training_checkpoint(path: str) -> dict:
                 f'{path} is damaged: the checksum of {damaged} is wrong. Resume from '
                 'another checkpoint.'
             )
-    missing = {'meta', 'state_dict', 'message_hub'} - set(checkpoint)
-    if missing:
-        raise UserError(
-            f'{path} is not a training checkpoint: it lacks '
-            f'{", ".join(sorted(missing))}.'
-        )
+    check_training_checkpoint(checkpoint, path)
     return checkpoint
 
 
@@ -59,7 +57,7 @@ def resume_from_newest(runner: Runner, folder: str, template: str) -> None:
         folder (str): The folder of the checkpoints.
         template (str): File name of a checkpoint, with one ``{}``.
     """
-    newest = _find_newest_for_all(folder, runner.work_dir, template)
+    newest = find_newest_for_all(folder, runner.work_dir, template)
     if newest:
         runner._load_from = newest
         return
@@ -80,22 +78,24 @@ def _is_training_checkpoint(path: str | None) -> bool:
         return False
 
 
-def _find_newest_for_all(folder: str, pointer_folder: str, template: str) -> str | None:
-    """Search on the first rank and tell the others; delete incomplete files."""
-    answer: list = [None, None]
-    if is_main_process():
-        try:
-            for path in leftovers(folder):
-                os.remove(path)
-                print_log(f'Removed the incomplete file {path}.', 'current')
-            answer[0] = find_newest(folder, pointer_folder, template)
-        except UserError as error:
-            answer[1] = str(error)
-    broadcast_object_list(answer)
-    newest, problem = answer
-    if problem:
-        raise UserError(problem)
-    return newest
+def find_newest_for_all(folder: str, pointer_folder: str, template: str) -> str | None:
+    """Search on the first rank and tell the others; delete incomplete files.
+
+    See :func:`find_newest`. Only files of names that a training gives are deleted.
+    """
+    best = rf'best_.+{re.escape(template.rpartition("{}")[2])}'
+    written = '|'.join([_pattern(template).pattern, best, POINTER, _CURRENT_RUN])
+    incomplete = re.compile(rf'\.(?:{written})(\.[0-9a-f]{{32}})?\.part')
+
+    def search() -> str | None:
+        for path in leftovers(folder):
+            is_ours = incomplete.fullmatch(path.name)
+            if is_ours and stat.S_ISREG(path.lstat().st_mode):
+                if remove(path, MMLogger.get_current_instance()):
+                    print_log(f'Removed the incomplete file {path}.', 'current')
+        return find_newest(folder, pointer_folder, template)
+
+    return from_main_process(search)
 
 
 def find_newest(folder: str, pointer_folder: str, template: str) -> str | None:
@@ -151,6 +151,16 @@ def find_newest(folder: str, pointer_folder: str, template: str) -> str | None:
     return None
 
 
+def is_checkpoint_name(name: str, template: str) -> bool:
+    """Return whether a training gives a checkpoint this name."""
+    return bool(_pattern(template).fullmatch(name))
+
+
+def _pattern(template: str) -> re.Pattern:
+    start, end = (re.escape(part) for part in template.split('{}'))
+    return re.compile(rf'{start}(\d+)(?:_iter_(\d+))?{end}')
+
+
 def has_checkpoints(folder: str, template: str) -> bool:
     """Return whether a folder has checkpoints, complete or not."""
     return bool(_checkpoints(folder, folder, template))
@@ -158,11 +168,11 @@ def has_checkpoints(folder: str, template: str) -> bool:
 
 def _checkpoints(folder: str, pointer_folder: str, template: str) -> list[str]:
     """Paths of the checkpoints, in the order in which to try them."""
-    start, end = (re.escape(part) for part in template.split('{}'))
-    pattern = re.compile(rf'{start}(\d+)(?:_iter_(\d+))?{end}')
     positions = {}
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
-        if match := pattern.fullmatch(name):
+        match = _pattern(template).fullmatch(name)
+        # A link may lead nowhere, and a pipe would be waited for.
+        if match and os.path.isfile(os.path.join(folder, name)):
             positions[name] = tuple(int(number or 0) for number in match.groups())
 
     def age(name: str) -> tuple:
@@ -222,7 +232,14 @@ def begin_run(runner: Runner, folder: str, used: bool) -> None:
         hub.update_info(_RUN_KEY, f'{began} {uuid4().hex[:8]}')
     run = hub.runtime_info.get(_RUN_KEY)  # None: a file of MMEngine's own hook
     marked = _current_run(folder)
-    if run and run != marked and (marked or (used and not resumed)):
+    if os.path.isdir(marker):
+        print_log(
+            f'{marker} is a folder: rename it, or a run that ends before its first '
+            'checkpoint cannot be told from the earlier one.',
+            'current',
+            level=logging.WARNING,
+        )
+    elif run and run != marked and (marked or (used and not resumed)):
         atomic_write_text(marker, run)
     elif marked and not run:
         os.remove(marker)
@@ -236,7 +253,9 @@ def _current_run(folder: str) -> str:
 def _read_line(path: str) -> str:
     """Content of a file of one line; empty if it can't be read."""
     try:
-        with open(path, errors='replace') as file:
-            return file.read().strip()
+        if os.path.isfile(path):  # a pipe would be waited for
+            with open(path, errors='replace') as file:
+                return file.read(1000).strip()
     except OSError:
-        return ''
+        pass
+    return ''

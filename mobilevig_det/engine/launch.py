@@ -3,9 +3,12 @@
 import atexit
 import gc
 import os
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from mmengine.device import get_device
+from mmengine.dist import broadcast_object_list, is_main_process
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
@@ -76,6 +79,24 @@ def init_process_group(backend: str, timeout: float | None = None) -> None:
         world_size=size,
         timeout=None if timeout is None else timedelta(seconds=timeout),
     )
+
+
+def from_main_process(function: Callable[[], Any]) -> Any:
+    """Call a function on the first rank, and return its result on all ranks.
+
+    Raises:
+        UserError: On all ranks, if the function raises one.
+    """
+    answer: list = [None, None]
+    if is_main_process():
+        try:
+            answer[0] = function()
+        except UserError as error:
+            answer[1] = str(error)
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise UserError(answer[1])
+    return answer[0]
 
 
 def leave_process_group() -> None:

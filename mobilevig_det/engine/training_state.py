@@ -126,14 +126,14 @@ def is_accumulating(runner: Runner) -> bool:
     """Return whether accumulated gradients wait for an optimizer step."""
     return any(
         getattr(wrapper, '_accumulative_counts', 1) > 1 and not wrapper.should_update()
-        for wrapper in optim_wrappers(runner)
+        for wrapper in optim_wrappers(runner).values()
     )
 
 
-def optim_wrappers(runner: Runner) -> list:
-    """Return the optimizer wrappers of a training; most have one."""
+def optim_wrappers(runner: Runner) -> dict:
+    """Return the optimizer wrappers of a training by name; a single one has none."""
     wrapper = runner.optim_wrapper
-    return list(getattr(wrapper, 'optim_wrappers', {'': wrapper}).values())
+    return getattr(wrapper, 'optim_wrappers', {'': wrapper})
 
 
 def unwrapped_model(runner: Runner) -> torch.nn.Module:

@@ -1,13 +1,17 @@
 """SIGTERM and Ctrl-C to a process group with loader workers."""
 
+import multiprocessing
+import os
 import signal
+import threading
 import time
 
-from mobilevig_det.engine import ignore_signals_in_workers
+from mobilevig_det.engine import StopOnSignalHook, ignore_signals_in_workers
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 from training_jobs import position
 
 pytestmark = pytest.mark.skipif(
@@ -53,6 +57,81 @@ def test_signal_with_mmengines_checkpoint_hook_saves(start, tmp_path):
     assert epoch == 0 and 3 <= done <= 5
 
 
+@pytest.fixture
+def stop_hook():
+    """Installed as in a training of this process."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    hook = StopOnSignalHook()
+    runner = object.__new__(Runner)
+    hook.before_train(runner)
+    yield hook
+    hook.after_train(runner)
+    after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert after == before
+
+
+def in_fork(function):
+    """Return the exit status of a forked process that calls a function."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(int(function()))
+        finally:
+            os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def handles_signals_as_before():
+    return (
+        signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        and signal.getsignal(signal.SIGINT) == signal.default_int_handler
+        and signal.set_wakeup_fd(-1) == -1
+        and not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    )
+
+
+def test_forked_processes_handle_signals_as_before_the_training(stop_hook):
+    own = signal.getsignal(signal.SIGTERM)
+    assert in_fork(handles_signals_as_before) == 1
+    assert in_fork(lambda: in_fork(handles_signals_as_before)) == 1
+    assert in_fork(lambda: os.kill(os.getpid(), signal.SIGTERM)) == -signal.SIGTERM
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.append(in_fork(handles_signals_as_before))
+    )
+    thread.start()
+    thread.join()
+    assert found == [1]
+    # This process has its own handler, and has received nothing.
+    assert signal.getsignal(signal.SIGTERM) == own == stop_hook._on_signal
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert not stop_hook._stop_requested
+    with pytest.raises(BlockingIOError):
+        stop_hook._sockets[0].recv(1)
+
+
+def test_signal_just_after_the_fork_ends_the_process(stop_hook):
+    """Neither lost, nor taken for a signal to the training."""
+    for _ in range(100):
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(60)
+            os._exit(0)
+        os.kill(pid, signal.SIGTERM)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert status == -signal.SIGTERM
+    with pytest.raises(BlockingIOError):
+        stop_hook._sockets[0].recv(1)
+
+
+def test_pools_end_in_a_training(stop_hook):
+    context = multiprocessing.get_context('fork')
+    for _ in range(10):
+        with context.Pool(2) as pool:
+            assert pool.map(abs, [-1, 2]) == [1, 2]
+    assert not stop_hook._stop_requested
+
+
 @pytest.mark.slow
 def test_second_signal_exits_at_once(start, tmp_path):
     job = start(dict(slow=60))
@@ -78,7 +157,14 @@ def test_worker_init_fn_is_added_to_loaders_with_workers():
     cfg = Config(
         dict(
             train_dataloader=dict(num_workers=2, disable_subprocess_warning=True),
-            val_dataloader=dict(num_workers=0),
+            val_dataloader=dict(
+                batch_size=2,
+                num_workers=0,
+                persistent_workers=True,
+                prefetch_factor=2,
+                timeout=9,
+                multiprocessing_context='fork',
+            ),
             test_dataloader=dict(num_workers=1, worker_init_fn=own),
         )
     )
@@ -89,5 +175,6 @@ def test_worker_init_fn_is_added_to_loaders_with_workers():
             type='mobilevig_det.engine.ignore_signals', disable_subprocess_warning=True
         ),
     )
-    assert cfg.val_dataloader == dict(num_workers=0)
+    # torch refuses settings of workers without workers.
+    assert cfg.val_dataloader == dict(batch_size=2, num_workers=0)
     assert cfg.test_dataloader.worker_init_fn == own

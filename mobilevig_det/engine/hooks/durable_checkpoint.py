@@ -6,29 +6,27 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.dist import (
-    all_gather_object,
-    broadcast,
-    broadcast_object_list,
-    get_world_size,
-    is_main_process,
-)
-from mmengine.hooks import CheckpointHook
+from mmengine.dist import all_gather_object, broadcast, get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from ...checkpoints.safety import describe_non_finite, non_finite_weights
 from ...errors import UserError
-from ...io import atomic_write, atomic_write_text, remove
+from ...io import atomic_write, atomic_write_text, remove, temporary_path
 from ..checkpoint_files import (
     POINTER,
     begin_run,
     has_checkpoints,
+    is_checkpoint_name,
     outdated_checkpoints,
     read_training_checkpoint,
     resume_from_newest,
 )
+from ..launch import from_main_process
+from ..resume_checks import advance_schedulers, prepare_resume
+from ..run_lock import lock_folder, unlock_folder
 from ..training_state import (
     get_random_states,
     get_rank_state,
@@ -62,10 +60,16 @@ class DurableCheckpointHook(CheckpointHook):
             ``interval``. Defaults to -1.
         resume_newest (bool): When resuming, prefer the work dir's newest checkpoint
             to ``load_from``. Defaults to True.
+        resume_hyperparameters (bool): When resuming, keep the learning rate, its
+            schedule and the optimizer's settings of the checkpoint, and report how
+            they differ from the config's. False: use the config's, and keep the
+            optimizer's moments. Defaults to True.
 
     Raises:
-        UserError: If ``minutes`` is negative; when resuming, if no checkpoint can be
-            read; at the end, if the last weights could not be saved.
+        UserError: If ``minutes`` is negative; if another training writes into the
+            folder; when resuming, if no checkpoint can be read, or if it does not fit
+            the model or the optimizer; at the end, if the last weights could not be
+            saved.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class DurableCheckpointHook(CheckpointHook):
         minutes: float | None = 10,
         max_keep_ckpts: int = -1,
         resume_newest: bool = True,
+        resume_hyperparameters: bool = True,
         **kwargs,
     ) -> None:
         if max_keep_ckpts == 1:
@@ -89,6 +94,7 @@ class DurableCheckpointHook(CheckpointHook):
         super().__init__(interval, *args, max_keep_ckpts=max_keep_ckpts, **kwargs)
         self.minutes = minutes
         self.resume_newest = resume_newest
+        self.resume_hyperparameters = resume_hyperparameters
         self.clock = time.monotonic
         self._training = False
         self._current_iter = -1  # the iteration that began last
@@ -97,6 +103,7 @@ class DurableCheckpointHook(CheckpointHook):
         self._saved: tuple[int, int] | None = None  # epochs and iterations
         self._due = False
         self._resumed: dict | None = None
+        self._advance = False  # schedulers of the config to the checkpoint's position
         self._random_states: dict | None = None  # the training's, during validation
         self._rank_states: list = []
         self._info: dict = {}  # of the checkpoint that is being written
@@ -105,22 +112,22 @@ class DurableCheckpointHook(CheckpointHook):
 
     def before_run(self, runner: Runner) -> None:
         """Choose the file to resume from, before MMEngine does."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            return  # a test
+        folder = self._folder(runner)
+        from_main_process(lambda: lock_folder(folder))
         if not runner._resume or runner._has_loaded:
             return
-        if runner._load_from and not self.resume_newest:
-            return
-        resume_from_newest(runner, self._folder(runner), self.filename_tmpl)
+        runner._hooks = [*runner._hooks]  # MMEngine is in a loop over the old list
+        runner.register_hook(_BeforeLoading(self), 'HIGHEST')
+        if self.resume_newest or not runner._load_from:
+            resume_from_newest(runner, folder, self.filename_tmpl)
 
     def _folder(self, runner: Runner) -> str:
         """Return the folder of the checkpoints, as CheckpointHook chooses it."""
         if self.out_dir in (None, runner.work_dir) or self._training:
             return self.out_dir or runner.work_dir
         return osp.join(self.out_dir, osp.basename(runner.work_dir.rstrip(osp.sep)))
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the saved training state until everything is built."""
-        if runner._resume:
-            self._resumed = checkpoint.get('training_state')
 
     def before_train(self, runner: Runner) -> None:
         """Restore the training state, and name a new run."""
@@ -129,6 +136,9 @@ class DurableCheckpointHook(CheckpointHook):
         for key, value in list(hub.runtime_info.items()):
             if key.startswith('best_ckpt') and value:
                 hub.update_info(key, osp.join(folder, osp.basename(value)))
+        if kept := hub.runtime_info.get('kept_checkpoints'):
+            kept = [e for e in kept if is_checkpoint_name(e[0], self.filename_tmpl)]
+            hub.update_info('kept_checkpoints', kept)
         super().before_train(runner)
         if is_main_process():
             begin_run(runner, folder, has_checkpoints(folder, self.filename_tmpl))
@@ -148,6 +158,9 @@ class DurableCheckpointHook(CheckpointHook):
             self._saved = self._position(runner)
             self.last_ckpt = runner._load_from
         self._resumed = None
+        if self._advance:
+            advance_schedulers(runner)
+            self._advance = False
 
     # When to save
 
@@ -195,6 +208,7 @@ class DurableCheckpointHook(CheckpointHook):
                     f'in {self.out_dir}. See the messages above, and resume.'
                 )
         self._training = False
+        unlock_folder(self.out_dir)
         super().after_train(runner)
 
     def save_now(self, runner: Runner) -> str | None:
@@ -257,9 +271,7 @@ class DurableCheckpointHook(CheckpointHook):
         state = get_rank_state(runner, self._random_states)
         with watched_save(runner):
             self._rank_states = all_gather_object(state)
-            done = _from_main_process(
-                is_main_process() and self._write_training(runner)
-            )
+            done = from_main_process(lambda: self._write_training(runner))
             self._rank_states = []
         self._due = False
         self._last_time = self.clock()
@@ -319,7 +331,11 @@ class DurableCheckpointHook(CheckpointHook):
 
         self._info = info
         try:
-            with atomic_write(path, check) as part:
+            if osp.isdir(path):
+                raise IsADirectoryError('a folder of this name is in the way')
+            # A folder with the name of the temporary file is somebody else's.
+            unique = temporary_path(path).is_dir()
+            with atomic_write(path, check, unique) as part:
                 runner.save_checkpoint(
                     str(part.parent),
                     part.name,
@@ -328,9 +344,10 @@ class DurableCheckpointHook(CheckpointHook):
                     backend_args=self.backend_args,
                     **kwargs,
                 )
-            if kwargs['save_optimizer']:
+            pointer = osp.join(runner.work_dir, POINTER)
+            if kwargs['save_optimizer'] and not osp.isdir(pointer):
                 target = osp.relpath(path, runner.work_dir)  # the folder may be moved
-                atomic_write_text(osp.join(runner.work_dir, POINTER), target)
+                atomic_write_text(pointer, target)
         except (OSError, UserError) as error:
             runner.logger.error(
                 f'{path} could not be written ({error}). Older checkpoints are kept. '
@@ -364,9 +381,8 @@ class DurableCheckpointHook(CheckpointHook):
         old = runner.message_hub.runtime_info.get(f'best_ckpt{suffix}')
         info = {f'best_score{suffix}': score, f'best_ckpt{suffix}': path}
         with watched_save(runner):
-            done = _from_main_process(
-                is_main_process()
-                and self._write(
+            done = from_main_process(
+                lambda: self._write(
                     runner,
                     path,
                     info,
@@ -378,8 +394,9 @@ class DurableCheckpointHook(CheckpointHook):
         if not done:
             return
         _update_info(runner, info)
-        if is_main_process() and old and old != path:
-            remove(old, runner.logger)
+        if is_main_process() and old and osp.basename(old).startswith('best_'):
+            if old != path:
+                remove(old, runner.logger)
         if suffix:
             self.best_ckpt_path_dict[key] = path
         else:
@@ -396,11 +413,21 @@ class DurableCheckpointHook(CheckpointHook):
             )
 
 
-def _from_main_process(done: bool) -> bool:
-    """Return the first rank's value on all ranks."""
-    answer = [done]
-    broadcast_object_list(answer)
-    return answer[0]
+class _BeforeLoading(Hook):
+    """The part of the checkpoint hook that runs before other hooks see a checkpoint.
+
+    A hook has one priority.
+    """
+
+    def __init__(self, parent: DurableCheckpointHook) -> None:
+        self.parent = parent
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check the checkpoint, and keep its training state until all is built."""
+        if runner._resume:
+            keep = self.parent.resume_hyperparameters
+            self.parent._advance = not prepare_resume(runner, checkpoint, keep)
+            self.parent._resumed = checkpoint.get('training_state')
 
 
 def _update_info(runner: Runner, info: dict) -> None:

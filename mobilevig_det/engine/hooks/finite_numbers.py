@@ -78,7 +78,7 @@ class FiniteNumbersHook(Hook):
             for key, buffer in module.named_buffers(recurse=False)
         }
         self._backup = [buffer.clone() for buffer in self._statistics.values()]
-        self._wrappers = optim_wrappers(runner)
+        self._wrappers = list(optim_wrappers(runner).values())
         # The losses are kept for the step, so that the device is waited for once.
         self._handles = [
             runner.model.register_forward_hook(self._keep_losses),

@@ -1,5 +1,6 @@
 """Save a checkpoint and exit on SIGTERM or Ctrl-C."""
 
+import functools
 import logging
 import os
 import random
@@ -31,6 +32,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAME_SIGNAL_SECONDS = 2.0
 _PARENT_CHECK_SECONDS = 1.0
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+_OF_WORKERS = {
+    *('persistent_workers', 'prefetch_factor', 'timeout', 'multiprocessing_context')
+}
 
 
 @HOOKS.register_module()
@@ -70,8 +74,11 @@ class StopOnSignalHook(Hook):
         self._sockets = socket.socketpair()
         for end in self._sockets:
             end.setblocking(False)
+        _register_fork_handlers()
+        _installed.append(self)
         self._old_handlers = {
-            number: signal.signal(number, self._on_signal) for number in _SIGNALS
+            number: signal.signal(number, self._on_signal) or signal.SIG_DFL
+            for number in _SIGNALS
         }
         # Handlers don't run while the main thread waits in a collective. The
         # signals' numbers arrive here all the same.
@@ -87,6 +94,7 @@ class StopOnSignalHook(Hook):
     def _restore_handlers(self) -> None:
         if not self._sockets:
             return
+        _installed.remove(self)
         signal.set_wakeup_fd(self._old_wakeup)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
@@ -176,6 +184,45 @@ class StopOnSignalHook(Hook):
         sys.exit(STOPPED)
 
 
+_installed: list[StopOnSignalHook] = []  # whose handlers this process has
+_forking = threading.local()
+
+
+@functools.cache
+def _register_fork_handlers() -> None:
+    """Give processes that are forked during a training the earlier handlers back.
+
+    With ours, a process of a metric's ``multiprocessing.Pool`` would ignore the SIGTERM
+    that is to end it, and its parent would wait forever and take the signal for its
+    own. Signals are blocked in between, so that none gets lost.
+    """
+    if hasattr(os, 'register_at_fork'):
+        os.register_at_fork(
+            before=_block_signals,
+            after_in_parent=_unblock_signals,
+            after_in_child=_restore_in_child,
+        )
+
+
+def _block_signals() -> None:
+    if _installed:
+        _forking.mask = [signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)]
+
+
+def _unblock_signals() -> None:
+    if mask := _forking.__dict__.pop('mask', None):
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask[0])
+
+
+def _restore_in_child() -> None:
+    while _installed:
+        hook = _installed[-1]
+        receiver = hook._sockets[0]
+        hook._restore_handlers()
+        receiver.close()  # the thread that closes it is not in this process
+    _unblock_signals()
+
+
 def _checkpoint_hook(runner: Runner) -> CheckpointHook | None:
     hooks = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
     return next(hooks, None)
@@ -243,14 +290,19 @@ def _end_with_parent(parent: int) -> None:
 def ignore_signals_in_workers(cfg: Config) -> None:
     """Add :func:`ignore_signals` to a config's loaders that have no ``worker_init_fn``.
 
+    Settings of workers are removed where ``num_workers`` is 0: torch refuses them.
+
     Args:
         cfg (Config): The config of a run; changed in place.
     """
     for name in _LOADERS:
         loader = cfg.get(name)
-        if not isinstance(loader, dict) or not loader.get('num_workers'):
+        if not isinstance(loader, dict):
             continue
-        if 'worker_init_fn' not in loader:
+        if not loader.get('num_workers'):
+            for setting in _OF_WORKERS:
+                loader.pop(setting, None)
+        elif 'worker_init_fn' not in loader:
             loader['worker_init_fn'] = dict(
                 type='mobilevig_det.engine.ignore_signals',
                 # MMEngine removes it from the loader for its own function only.
