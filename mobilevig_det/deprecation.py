@@ -74,11 +74,13 @@ class MovedModules(MetaPathFinder, Loader):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
+        """Find a module under its old name."""
         if any(f'{old}.'.startswith(f'{fullname}.') for old in MOVED):
             return ModuleSpec(fullname, self, is_package=True)
         return None
 
     def exec_module(self, module: ModuleType) -> None:
+        """Warn, and put the module of the new name in its place."""
         name = module.__name__
         if name in MOVED:
             _warn(name, MOVED[name])

@@ -134,8 +134,7 @@ class TimmMobileViG(nn.Module):
         ]
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Compute logits, (B, num_classes), of images (B, in_chans, H, W); see
-        :meth:`forward_head`."""
+        """Compute logits (B, num_classes) of images (B, in_chans, H, W)."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ FAMILIES = tuple(name.lower() for name in ARCHS)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command's arguments."""
     parser = make_parser(
         'Measure every published figure again. Exit code: 1 if a figure is missed, 2 '
         'if one cannot be checked, else 0.'

@@ -63,6 +63,7 @@ def complexity(cfg: Config) -> dict[str, float]:
 
 
 def parameters(model: nn.Module) -> int:
+    """Count the parameters of a model."""
     return sum(p.numel() for p in model.parameters())
 
 

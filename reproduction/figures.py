@@ -70,6 +70,7 @@ class Figure:
 
     @property
     def id(self) -> str:
+        """Config and quantity, which identify a figure in reports."""
         return f'{self.config}: {self.quantity}'
 
 

@@ -66,6 +66,7 @@ class Report:
         self.write()
 
     def write(self) -> None:
+        """Write the reports in JSON and Markdown."""
         content = dict(format=FORMAT, environment=self.environment)
         content['figures'] = list(self.rows.values())
         text = json.dumps(content, indent=1, ensure_ascii=False) + '\n'

@@ -99,6 +99,7 @@ class Images(NamedTuple):
 
     @property
     def is_subset(self) -> bool:
+        """Whether only a part of the images is evaluated."""
         return len(self.dataset) < self.of
 
 

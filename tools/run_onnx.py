@@ -210,8 +210,12 @@ def are_detections(found, metadata):
 
 
 def prepare(image, metadata):
-    """MMDetection's Resize, Pad and DetDataPreprocessor: float32 (1, 3, H, W), (height,
-    width) before the last padding, and the (x, y) factors of the resizing."""
+    """Prepare an image as MMDetection's Resize, Pad and DetDataPreprocessor do.
+
+    Returns:
+        tuple: float32 array (1, 3, H, W); (height, width) before the last padding; the
+        (x, y) factors of the resizing.
+    """
     height, width = image.shape[:2]
     if resize := metadata.get('resize'):
         new = tuple(resize['scale'])
@@ -244,8 +248,10 @@ def _pad(image, size, value):
 
 
 def paste_in_box(mask, box, shape, threshold):
-    """A mask (28, 28) of a box in an image of a shape: FCNMaskHead's pasting, which
-    is grid_sample (bilinear, zeros outside, align_corners=False)."""
+    """Paste a box's mask (28, 28) into an image, as FCNMaskHead does.
+
+    That is grid_sample: bilinear, zeros outside, align_corners=False.
+    """
     touched, weights = [], []  # rows and columns; those of the mask for each
     for low, high, side, size in zip(box[[1, 0]], box[[3, 2]], shape, mask.shape):
         pixels = slice(max(math.floor(low) - 1, 0), min(math.ceil(high) + 1, side))
@@ -262,8 +268,10 @@ def paste_in_box(mask, box, shape, threshold):
 
 
 def paste_image(mask, shape, factors, stride, threshold):
-    """A mask of the whole padded image at a stride: RTMDet-Ins's, which resizes
-    logits twice; the factors are of the height and of the width."""
+    """Paste a mask of the padded image at a stride, as RTMDet-Ins does.
+
+    Its logits are resized twice; the factors are those of height and width.
+    """
     mask = np.clip(mask.astype(np.float64), 1e-30, 1 - 3e-8)
     logits = (np.log(mask) - np.log1p(-mask)).astype(np.float32)
     sides = [side * stride for side in mask.shape]
@@ -355,6 +363,7 @@ def name_drawing(path, folder, taken):
 
 
 def parse_args(argv=None):
+    """Parse the command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('model', help='.onnx or .xml file of tools/export.py')
     parser.add_argument('images', nargs='+', help='files or folders')
@@ -365,6 +374,7 @@ def parse_args(argv=None):
 
 
 def main(argv=None):
+    """Run the command."""
     args = parse_args(argv)
     try:
         detector = Detector(args.model)

@@ -26,6 +26,7 @@ class ExponentialDecayGating(nn.Module):
         self.temperature = nn.Parameter(torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Take the gated maximum over the links of each pixel of x (B, C, H, W)."""
         return gated_max(x, self.temperature, self.graph_stride)
 
 
@@ -44,6 +45,7 @@ class GlobalAttention(nn.Module):
         self.k_norm = nn.LayerNorm(mid)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend from each pixel of x (B, C, H, W) to all pixels."""
         q, k, v = (
             conv(x).flatten(2).transpose(1, 2) for conv in (self.q, self.k, self.v)
         )
@@ -56,8 +58,11 @@ class GlobalAttention(nn.Module):
 
     @staticmethod
     def _exported(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Compute it transposed, because OpenVINO 2026.4 is wrong for maps of any size
-        where it recognizes attention."""
+        """Compute it transposed for exporters.
+
+        OpenVINO 2026.4 computes what it recognizes as attention incorrectly for feature
+        maps of any size.
+        """
         weights = (k @ (q * q.shape[-1] ** -0.5).mT).softmax(1)
         return v @ weights
 
@@ -113,6 +118,7 @@ class AdaptViG(BaseBackbone):
 
     @staticmethod
     def graph_step(stage: int, channels: int, strides: Sequence[int]) -> nn.Module:
+        """Return the gated graph step, or attention in the stages after them."""
         if stage < len(strides):
             return ExponentialDecayGating(strides[stage])
         return GlobalAttention(channels)

@@ -72,4 +72,5 @@ class GreedyViG(BaseBackbone):
     def graph_step(
         stage: int, channels: int, strides: Sequence[int]
     ) -> Callable[[Tensor], Tensor]:
+        """Return the graph step of a stage."""
         return partial(thresholded_max, stride=strides[stage])

@@ -49,9 +49,11 @@ class ConvNormAct(nn.Sequential):
         super().__init__(layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply convolution, norm and activation to x (B, C, H, W)."""
         return self.after_conv(self.conv(x))
 
     def after_conv(self, x: Tensor) -> Tensor:
+        """Apply norm and activation, if there are any."""
         return norm_act(x, getattr(self, 'norm', None), getattr(self, 'act', None))
 
     def fuse(self) -> None:
@@ -143,12 +145,14 @@ class Branch(nn.Module):
         self.layer_scale = None if scale is None else nn.Parameter(scale.clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the scaled branch to x (B, C, H, W)."""
         out = self.branch(x)
         if self.layer_scale is not None:
             out = self.layer_scale.view(-1, 1, 1) * out
         return self.add(out, x)
 
     def branch(self, x: Tensor) -> Tensor:
+        """Run the layers of the branch on x (B, C, H, W)."""
         return self.run([getattr(self, name) for name in self.layers], x)
 
     def run(self, layers: Sequence[ConvNormAct], x: Tensor) -> Tensor:
@@ -171,8 +175,7 @@ class Branch(nn.Module):
         return layers[-1].after_conv(x)
 
     def add(self, out: Tensor, x: Tensor) -> Tensor:
-        """Add the branch's ``out`` to ``x``, in the memory of ``out``, which no
-        backward reads."""
+        """Add the branch's ``out`` to ``x``, in place if no backward pass reads it."""
         out = self.drop_path(out)
         return out.add_(x) if out.dtype == x.dtype else x + out
 
@@ -225,6 +228,7 @@ class PositionEncoding(nn.Conv2d):
         super().__init__(channels, channels, 7, padding=3, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the convolution of x (B, C, H, W) to it."""
         out = super().forward(x)
         if self.folded:
             return out
@@ -256,6 +260,7 @@ class Mixer(Branch):
         self.fc2 = cfg.conv(cfg.channels, cfg.channels)
 
     def fuse(self) -> None:
+        """Fold BatchNorms and the position encoding into convolutions."""
         super().fuse()
         self.position.fold()
 
@@ -275,6 +280,7 @@ class GraphMixer(Mixer):
         self.graph_step = graph_step
 
     def branch(self, x: Tensor) -> Tensor:
+        """Join x (B, C, H, W) with its graph step, and mix the channels."""
         x = self.fc1(self.position(x))
         x = torch.cat([x, self.graph_step(x)], dim=1)
         return self.run((self.graph_conv, self.fc2), x)
@@ -289,4 +295,5 @@ class GraphBlock(nn.Module):
         self.ffn = ffn
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply mixer and FFN to x (B, C, H, W)."""
         return self.ffn(self.mixer(x))

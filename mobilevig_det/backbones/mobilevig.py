@@ -48,6 +48,7 @@ class Grapher(Branch):
         self.fc2 = cfg.conv(2 * cfg.channels, cfg.channels)
 
     def branch(self, x: Tensor) -> Tensor:
+        """Apply the graph convolution between two 1x1 convolutions."""
         return self.run((self.graph_conv, self.fc2), self.graph_conv.join(self.fc1(x)))
 
 
@@ -60,6 +61,7 @@ class SVGABlock(nn.Module):
         self.ffn = ffn
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply grapher and FFN to x (B, C, H, W)."""
         return self.ffn(self.grapher(x))
 
 
@@ -146,6 +148,7 @@ class MobileViG(BaseBackbone):
 
     @classmethod
     def layout(cls, arch: str | dict) -> Layout:
+        """Return the channels of the stages, and their numbers of blocks."""
         setting = parse_arch(arch, cls.arch_settings)
         *blocks, graph_blocks = setting['blocks']
         return setting['channels'], [*((n, 0) for n in blocks), (0, graph_blocks)]
@@ -153,6 +156,7 @@ class MobileViG(BaseBackbone):
     def graph_block(
         self, stage: int, strides: Sequence[int], cfg: BlockConfig
     ) -> nn.Module:
+        """Build a graph block of a stage."""
         cfg = cfg._replace(layer_scale=None)
         graph_conv = partial(MaxRelativeGraphConv, graph_stride=strides[0])
         return SVGABlock(Grapher(cfg, graph_conv), FFN(cfg))

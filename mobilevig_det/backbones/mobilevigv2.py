@@ -71,4 +71,5 @@ class MobileViGv2(BaseBackbone):
     def graph_step(
         stage: int, channels: int, strides: Sequence[int]
     ) -> Callable[[Tensor], Tensor]:
+        """Return the graph step of a stage."""
         return partial(cross_max, stride=strides[stage])

@@ -24,6 +24,7 @@ class MultiLevelDilatedConv(nn.ModuleList):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the outputs of both convolutions for x (B, C, H, W)."""
         return self[0](x) + self[1](x)
 
 
@@ -34,6 +35,7 @@ class DilatedMixer(Mixer):
         super().__init__(cfg, MultiLevelDilatedConv(cfg))
 
     def branch(self, x: Tensor) -> Tensor:
+        """Mix the pixels of x (B, C, H, W) with dilated convolutions."""
         return self.fc2(self.graph_conv(self.fc1(self.position(x))))
 
 
@@ -104,4 +106,5 @@ class RapidNet(BaseBackbone):
 
     @staticmethod
     def graph_step(stage: int, channels: int, strides: Sequence[int]) -> None:
+        """Return None: convolutions take the place of the graph step."""
         return None

@@ -1,5 +1,4 @@
-"""CARAFE upsampling and masked convolution, under the names and arguments of mmcv's
-extension.
+"""CARAFE upsampling and masked convolution, as in mmcv's extension.
 
 Source: CARAFE: Content-Aware ReAssembly of FEatures (ICCV 2019, arXiv 1905.02188),
 section 3.2. A pixel of the output is the weighted sum of the k x k pixels around its
@@ -32,8 +31,10 @@ def _row_slices(features: Tensor, kernel_size: int) -> Iterator[slice]:
 
 
 def _columns(padded: Tensor, rows: slice, kernel_size: int, groups: int) -> Tensor:
-    """Return the pixels around each pixel of some rows, (B, groups, C / groups, k * k,
-    pixels)."""
+    """Return the pixels around each pixel of some rows.
+
+    They are of shape (B, groups, C / groups, k * k, pixels).
+    """
     window = padded[:, :, rows.start : rows.stop + kernel_size - 1]
     columns = F.unfold(window, kernel_size)
     channels = padded.shape[1] // groups
@@ -41,8 +42,11 @@ def _columns(padded: Tensor, rows: slice, kernel_size: int, groups: int) -> Tens
 
 
 def _by_source(maps: Tensor, rows: slice, groups: int, scale: int) -> Tensor:
-    """Turn some rows of (B, channels, H * s, W * s) into (B, groups, channels / groups,
-    pixels of the feature map, s * s)."""
+    """Group the pixels of an upsampled map by the pixel that they come from.
+
+    Some rows of (B, channels, H * s, W * s) become (B, groups, channels / groups,
+    pixels of the feature map, s * s).
+    """
     maps = maps[:, :, rows.start * scale : rows.stop * scale]
     maps = maps.unflatten(3, (-1, scale)).unflatten(2, (-1, scale)).transpose(3, 4)
     maps = maps.flatten(4).flatten(2, 3)
@@ -175,6 +179,8 @@ def masked_col2im_forward(
     width: int,
     channels: int,
 ) -> None:
-    """Copy each column of ``col``, (channels, N), to a pixel of the mask in ``im``,
-    (1, channels, height, width)."""
+    """Copy each column of ``col`` (channels, N) to a pixel of the mask in ``im``.
+
+    ``im`` is of shape (1, channels, height, width).
+    """
     im[0, :, mask_h_idx, mask_w_idx] = col

@@ -174,8 +174,10 @@ def _table(x: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _taps(offset: Tensor, mask: Tensor | None, geometry: Geometry) -> Tensor:
-    """Stack offset and mask, if any, of each output pixel, tap and group:
-    (B * H_out * W_out, kh * kw, deform_groups, 2 or 3)."""
+    """Stack offset and mask, if any, of each output pixel, tap and group.
+
+    The result is of shape (B * H_out * W_out, kh * kw, deform_groups, 2 or 3).
+    """
     kernel, groups = geometry.kernel, geometry.deform_groups
     shape = offset.shape[0], groups, kernel[0] * kernel[1]
     taps = offset.reshape(*shape, 2, *offset.shape[2:])

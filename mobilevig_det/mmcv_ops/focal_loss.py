@@ -86,8 +86,10 @@ def softmax_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor,
     gamma: float, alpha: float,
 ) -> None:  # fmt: skip
-    """Write the gradient of the loss's sum with respect to the logits to
-    ``grad_input``, and that with respect to the log probability to ``buff``."""
+    """Write the gradient of the summed loss to ``grad_input``.
+
+    The gradient with respect to the log probability is written to ``buff``.
+    """
     with torch.enable_grad():
         log_p = _log_of_target(input, target).requires_grad_()
         loss = _softmax_loss(log_p, target, gamma, alpha, weight)

@@ -51,8 +51,7 @@ def provide_mmcv_ext() -> bool:
 
 @functools.cache
 def torchvision_ops():
-    """Return ``torch.ops.torchvision``, or None if torchvision is missing or built for
-    another torch."""
+    """Return ``torch.ops.torchvision``, or None if it can't be loaded."""
     try:
         import torchvision
 
@@ -69,6 +68,7 @@ def has_torchvision(tensor: Tensor) -> bool:
 
 @functools.wraps(_nms.nms)
 def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Call torchvision's operator on GPUs if there is one, otherwise ours."""
     if offset == 0 and has_torchvision(bboxes):
         return torchvision_ops().nms(bboxes.float(), scores.float(), iou_threshold)
     return _nms.nms(bboxes, scores, iou_threshold, offset)
@@ -76,6 +76,7 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
 
 @functools.wraps(_roi_align.roi_align_forward)
 def roi_align_forward(input, rois, output, argmax_y, argmax_x, **kwargs):
+    """Call torchvision's operator on GPUs if there is one, otherwise ours."""
     if kwargs['pool_mode'] == 1 and has_torchvision(input):
         rois, settings = rois.to(input.dtype), _torchvision_settings(kwargs)
         output.copy_(torchvision_ops().roi_align(input, rois, *settings))
@@ -85,6 +86,7 @@ def roi_align_forward(input, rois, output, argmax_y, argmax_x, **kwargs):
 
 @functools.wraps(_roi_align.roi_align_backward)
 def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **kwargs):
+    """Call torchvision's operator on GPUs if there is one, otherwise ours."""
     if kwargs['pool_mode'] == 1 and has_torchvision(grad_output):
         scale, height, width, ratio, aligned = _torchvision_settings(kwargs)
         grad_input.add_(

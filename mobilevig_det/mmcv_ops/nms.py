@@ -1,5 +1,4 @@
-"""Non-maximum suppression, its groups and Soft-NMS, under the names and arguments of
-mmcv's extension.
+"""Non-maximum suppression, its groups and Soft-NMS, as in mmcv's extension.
 
 Sources: the greedy algorithm of R-CNN (arXiv 1311.2524), section 2.3; Soft-NMS (ICCV
 2017, arXiv 1704.04503).
@@ -128,8 +127,10 @@ def _overlap(corners: Tensor, areas: Tensor, size: int, offset: int) -> Tensor:
 
 
 def _scan(suppressed: Tensor) -> Tensor:
-    """Return the indices of a block's boxes that are kept, given which box would
-    suppress which, bool of shape (n, n)."""
+    """Return the indices of a block's boxes that are kept.
+
+    ``suppressed`` says which box would suppress which, bool of shape (n, n).
+    """
     # A row is one integer, a bit for each box: 40 times as fast as with tensors.
     rows = np.packbits(suppressed.cpu().numpy(), axis=1, bitorder='little')
     data, width = rows.tobytes(), rows.shape[1]

@@ -175,8 +175,10 @@ def _spread(
 
 
 def _corners(y: Samples, x: Samples, width: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield position in the map and weight of a sample's four pixels, each of shape
-    (N, bins, samples, bins, samples) for the axes y and x."""
+    """Yield position in the feature map and weight of a sample's four pixels.
+
+    Each is of shape (N, bins, samples, bins, samples) for the axes y and x.
+    """
     for rows, y_part in ((y.low, 1 - y.part), (y.high, y.part)):
         for columns, x_part in ((x.low, 1 - x.part), (x.high, x.part)):
             yield (
@@ -190,8 +192,11 @@ def _maximum(
     x: Tensor, rois: RoIs, size: tuple[int, int], sampling_ratio: int,
     out: Tensor, index_y: Tensor, index_x: Tensor,
 ) -> None:  # fmt: skip
-    """Write the maximum to ``out``, and which sample of the bin it was to the index
-    along y and x (-1 if none), exact up to the integers that the dtype holds."""
+    """Write the maximum of each bin to ``out``, and its sample to the indices.
+
+    The indices along y and x are -1 if there is no sample, and exact as far as their
+    dtype represents integers.
+    """
     channels, height, width = x.shape[1:]
     table = pixel_rows(x, rois.y.start.dtype)
     costs = rois.y.samples.clamp(1, 2 * height + 6) * rois.x.samples.clamp(

@@ -1,5 +1,4 @@
-"""RoIPool and deformable RoI pooling, under the names and arguments of mmcv's
-extension.
+"""RoIPool and deformable RoI pooling, as in mmcv's extension.
 
 Sources: Fast R-CNN (ICCV 2015, arXiv 1504.08083), section 2.1; Deformable Convolutional
 Networks (ICCV 2017, arXiv 1703.06211), section 2.2. Details follow mmcv.

@@ -26,6 +26,7 @@ class Grid(NamedTuple):
     samples: Tensor  # in a bin, as floats
 
     def select(self, index: Tensor | slice) -> 'Grid':
+        """Return the samples of some RoIs."""
         return Grid(*(field[index] for field in self))
 
     def taps(self, length: int) -> Tensor:
@@ -48,6 +49,7 @@ class RoIs(NamedTuple):
     x: Grid
 
     def select(self, index: Tensor | slice) -> 'RoIs':
+        """Return some of the RoIs."""
         image, valid = self.image[index], self.valid[index]
         return RoIs(image, valid, self.y.select(index), self.x.select(index))
 
@@ -125,8 +127,10 @@ class Samples(NamedTuple):
 def make_samples(
     grid: Grid, start: Tensor, length: int, sampling_ratio: int
 ) -> Samples:
-    """Place the samples of bins, which start at (N, bins), on an axis of ``length``
-    pixels."""
+    """Place the samples of bins on an axis of ``length`` pixels.
+
+    ``start`` is where each bin starts, of shape (N, bins).
+    """
     most = max(int(grid.samples.max()), 1)
     if sampling_ratio <= 0:
         # Samples are more than half a pixel apart, so that no more of a bin's lie on
@@ -190,8 +194,11 @@ def grid_weights(
 
 
 def pieces(costs: list[int], limit: int) -> Iterator[slice]:
-    """Split ascending costs into pieces whose largest cost times their number stays
-    within the limit."""
+    """Split ascending costs into slices of bounded size.
+
+    The largest cost of a slice times its length stays within the limit, unless the
+    slice has one element.
+    """
     start = 0
     for i, cost in enumerate(costs):
         if i > start and (i + 1 - start) * cost > limit:

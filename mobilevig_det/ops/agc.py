@@ -61,8 +61,11 @@ def _fake_search(
 def _search(
     x: Tensor, temperature: Tensor, stride: int, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the graph step and, if ``keep``, the strongest link of each element and
-    the distances of the gated links (otherwise empty tensors)."""
+    """Compute the graph step.
+
+    With ``keep``, also return the strongest link of each element and the distances of
+    the gated links, otherwise empty tensors.
+    """
     out, winner, distances = _fake_search(x, temperature, stride, keep)
     links, scale = _links(x, stride), temperature.abs() + EPS
 

@@ -112,8 +112,7 @@ def _gains_from_winograd(module: nn.Module) -> bool:
 
 
 def _is_plain_cpu(x: Tensor, weight: Tensor | None = None) -> bool:
-    """Return whether to compute in float32 on a CPU, outside of autocast, compilers
-    and exporters."""
+    """Return whether to use a fast path: float32 on a CPU, in eager mode."""
     return (
         x.device.type == 'cpu'
         and x.dtype == torch.float32
@@ -133,6 +132,7 @@ class ChannelsLastConv2d(nn.Conv2d):
     """Convolution that makes its input channels-last."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve in the channels-last memory format."""
         if x.ndim == 4 and _is_plain_cpu(x, self.weight):
             x = x.contiguous(memory_format=torch.channels_last)
         return super().forward(x)
@@ -142,6 +142,7 @@ class WinogradConv2d(nn.Conv2d):
     """3x3 convolution of stride 1 that takes Winograd's algorithm for large maps."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolve with Winograd's algorithm where that is faster."""
         if self.takes_winograd(x):
             return winograd_conv3x3(x, self.weight, self.bias)
         return super().forward(x)
@@ -164,6 +165,7 @@ class ChannelsLastRoIAlign(RoIAlign):
     """
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        """Pool RoIs (N, 5) of a feature map; its gradient is channels-last."""
         last = input.is_contiguous(memory_format=torch.channels_last)
         if not last or self.pool_mode != 'avg' or not _is_plain_cpu(input):
             return super().forward(input, rois)
@@ -196,10 +198,13 @@ class _AverageRoIAlign(torch.autograd.Function):
 
 
 class OneStepRPNHead(RPNHead):
-    """RPN head whose three layers are one step if its 3x3 convolution takes Winograd's
-    algorithm. Layers with hooks are called one by one."""
+    """RPN head whose three layers are one autograd step.
+
+    It is used if the 3x3 convolution takes Winograd's algorithm and no layer has hooks.
+    """
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute scores and deltas of the anchors of one level."""
         layers = self.rpn_conv, self.rpn_cls, self.rpn_reg
         if (
             type(self.rpn_conv) is not WinogradConv2d

@@ -73,8 +73,11 @@ def _fake_search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
 
 @custom_op('thresholded_max', fake=_fake_search)
 def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
-    """Compute the graph step and, if ``keep``, the strongest link of each element
-    (otherwise an empty tensor)."""
+    """Compute the graph step.
+
+    With ``keep``, also return the strongest link of each element, otherwise an empty
+    tensor.
+    """
     out, winner = _fake_search(x, stride, keep)
     links = _links(x, stride)
     distances: dict[Link, Tensor] = {}

@@ -198,6 +198,7 @@ class StrongestLink(torch.autograd.Function):
     def forward(
         ctx, x: Tensor, stride: int, search: Callable, links: list[Link]
     ) -> Tensor:
+        """Run the search, and keep the strongest link of each element."""
         out, winner = search(x, stride, True)
         ctx.save_for_backward(winner)
         ctx.links = [link.dim for link in links], [link.shift for link in links]
@@ -206,4 +207,5 @@ class StrongestLink(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Give each gradient to the end of the strongest link."""
         return _strongest_backward(grad, *ctx.saved_tensors, *ctx.links), *[None] * 3

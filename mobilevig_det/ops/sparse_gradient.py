@@ -36,8 +36,10 @@ def few_pixels(mask: Tensor | None) -> Tensor | None:
 
 
 def windows_with(mask: Tensor, shape: torch.Size, step: int, side: int) -> Tensor:
-    """Return the indices of the windows (:func:`window_rows`) of a map that
-    contain a pixel of the mask."""
+    """Return the indices of windows that contain a pixel of the mask.
+
+    The windows are those of :func:`window_rows`.
+    """
     rows = window_rows(shape, torch.arange(window_count(shape, step)), step, side)
     outside = mask.new_zeros(1)
     return torch.cat([mask, outside])[rows].any(1).nonzero()[:, 0]

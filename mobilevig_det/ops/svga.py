@@ -151,8 +151,9 @@ def _period_min(
 
 
 def _repeated(row: Tensor, width: int) -> Tensor:
-    """Repeat (B, C, H, q) to (B, C, H, width) if it is contiguous and q elements have
-    the size of one element of another dtype.
+    """Repeat (B, C, H, q) to (B, C, H, width) by copying q elements at once.
+
+    This needs a contiguous tensor and a dtype of the size of q elements.
 
     A broadcast along so short a last dim is slow on CPUs. As elements of the other
     dtype, q elements are copied at once.
@@ -167,8 +168,10 @@ def _repeated(row: Tensor, width: int) -> Tensor:
 
 
 def _grid(x: Tensor, p: int, q: int) -> Tensor:
-    """View (B, C, H, W) as (B, C, H/p, p, W/q, q), to which one period of p rows or of
-    q columns is broadcast."""
+    """View (B, C, H, W) as (B, C, H/p, p, W/q, q).
+
+    One period of p rows or of q columns can be broadcast to it.
+    """
     return x.unflatten(3, (-1, q)).unflatten(2, (-1, p))
 
 
@@ -198,8 +201,11 @@ def _fake_search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
 # into their dozens of steps they would take a minute to compile.
 @custom_op('max_relative', fake=_fake_search)
 def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
-    """Compute the graph step and, if ``keep``, the position (h * W + w) of each pixel's
-    smallest neighbour (otherwise an empty tensor)."""
+    """Compute the graph step.
+
+    With ``keep``, also return the position (h * W + w) of each pixel's smallest
+    neighbour, otherwise an empty tensor.
+    """
     height, width = x.shape[-2:]
     out, at = _fake_search(x, stride, keep)
     # Positions are stored as floats of this dtype, which represents them and the values

@@ -63,8 +63,10 @@ TO_INPUTS, TO_WEIGHTS, TO_OUTPUTS = _transforms()
 
 
 def _pieces(shape: torch.Size, tiles: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the input pixels (N, 36) and output pixels (N, 16) of tiles that are
-    computed together; of all tiles if ``tiles`` is None."""
+    """Yield the input pixels (N, 36) and output pixels (N, 16) of groups of tiles.
+
+    The groups are computed together; ``tiles`` is None for all tiles.
+    """
     if tiles is None:
         tiles = torch.arange(window_count(shape, OUT))
     for part in tiles.split(PIECE) if len(tiles) else ():
