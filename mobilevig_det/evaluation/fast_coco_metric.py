@@ -1,5 +1,6 @@
 """MMDetection's CocoMetric in less time, with the same figures."""
 
+import itertools
 import math
 import os.path as osp
 import tempfile
@@ -123,6 +124,13 @@ class FastCocoMetric(CocoMetric):
                     f'CocoMetric: something was found in image {image_id!r}, which the '
                     'annotations do not have: ann_file must be that of the data set.'
                 )
+            if each['labels'].max() >= len(self.cat_ids):
+                classes = self.dataset_meta['classes']
+                raise UserError(
+                    f'CocoMetric: ann_file has {len(self.cat_ids)} of the '
+                    f'{len(classes)} classes of the data set ({", ".join(classes)}), '
+                    'and another one was found. Add it to the "categories" of the file.'
+                )
             scores = each['scores']
             if masks:
                 scores = each.get('mask_scores', scores)
@@ -207,7 +215,8 @@ def _mean(precision: np.ndarray) -> float:
 def choose_evaluator(truth: COCO, detections: COCO) -> type[COCOeval]:
     """Choose the C++ evaluation if it gives the same figures, else pycocotools'.
 
-    It doesn't with ids that aren't integers and with scores that aren't finite.
+    It doesn't with ids that aren't integers of 64 bits, and with scores that aren't
+    finite.
 
     Args:
         truth (COCO): The annotations.
@@ -215,11 +224,13 @@ def choose_evaluator(truth: COCO, detections: COCO) -> type[COCOeval]:
     """
     annotations = truth.dataset.get('annotations', ())
     entries = [*annotations, *detections.dataset['annotations']]
+    keys = 'id', 'image_id', 'category_id'
+    ids = itertools.chain(
+        truth.imgs, truth.cats, (entry[key] for entry in entries for key in keys)
+    )
     if (
         faster_coco_eval is not None
-        and all(type(image['id']) is int for image in truth.dataset['images'])
-        and all(type(id) is int for id in truth.cats)
-        and all(type(entry['id']) is int for entry in entries)
+        and all(type(id) is int and abs(id) < 2**63 for id in ids)
         and all(math.isfinite(entry.get('score', 0)) for entry in entries)
     ):
         return CompiledCOCOeval

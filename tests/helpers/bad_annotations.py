@@ -54,7 +54,15 @@ def again(key, **values):
     return lambda data: data[key].append({**data[key][0], **values})
 
 
-TEXTS = 'cut off', 'empty file', 'not JSON', 'a list'  # not objects
+# Not objects.
+TEXTS = (
+    'cut off',
+    'empty file',
+    'not JSON',
+    'a list',
+    'lists in lists',
+    'number of 5000 digits',
+)
 
 CASES = {
     'cut off': Case(
@@ -303,6 +311,122 @@ CASES = {
         'stops, fails',
         'does not fill its size',
         RLE,
+    ),
+    'RLE of fractions': Case(
+        change_rle(counts=[0.5] * 2 * 160 * 120),
+        'stops, silent',
+        'stops, silent',
+        'does not fill its size',
+        RLE,
+    ),
+    'RLE of texts': Case(
+        change_rle(counts=['19200']),
+        'stops, silent',
+        'stops, silent',
+        'does not fill its size',
+        RLE,
+    ),
+    'RLE of a huge number': Case(
+        change_rle(counts=[2**70]),
+        'stops, fails',
+        'stops, fails',
+        'does not fill its size',
+        RLE,
+    ),
+    'a long outline': Case(
+        change(102, segmentation=[[0, 0, 9e5, 0, 0, 9, 9e5, 9] * 4]),
+        'stops, slow',
+        'stops, slow',
+        'outline of over 1e+07 pixels',
+        ANN,
+    ),
+    'crowd as text': Case(
+        change(102, iscrowd='0'),  # true to MMDetection, 0 to pycocotools
+        'stops, silent',
+        'stops, silent',
+        '"iscrowd" is not 0 or 1',
+        ANN,
+    ),
+    'ignore as text': Case(
+        change(102, ignore='false'),
+        'stops, silent',
+        'stops, silent',
+        '"ignore" is not 0 or 1',
+        ANN,
+    ),
+    'image id as text': Case(
+        change(102, image_id='20'),
+        'stops, silent',
+        'stops, silent',
+        'ids of mixed types',
+        ANN,
+    ),
+    'category id as text': Case(
+        change(102, category_id='90'),
+        'stops, silent',
+        'stops, silent',
+        'ids of mixed types',
+        ANN,
+    ),
+    'annotation id as text': Case(
+        change(102, id='102'),
+        'stops, silent',
+        'stops, silent',
+        'ids of mixed types',
+        ANN,
+    ),
+    'one image id as text': Case(
+        lambda data: data['images'][3].update(id='40'),
+        'stops, silent',
+        'stops, silent',
+        'ids of mixed types',
+        'image 40',
+    ),
+    'image id of 65 bits': Case(
+        lambda data: data['images'][3].update(id=2**64),
+        'stops, silent',
+        'stops, silent',
+        '"id" is of the wrong type, or out of range',
+        f'image {2**64}',
+    ),
+    'width of 400 digits': Case(
+        lambda data: data['images'][1].update(width=10**400),
+        'stops, silent',
+        'stops, silent',
+        '"width" is of the wrong type, or out of range',
+        'image 20',
+    ),
+    'box of 400 digits': Case(
+        change(102, bbox=[1, 2, 10**400, 3]),
+        'stops, silent',
+        'stops, silent',
+        'not of finite numbers',
+        ANN,
+    ),
+    'box of three numbers, of another class': Case(
+        change(102, bbox=[1, 2, 3], category_id=8),
+        'stops, fails',
+        'stops, fails',
+        'not of finite numbers',
+        ANN,
+    ),
+    'lists in lists': Case(
+        lambda data: '[' * 10**5 + ']' * 10**5,
+        'stops, fails',
+        'stops, fails',
+        'cannot be read',
+    ),
+    'number of 5000 digits': Case(
+        lambda data: json.dumps(data).replace('"id": 102', '"id": ' + '9' * 5000),
+        'stops, fails',
+        'stops, fails',
+        'cannot be read',
+    ),
+    'every object a crowd': Case(
+        lambda data: [a.update(iscrowd=1) for a in data['annotations']],
+        'stops, silent',
+        'tolerated, survives',
+        'nothing',
     ),
     'duplicate annotation id': Case(
         change(102, id=101),

@@ -117,6 +117,9 @@ class AnnotationChecker:
                 continue
             id, name = category['id'], category['name']
             self._is_of_one_kind(id, 'category', record)
+            if self.split.evaluated and type(id) is not int:
+                kind = 'category id that is no integer: pycocotools looks up no other'
+                self.report.error(kind, record, short(id))
             if id in self._category_ids:
                 self.report.error('duplicate category id', record, str(id))
             if name in names:
@@ -305,7 +308,7 @@ class AnnotationChecker:
             report.add('has no annotations', split.trains)
         self._find_used_images()
         objects = self._objects.total()
-        if self.images and number and split.needs_annotations:
+        if number and split.needs_annotations and not report.stops:
             detail = f'of {len(self.images)} images and {number} annotations'
             if not (self.used and objects):
                 if self._crowds:
