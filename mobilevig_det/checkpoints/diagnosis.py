@@ -41,7 +41,7 @@ def explain_mismatch(
         if not re.search('load(ing|ed) state.dict', str(error)):
             raise
         raise UserError(
-            f'{file} does not fit the config: {advice}.\n{error}'
+            f'{file} does not fit the config: {advice}.\n{str(error)[:4000]}'
         ) from error
 
 

@@ -124,7 +124,7 @@ def _seek_values(file: IO[bytes], entry: zipfile.ZipInfo) -> None:
     encoding = 'utf-8' if flags & 0x800 else 'cp437'
     if (
         (signature, method) != (b'PK\3\4', entry.compress_type)
-        or flags & 1  # encrypted
+        or (flags | entry.flag_bits) & 1  # encrypted
         or file.read(name) != entry.orig_filename.encode(encoding)
     ):
         raise UserError('its archive has two different headers of one entry.')

@@ -11,7 +11,7 @@ import pickle
 import re
 from argparse import Namespace
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import IO, Any, ClassVar, NamedTuple
 
@@ -26,8 +26,7 @@ from ..errors import UserError
 # times the file's size is far beyond that; below 16 MiB no claim does any harm.
 MAX_EXPANSION = 10
 ALWAYS_ALLOWED_BYTES = 16 << 20
-_BYTES_PER_READ = 48  # a small Python object, for one or two reads
-_BYTES_PER_VISIT = 16
+_BYTES_PER_VALUE = 48  # a small Python object
 _MAX_DEPTH = 100
 _MAX_DIMENSIONS = 32
 
@@ -65,14 +64,14 @@ class _PaidFile(NamedTuple):
     budget: Budget
 
     def read(self, count: int) -> bytes:
-        self.budget.spend(_BYTES_PER_READ + count)
+        self.budget.spend(_BYTES_PER_VALUE + count)
         data = self.file.read(count)
         if len(data) != count:
             raise EOFError('its pickle ends early')
         return data
 
     def readline(self) -> bytes:
-        self.budget.spend(_BYTES_PER_READ)
+        self.budget.spend(_BYTES_PER_VALUE)
         return self.file.readline(200)  # no name that is known is as long
 
 
@@ -298,6 +297,7 @@ _SCALARS = (
     *(str, bytes, int, float, complex, bool, type(None)),
     *(torch.dtype, torch.device, torch.Size),
 )
+_CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set)
 # The opcodes of torch.save, less those that PlainUnpickler defines.
 _OPCODES = (
     *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.BINPERSID),
@@ -395,7 +395,9 @@ class PlainUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return our function for a name."""
-        place = f'{"builtins" if module == "__builtin__" else module}.{name}'
+        module = 'builtins' if module == '__builtin__' else module
+        place = f'{module}.{name}'[:100]
+        place = place if place.isprintable() else ascii(place)
         known = _KNOWN.get(place)
         if known is None and module == 'torch' and _DTYPE.fullmatch(name):
             known = vars(torch).get(name)
@@ -428,12 +430,13 @@ class PlainUnpickler(pickle._Unpickler):
         arguments, function = self.stack.pop(), self.stack.pop()
         if type(function) is not FunctionType:  # one of this module
             raise TypeError('a call of no function')
-        value = function(*arguments)
-        self.budget.spend(_claimed_bytes(value))
-        self.stack.append(value)
+        self.budget.spend(sum(map(_claimed_bytes, arguments)))
+        self.stack.append(function(*arguments))
+        self.budget.spend(_claimed_bytes(self.stack[-1]))
 
     def _load_build(self) -> None:
         state, value = self.stack.pop(), self.stack[-1]
+        check_plain(state, self.budget)
         if isinstance(value, np.dtype):
             _build_dtype(value, state)
         else:
@@ -477,7 +480,11 @@ def _claimed_bytes(value: Any) -> int:
         return value.nbytes
     if isinstance(value, HistoryBuffer):
         return sum(array.nbytes for array in value.data)
-    return 100 + (8 * len(value) if hasattr(value, '__len__') else 0)
+    if isinstance(value, Namespace):
+        return 100 * len(vars(value))
+    if isinstance(value, str | bytes):
+        return len(value)
+    return 8 * len(value) if hasattr(value, '__len__') else 0
 
 
 def check_plain(value: Any, budget: Budget, depth: int = 0) -> None:
@@ -489,7 +496,7 @@ def check_plain(value: Any, budget: Budget, depth: int = 0) -> None:
     Raises:
         UserError: If anything else is found.
     """
-    budget.spend(_BYTES_PER_VISIT)
+    budget.spend(_BYTES_PER_VALUE)
     if type(value) in _SCALARS or isinstance(
         value, Tensor | np.ndarray | np.generic | np.dtype | HistoryBuffer
     ):
@@ -498,7 +505,7 @@ def check_plain(value: Any, budget: Budget, depth: int = 0) -> None:
         raise UserError(f'it holds containers that are nested over {_MAX_DEPTH} times.')
     if isinstance(value, Namespace):
         value = vars(value)
-    elif not isinstance(value, Mapping | list | tuple | set):
+    elif type(value) not in _CONTAINERS:
         raise UserError(f'it holds a {type(value).__name__}, which is no value.')
-    for child in value.values() if isinstance(value, Mapping) else value:
+    for child in value.values() if isinstance(value, dict) else value:
         check_plain(child, budget, depth + 1)

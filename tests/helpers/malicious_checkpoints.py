@@ -84,16 +84,14 @@ def _number(value):
     return b'\x8a\x08' + struct.pack('<q', value)
 
 
+BOMBS = ('compressed', 'stride 0', 'legacy', 'storage', 'Tensor', 'ndarray',
+         'bytearray', 'overlapping')  # fmt: skip
+
+
 def bombs(folder):
     """Write small files that need very much memory, by what they do."""
     many = 10**11
-    files = {
-        name: folder / f'{i}.pth'
-        for i, name in enumerate(
-            ('compressed', 'stride 0', 'legacy', 'storage', 'Tensor', 'ndarray',
-             'bytearray', 'overlapping')
-        )
-    }  # fmt: skip
+    files = {name: folder / f'{i}.pth' for i, name in enumerate(BOMBS)}
     zipped(pickle.dumps({}, 2), files['compressed'], zipfile.ZIP_DEFLATED,
            **{'data/0': bytes(200 << 20)})  # fmt: skip
     torch.save({'a.weight': torch.zeros(1).expand(many)}, files['stride 0'])
