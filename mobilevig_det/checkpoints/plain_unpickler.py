@@ -184,6 +184,10 @@ def _device(kind: Any, index: Any = None) -> torch.device:
     return torch.device(kind, index) if index is not None else torch.device(kind)
 
 
+def _no_bytes() -> bytes:
+    return b''
+
+
 def _encode(text: Any, encoding: Any) -> bytes:
     """How bytes are written in the protocol that torch uses."""
     if type(text) is not str or encoding != 'latin1':
@@ -252,6 +256,7 @@ def _could_run_code(name: str) -> str:
 
 _KNOWN: dict[str, Any] = {
     'argparse.Namespace': _namespace,
+    'builtins.bytes': _no_bytes,
     'builtins.complex': _complex,
     'builtins.getattr': _statistic,
     'builtins.set': _set,

@@ -177,6 +177,9 @@ VALUE_OF = {
 }  # fmt: skip
 
 
+IN_OLD_FILES = ('exponential tuples', 'a million dicts', 'a negative stride')
+
+
 def pickled(value):
     return b'\x80\x02}' + text('a') + value + b's.'
 
@@ -334,7 +337,7 @@ def malformed_files(folder):
 
     for what, value in VALUE_OF.items():
         archive(pickled(value), path(f'value: {what}'))
-    for what in ('exponential tuples', 'a million dicts', 'a negative stride'):
+    for what in IN_OLD_FILES:
         path(f'old value: {what}').write_bytes(old_file(pickled(VALUE_OF[what])))
     for what, data in containers().items():
         path(f'container: {what}').write_bytes(data)

@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from malformed_checkpoints import VALUE_OF, containers, contents, malformed_files
+from malformed_checkpoints import (
+    IN_OLD_FILES,
+    VALUE_OF,
+    containers,
+    contents,
+    malformed_files,
+)
 from malicious_checkpoints import BOMBS
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +74,7 @@ def outcomes(tmp_path_factory):
 
 CASES = [
     *(f'value: {what}' for what in VALUE_OF),
+    *(f'old value: {what}' for what in IN_OLD_FILES),
     *(f'container: {what}' for what in containers()),
     *(f'content: {what}' for what in contents()),
     *BOMBS,
@@ -75,7 +82,7 @@ CASES = [
 
 
 def test_all_kinds_are_listed(outcomes):
-    assert set(CASES) <= set(outcomes)
+    assert set(CASES) == set(outcomes)
 
 
 @pytest.mark.parametrize('what', CASES)

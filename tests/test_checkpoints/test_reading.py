@@ -3,6 +3,7 @@
 import pickle
 import zipfile
 from argparse import Namespace
+from collections import OrderedDict
 
 from mobilevig_det import MobileViG
 from mobilevig_det.checkpoints import allow_checkpoint_types, weights
@@ -202,3 +203,108 @@ def test_archive_that_cannot_be_checked_is_refused(tmp_path):
     assert torch.load(path, weights_only=True)
     with pytest.raises(UserError, match='cannot be read.*CRC'):
         read_checkpoint(path)
+
+
+def equal(one, other):
+    """Whether two contents are of the same types and values, bit by bit."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return (
+            (one.dtype, one.shape, one.stride(), one.requires_grad)
+            == (other.dtype, other.shape, other.stride(), other.requires_grad)
+        ) and one.untyped_storage().tolist() == other.untyped_storage().tolist()
+    if isinstance(one, np.ndarray | np.generic):
+        return one.dtype == other.dtype and one.tobytes() == other.tobytes()
+    if isinstance(one, HistoryBuffer):
+        return all(map(equal, one.data, other.data)) and (
+            one.max_length == other.max_length
+        )
+    if isinstance(one, Namespace):
+        return equal(vars(one), vars(other))
+    if isinstance(one, dict):
+        return (
+            list(one) == list(other)
+            and all(equal(one[key], other[key]) for key in one)
+            and getattr(one, '_metadata', 0) == getattr(other, '_metadata', 0)
+        )
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+def honest_content():
+    """What torch, MMEngine and the authors save, of every type."""
+    base = torch.arange(24.0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.rand(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 3, 5])
+    history = HistoryBuffer(max_length=7)
+    for i in range(9):
+        history.update(i / 3, i)
+    types = 'float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64'
+    return {
+        'state_dict': model.state_dict(),
+        'model': {'weight': model[0].weight, 'bias': torch.empty(0)},
+        'optimizer': optimizer.state_dict(),
+        'scheduler': scheduler.state_dict(),
+        'views': [base, base[5:], base.view(4, 6).t(), base[::5], base[3].clone()],
+        'types': [torch.ones(3).to(getattr(torch, name)) for name in types.split()],
+        'new types': [torch.ones(2, dtype=torch.uint16),
+                      torch.ones(2).to(torch.float8_e4m3fn)],
+        'random state': torch.get_rng_state(),
+        'history': OrderedDict(loss=history, empty=HistoryBuffer()),
+        'arrays': [np.arange(6, dtype='i2').reshape(2, 3).T, np.zeros((0, 3)),
+                   np.float16(2), np.bool_(True), np.uint8(3), np.complex64(1j)],
+        'meta': {'CLASSES': ('a', 'é\ud800'), 'PALETTE': [(1, 2, 3)], 3: None},
+        'values': [1.5, -1, 2**62, -(2**70), 1j, b'\0\xff', True, {'a', 1}, ()],
+        'of torch': [torch.float16, torch.device('cuda', 1), torch.Size([2, 3])],
+        'args': Namespace(lr=1e-3, opt_betas=None),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('new', [True, False], ids=['zip', 'before 1.6'])
+def test_every_value_is_read_as_torch_reads_it(tmp_path, new):
+    content = honest_content()
+    if not new:
+        del content['new types']
+    torch.save(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=new)
+    reference = torch.load(tmp_path / 'a.pth', weights_only=False)
+    found = read_checkpoint(tmp_path / 'a.pth')
+    assert found.keys() == content.keys()
+    for key, value in reference.items():
+        assert equal(found[key], value), key
+    assert found['state_dict']['0.weight'] is not found['model']['weight']
+    found['views'][1][0] = 7  # of the same memory
+    assert found['views'][0][5] == 7
+    meta = read_checkpoint(tmp_path / 'a.pth', 'meta')
+    assert meta['state_dict']['0.weight'].is_meta
+    assert meta['views'][2].shape == (6, 4)
+
+
+def test_archive_without_the_entries_of_newer_versions_is_read(tmp_path):
+    """torch 1.6 to 1.13 wrote no byte order and named storages by addresses."""
+    content = {'state_dict': {'a.weight': torch.rand(3, 5)}}
+    torch.save(content, tmp_path / 'new.pth')
+    with (
+        zipfile.ZipFile(tmp_path / 'new.pth') as new,
+        zipfile.ZipFile(tmp_path / 'old.pth', 'w') as old,
+    ):
+        data = new.read('new/data.pkl')
+        assert data.count(b'X\1\0\0\0' + b'0') == 1
+        data = data.replace(b'X\1\0\0\0' + b'0', b'X\5\0\0\0' + b'94123')
+        old.writestr('archive/data.pkl', data)
+        old.writestr('archive/data/94123', new.read('new/data/0'))
+        old.writestr('archive/version', '3\n')
+    assert equal(read_checkpoint(tmp_path / 'old.pth'), content)
+
+
+def test_safetensors_are_read(tmp_path):
+    save_file = pytest.importorskip('safetensors.torch').save_file
+    weights = {'a.weight': torch.rand(3, 5), 'b': torch.arange(4)}
+    save_file(weights, tmp_path / 'a.safetensors')
+    found = read_checkpoint(tmp_path / 'a.safetensors')
+    assert equal(dict(sorted(found.items())), weights)
+    assert read_checkpoint(tmp_path / 'a.safetensors', 'meta')['b'].is_meta
