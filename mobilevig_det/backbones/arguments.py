@@ -153,6 +153,6 @@ def check_graph_strides(graph_strides: Sequence[int], number: int) -> None:
         'graph_strides',
         f'a list of {number} integers of at least 1 (and up to {MOST_STRIDE})'
         if number
-        else 'None, as there is no graph',
+        else 'None, as this backbone has no graph strides',
         graph_strides,
     )

@@ -374,7 +374,7 @@ def test_bad_strides():
             UserError, match='graph_strides must be a list of 4 integers of'
         ):
             mobilevig_det.GreedyViG(TINY, graph_strides=strides)
-    with pytest.raises(UserError, match='there is no graph'):
+    with pytest.raises(UserError, match='no graph strides'):
         mobilevig_det.RapidNet(TINY, graph_strides=(8, 4, 2, 1))
     with pytest.raises(UserError, match=r'32 x 32 pixels, but got 31 x 64'):
         mobilevig_det.AdaptViG(TINY)(torch.rand(1, 3, 31, 64))
