@@ -11,11 +11,10 @@ from pathlib import Path
 
 from mobilevig_det.config import load_config
 from mobilevig_det.datasets import make_shapes
-from mobilevig_det.inference.encoder import RecordEncoder
+from mobilevig_det.inference.images import InputImage
 from mobilevig_det.inference.models import load_predictor
 from mobilevig_det.inference.pipeline import Pipeline
 from mobilevig_det.inference.predictors import Predictor, Prepared, SizeBucketer
-from mobilevig_det.inference.sources import InputImage
 from mobilevig_det.ops import prepare_process_for_cpu
 
 import torch
@@ -47,7 +46,6 @@ def make_images(args: Namespace, name: str, folder: str) -> tuple[dict, Callable
         prepare_process_for_cpu()
     paths = sorted(map(str, Path(folder, 'train').iterdir()))
     images = [InputImage(path, place) for place, path in enumerate(paths)]
-    encoder = RecordEncoder(range(1, 4))
 
     def batches() -> Iterator[list[Prepared]]:
         bucketer = SizeBucketer(args.batch_size)
@@ -57,11 +55,11 @@ def make_images(args: Namespace, name: str, folder: str) -> tuple[dict, Callable
 
     def sequential() -> int:
         found = (one for batch in batches() for one in detector.predict_batch(batch))
-        return sum(len(encoder(one).record['boxes']) for one in found)
+        return sum(len(one.to_record()['boxes']) for one in found)
 
     def overlapped() -> int:
-        with Pipeline(detector, args.batch_size, encoder) as pipeline:
-            return sum(len(one.record['boxes']) for one in pipeline.run(images))
+        with Pipeline(detector, args.batch_size) as pipeline:
+            return sum(len(one.to_record()['boxes']) for one in pipeline.run(images))
 
     ready = list(batches())
 

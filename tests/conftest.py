@@ -46,7 +46,7 @@ def fresh_visualizer():
     for module, name in (
         ('mmengine.visualization', 'Visualizer'),
         ('mmdet.visualization', 'DetLocalVisualizer'),
-        ('mobilevig_det.inference.det_visualizer', 'DetectionVisualizer'),
+        ('mobilevig_det.inference.visualization', 'DetectionVisualizer'),
     ):
         if module in sys.modules:
             getattr(sys.modules[module], name)._instance_dict.clear()

@@ -10,12 +10,16 @@ A name is looked up in the folder ``MOBILEVIG_WEIGHTS`` (an environment variable
 skipped if unset), then among torch hub's downloads, then downloaded to there.
 """
 
+import base64
 import hashlib
 import http.client
 import os
+import re
+import string
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
 
 from mmengine.dist import barrier, is_distributed
 from mmengine.runner import CheckpointLoader
@@ -24,6 +28,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..io import atomic_write
+from ..paths import hide_secrets, without_secrets
 from .reading import prefer_averaged, read_checkpoint
 
 InitCfg = dict | list  # of dicts
@@ -34,6 +39,7 @@ REPOSITORY = PAGES + 'MobileViG/resolve/main/'  # of MobileViG itself
 PYRAMID_VIG = (
     'https://github.com/huawei-noah/Efficient-AI-Backbones/releases/tag/pyramid-vig'
 )
+MAX_UNKNOWN = 2**28  # bytes of a file whose length the server does not say
 HOW_WITHOUT = 'To start from random weights, set model.backbone.init_cfg=None.'
 
 
@@ -142,9 +148,15 @@ def find_file(filename: str) -> Path:
     place = filename.removeprefix(SCHEME)
     if filename.startswith(SCHEME) and '/' not in place and '\\' not in place:
         return _find_published(place)
-    if place.startswith(('http://', 'https://')):
+    scheme, mark, _ = place.partition('://')
+    if not mark:
+        return Path(place)
+    if scheme.lower() in ('http', 'https'):
         return _download(place)
-    return Path(place)
+    raise UserError(
+        f'{without_secrets(place)} cannot be downloaded: addresses of checkpoints '
+        'begin with http:// or https://.'
+    )
 
 
 def through_scheme(init_cfg: InitCfg) -> InitCfg:
@@ -206,7 +218,8 @@ def _find_published(name: str) -> Path:
 
 def _download(url: str, sha256: str | None = None) -> Path:
     """Return the path of a file in torch hub's cache; download it if it's missing."""
-    name = os.path.basename(url.partition('?')[0])
+    name = os.path.basename(re.split('[?#]', url)[0])
+    name = quote(name, safe=' ')[-100:]  # a file system allows 255 bytes
     if not url.startswith((REPOSITORY, PAGES)):
         # Many files are called model_best.pth.tar.
         name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}'
@@ -233,14 +246,15 @@ def _fetch(url: str, path: Path, sha256: str | None) -> None:
         _verify(part, sha256)
         read_checkpoint(part, 'meta')  # an error page, say, is not kept
 
+    shown = without_secrets(url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             atomic_write(path, check, unique=True) as part,
-            urllib.request.urlopen(url, timeout=60) as answer,
+            urllib.request.urlopen(_request(url), timeout=60) as answer,
             part.open('wb') as file,
         ):
-            size = int(answer.headers.get('Content-Length') or 0)
+            size = answer.length or 0  # None or not a number: until the end
             with tqdm(
                 desc=f'Downloading {path.name}',
                 total=size or None,
@@ -250,18 +264,36 @@ def _fetch(url: str, path: Path, sha256: str | None) -> None:
                 while chunk := answer.read(1 << 20):
                     file.write(chunk)
                     progress.update(len(chunk))
+                    if not size and file.tell() > MAX_UNKNOWN:
+                        raise OSError(
+                            'the server does not say how long the file is, and sends '
+                            f'more than {MAX_UNKNOWN >> 20} MiB'
+                        )
             if file.tell() < size:
                 raise OSError(
                     f'the connection broke off after {file.tell()} of {size} bytes'
                 )
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            f'{url} could not be downloaded: {error}. Try again, or download the file '
-            f'elsewhere, save it as {path} or anywhere else and give it as '
-            f'{SCHEME}/path/to/file. {HOW_WITHOUT}'
-        ) from error
     except UserError as error:
-        raise UserError(f'{url} gave no checkpoint: {error}') from error
+        raise UserError(f'{shown} gave no checkpoint: {error}') from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        # ValueError: of a malformed address, also of one that it was redirected to.
+        raise UserError(
+            f'{shown} could not be downloaded: {hide_secrets(str(error), url)}. Try '
+            f'again, or download the file elsewhere, save it as {path} or anywhere '
+            f'else and give it as {SCHEME}/path/to/file. {HOW_WITHOUT}'
+        ) from None
+
+
+def _request(url: str) -> urllib.request.Request:
+    """Return the request of an address, whose user and password go into a header."""
+    parts = urlsplit(quote(url, safe=string.punctuation))
+    user, mark, host = parts.netloc.rpartition('@')
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)))
+    if mark:
+        encoded = base64.b64encode(unquote_to_bytes(user)).decode()
+        # A redirect may lead to another host, which must not see it.
+        request.add_unredirected_header('Authorization', f'Basic {encoded}')
+    return request
 
 
 def _verify(path: Path, sha256: str | None) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
-VISUALIZER = 'mobilevig_det.inference.det_visualizer.DetectionVisualizer'
+VISUALIZER = 'mobilevig_det.inference.visualization.DetectionVisualizer'
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

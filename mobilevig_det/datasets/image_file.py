@@ -94,10 +94,28 @@ def decode_image(data: bytes) -> np.ndarray:
         try:
             image = mmcv.imfrombytes(data)
         except cv2.error as error:
+            if error.code == cv2.Error.StsNoMem:
+                raise MemoryError(str(error)) from error
             image, reason = None, f'OpenCV cannot decode it: {error.err}'
         if image is not None:
             return image
     raise ImageFileError(reason or 'OpenCV cannot decode it')
+
+
+def decoded_bytes(data: bytes) -> int:
+    """Return how many bytes the pixels of an image file take, as its header says.
+
+    Args:
+        data (bytes): The content of the file.
+
+    Returns:
+        int: A terabyte if the header can't be read, or is refused as too large.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return 3 * image.width * image.height
+    except Exception:
+        return 2**40
 
 
 def image_size(path: str) -> tuple[int, int]:
@@ -143,6 +161,8 @@ def _find_damage(data: bytes) -> str | None:
             return 'it is text, not an image'
     except Image.DecompressionBombError:
         pass  # not damaged, only large
+    except MemoryError:
+        raise
     except Exception as error:
         return f'the file is cut off or damaged ({error})'
     return None

@@ -10,11 +10,12 @@ import torch
 from ..config import load_config
 from ..datasets import ImageFileError
 from ..errors import UserError
+from .images import InputImage, as_image
 from .models import find_by_name, find_model, load_predictor
 from .pipeline import Pipeline
 from .predictors import ClassificationPredictor, DetectionPredictor, Predictor, Prepared
 from .results import Classification, Detections, Result
-from .sources import InputImage, as_image, iterate
+from .sources import iterate
 
 ResultT = TypeVar('ResultT', bound=Result)
 
@@ -98,7 +99,7 @@ class _Model(Generic[ResultT]):
         """
         with Pipeline(self.predictor, batch_size) as pipeline:
             with closing(pipeline.run(iterate(source), ordered=True)) as results:
-                yield from results
+                yield from results  # type: ignore[misc]
 
 
 class Detector(_Model[Detections]):

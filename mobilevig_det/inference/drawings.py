@@ -1,4 +1,4 @@
-"""Write drawings: the name of the file of each input, and videos."""
+"""Write drawings, and name the file of each."""
 
 import hashlib
 import os
@@ -6,13 +6,12 @@ import os.path as osp
 import re
 from collections import Counter
 
-import cv2
 import numpy as np
 
 from ..errors import UserError
-from .drawing import draw
+from .images import VIDEOS
 from .results import Detections, Result, save_image
-from .sources import VIDEOS, Inputs, frame_count
+from .sources import Inputs
 
 # Drawings have the format of their image if it is one of these.
 DRAWN_AS = ('.jpg', '.jpeg', '.png', '.bmp')
@@ -56,7 +55,7 @@ class Drawings:
         """Draw a result. An image's drawing is written, a frame's is returned."""
         if result.error is not None or not isinstance(result, Detections):
             return None
-        drawn = draw(result.image, result)
+        drawn = result.draw()
         if result.source.video is not None:
             return drawn
         save_image(self.path(result.name), drawn)
@@ -125,59 +124,3 @@ def _unique_names(folder: str, images: list[str], videos: list[str]) -> dict[str
                 'choose another --out-dir.'
             )
     return drawings
-
-
-class VideoWriter:
-    """An MP4 file of drawn frames.
-
-    OpenCV reports no failed write, so that the file is checked at the end.
-
-    Args:
-        path (str): The file. Its folder is made.
-        rate (float): Frames per second.
-        size (tuple[int, int]): Width and height in pixels; frames of other sizes are
-            resized.
-
-    Raises:
-        OSError: If there can't be such a file.
-        UserError: If OpenCV can't write one.
-    """
-
-    def __init__(self, path: str, rate: float, size: tuple[int, int]) -> None:
-        self.path = path
-        self.size = size
-        self.count = 0
-        os.makedirs(osp.dirname(path) or '.', exist_ok=True)
-        open(path, 'wb').close()  # raises the reason; OpenCV doesn't
-        codec = cv2.VideoWriter_fourcc(*'mp4v')
-        self._writer = cv2.VideoWriter(path, codec, rate, size)
-        if not self._writer.isOpened():
-            raise UserError(f'OpenCV cannot write {path}: use --no-save-vis.')
-
-    def write(self, frame: np.ndarray) -> None:
-        """Add a frame: uint8 of shape (H, W, 3), BGR."""
-        if frame.shape[1::-1] != self.size:  # OpenCV would leave it out
-            frame = cv2.resize(frame, self.size)
-        self._writer.write(frame)
-        self.count += 1
-
-    def release(self) -> None:
-        """Close the file, complete or not."""
-        self._writer.release()
-
-    def finish(self) -> None:
-        """Close the file and check it.
-
-        Raises:
-            OSError: If it is not complete. FFmpeg's files can't even be opened after
-                a failed write.
-        """
-        self.release()
-        video = cv2.VideoCapture(self.path)
-        found = frame_count(video)
-        # Other readers of OpenCV only estimate how many frames there are.
-        if not video.isOpened() or found < 0.98 * self.count - 1:
-            raise OSError(
-                f'{self.path}: of its {self.count} frames {found} could be written: '
-                'the disk is full, or fails'
-            )

@@ -14,7 +14,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -23,43 +22,23 @@ from pyarrow import fs
 
 from ..datasets import ImageFileError
 from ..errors import UserError
-from .digest_set import DigestSet
-from .lists_and_shards import CHUNK, LISTS, ListError, is_list, split_names
+from ..paths import has_credentials, hide_secrets, without_secrets
+from .names import CHUNK, LISTS, DigestSet, ListError, is_address, is_list, split_names
 
 SCHEMES = ('s3', 'gs', 'hdfs', 'file')
 PARTS = re.compile(r'([^:/]+)://(?:([^/?]*)@)?([^/?]*)([^?]*)(\?.*)?', re.DOTALL)
-# With a slash that wasn't escaped, as secrets have them, it has no such parts.
-CREDENTIALS = re.compile(r'(?<=://)(?:[^/?]*|[^/@]*:.*)@', re.DOTALL)
-
 # Each makes connections of its own, and asks for the bucket's region.
 _from_uri = lru_cache(fs.FileSystem.from_uri)
 
 # Paths or names are in one of these columns if several hold text.
 NAME_COLUMNS = ('image', 'path', 'name', 'file_name')
 ROWS_AT_ONCE = 32  # encoded images of a Parquet file in memory
+# The name of an image; in Parquet also the file, the row group, and the row in it.
+Place = tuple[str, str | None, int, int]
 
 
 class AddressError(UserError):
     """A string that pyarrow doesn't know as an address; the message says why."""
-
-
-def is_address(path: str) -> bool:
-    return '://' in path
-
-
-def inside(folder: str, name: str) -> str:
-    """Return the path or address of a file in a folder."""
-    if not is_address(folder):
-        return osp.join(folder, name)
-    path, mark, query = folder.partition('?')
-    return f'{path.rstrip("/")}/{name}{mark}{query}'
-
-
-def without_secrets(path: str) -> str:
-    """Return a path or an address without credentials and query, for messages."""
-    if not is_address(path):
-        return path
-    return CREDENTIALS.sub('', path).partition('?')[0]
 
 
 def find_filesystem(path: str) -> tuple[fs.FileSystem, str]:
@@ -79,14 +58,15 @@ def find_filesystem(path: str) -> tuple[fs.FileSystem, str]:
             raise pa.ArrowInvalid('another scheme')
         return _from_uri(escaped)
     except (pa.ArrowInvalid, UnicodeError) as error:
+        reason = hide_secrets(str(error).replace(escaped, path), path)
         raise AddressError(
-            f'{shown} is no address that pyarrow knows '
-            f'({str(error).replace(escaped, shown)}): it takes local paths, s3://, '
-            'gs:// and hdfs://. In addresses %, ? and, in secrets, / and @ are written '
-            '%25, %3F, %2F and %40.'
+            f'{shown} is no address that pyarrow knows ({reason}): it takes local '
+            'paths, s3://, gs:// and hdfs://. In addresses %, ? and, in secrets, / and '
+            '@ are written %25, %3F, %2F and %40.'
         ) from error
     except OSError as error:
-        raise UserError(f'{shown} cannot be reached: {error}') from error
+        reason = hide_secrets(str(error), path)
+        raise UserError(f'{shown} cannot be reached: {reason}') from None
 
 
 def image_name(where: str, path: str) -> str:
@@ -131,16 +111,7 @@ def _parts(address: str) -> tuple[str, str | None, str, str, str | None]:
     return scheme, user, host, path, query
 
 
-class Found(NamedTuple):
-    """An image in an object store, or in a row of a row group of a Parquet file."""
-
-    name: str
-    file: str | None = None
-    row_group: int = 0
-    row: int = 0
-
-
-def images_at(where: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
+def images_at(where: str, suffixes: tuple[str, ...]) -> Iterator[Place]:
     """Yield the images of a folder or a list in an object store, or of Parquet.
 
     Args:
@@ -155,7 +126,7 @@ def images_at(where: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     shown = without_secrets(where)
     try:
         for image in _find(where, shown, suffixes):
-            if is_address(image.name) and CREDENTIALS.search(image.name):
+            if has_credentials(image[0]):
                 raise UserError(
                     f'{shown} has addresses with credentials, which rows would show. '
                     'Leave them out: those of the address of INPUT are used, or '
@@ -163,10 +134,11 @@ def images_at(where: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
                 )
             yield image
     except (OSError, UnicodeError, pa.ArrowException, ListError) as error:
-        raise UserError(f'{shown} cannot be read: {error}') from error
+        reason = hide_secrets(str(error), where)
+        raise UserError(f'{shown} cannot be read: {reason}') from None
 
 
-def _find(where: str, shown: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
+def _find(where: str, shown: str, suffixes: tuple[str, ...]) -> Iterator[Place]:
     filesystem, path = find_filesystem(where)
     info = filesystem.get_file_info(path)
     if info.type == fs.FileType.NotFound:
@@ -181,11 +153,11 @@ def _find(where: str, shown: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
     elif info.type == fs.FileType.Directory:
         for file in files:
             if file.lower().endswith(suffixes):
-                yield Found(image_name(where, file))
+                yield image_name(where, file), None, 0, 0
     elif is_list(path):
         with filesystem.open_input_stream(path) as stream:
             for name in split_names(lambda: stream.read(CHUNK)):
-                yield Found(os.fsdecode(name))
+                yield os.fsdecode(name), None, 0, 0
     else:
         raise UserError(
             f'{shown} is neither a folder, nor a list of paths ({" or ".join(LISTS)}), '
@@ -195,7 +167,7 @@ def _find(where: str, shown: str, suffixes: tuple[str, ...]) -> Iterator[Found]:
 
 def _in_parquet(
     shown: str, filesystem: fs.FileSystem, tables: list[str]
-) -> Iterator[Found]:
+) -> Iterator[Place]:
     schema = pq.read_schema(tables[0], filesystem=filesystem)
     name_column, bytes_column = image_columns(shown, schema)
     seen = DigestSet()
@@ -209,9 +181,9 @@ def _in_parquet(
                 for row, value in enumerate(column.cast(pa.binary())):
                     name = os.fsdecode(value.as_py())
                     if bytes_column is None:
-                        yield Found(name)
+                        yield name, None, 0, 0
                     elif seen.add(name):
-                        yield Found(name, path, group, row)
+                        yield name, path, group, row
                     else:
                         raise UserError(
                             f'{shown}: several images have the same name, for example '
@@ -248,11 +220,14 @@ def image_columns(where: str, schema: pa.Schema) -> tuple[str, str | None]:
     return names[0], binaries[0] if binaries else None
 
 
-def read_bytes(image: Found, where: str) -> bytes:
+def read_bytes(name: str, file: str | None, group: int, row: int, where: str) -> bytes:
     """Read the encoded file of an image.
 
     Args:
-        image (Found): From :func:`images_at`, or the address of an image.
+        name (str): Its name, or its address.
+        file (str | None): The Parquet file that holds it.
+        group (int): The row group there.
+        row (int): The row in the row group.
         where (str): What it was found at; its credentials are used.
 
     Raises:
@@ -260,11 +235,11 @@ def read_bytes(image: Found, where: str) -> bytes:
         UserError: If the store cannot be reached: no other image will be read either.
     """
     try:
-        if image.file is not None:
-            return _row_group(where, image.file, image.row_group).read(image.row)
-        filesystem, path = find_image(image.name, where)
-        with filesystem.open_input_stream(path) as file:
-            return file.read()
+        if file is not None:
+            return _row_group(where, file, group).read(row)
+        filesystem, path = find_image(name, where)
+        with filesystem.open_input_stream(path) as stream:
+            return stream.read()
     except FileNotFoundError:
         raise ImageFileError('there is no such file') from None
     except UnicodeError:
@@ -272,12 +247,13 @@ def read_bytes(image: Found, where: str) -> bytes:
     except AddressError as error:
         raise ImageFileError(str(error)) from None
     except (OSError, pa.ArrowException) as error:
-        if image.file is None and isinstance(error, pa.ArrowInvalid):
+        if file is None and isinstance(error, pa.ArrowInvalid):
             raise ImageFileError(str(error)) from None
         _row_group.cache_clear()  # of connections that have failed
-        what = without_secrets(image.file or image.name)
         raise UserError(
-            f'{what} cannot be read: {error}. Go on with --resume when it can.'
+            f'{without_secrets(file or name)} cannot be read: '
+            f'{hide_secrets(str(error), where)}. Go on with '
+            '--resume when it can.'
         ) from error
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import uuid
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -17,9 +17,9 @@ from pyarrow import fs
 from tqdm import tqdm
 
 from ..errors import UserError
-from .digest_set import DigestSet
-from .object_stores import find_filesystem, inside, without_secrets
-from .records import Record, arrow_schema, utf8
+from ..paths import hide_secrets, without_secrets
+from .names import DigestSet, inside, printable
+from .object_stores import find_filesystem
 from .stores import SETTINGS, RecordStore, SortedRecords
 
 READERS = 16  # files that are opened at once, for object stores take their time
@@ -51,31 +51,29 @@ class ParquetStore(RecordStore):
             super().begin(settings, resume)
         except OSError as error:
             raise UserError(
-                f'--out-dir {without_secrets(self.out_dir)} cannot be written: {error}'
-            ) from error
-
-    def done(self) -> DigestSet:
-        return self._done
+                f'--out-dir {without_secrets(self.out_dir)} cannot be written: '
+                f'{hide_secrets(str(error), self.out_dir)}'
+            ) from None
 
     def is_done(self, name: str) -> bool:
         """Whether an image has a record."""
-        return utf8(name) in self._done
+        return printable(name) in self._done
 
     def write_block(
-        self, names: Sequence[str], records: list[Record], categories: Mapping[int, str]
+        self, names: Sequence[str], records: list[dict], categories: Mapping[int, str]
     ) -> None:
         """Write the file of a block.
 
         Args:
             names (Sequence[str]): Of the block's images, which name the file.
-            records (list[Record]): Their records.
+            records (list[dict]): Their records.
             categories (Mapping[int, str]): Names of the classes, by id.
 
         Raises:
             OSError: If it cannot be written. Nothing incomplete is left.
         """
         table = pa.Table.from_pylist(
-            [dict(record, image=utf8(record['image'])) for record in records],
+            [dict(record, image=printable(record['image'])) for record in records],
             arrow_schema(categories),
         )
         text = '\0'.join(names).encode(errors='surrogateescape')
@@ -93,10 +91,26 @@ class ParquetStore(RecordStore):
             if renames:
                 with suppress(OSError):  # it isn't there, or the disk is gone
                     self._filesystem.delete_file(part)
-            raise OSError(f'{path} cannot be written: {error}') from error
+            reason = hide_secrets(str(error), self.out_dir)
+            raise OSError(f'{path} cannot be written: {reason}') from None
 
     def records(self) -> SortedRecords:
-        return _SortedRows(self._filesystem, self._read(['place', 'error']))
+        tables = self._read(['place', 'error'])
+
+        @lru_cache(8)
+        def opened(number: int) -> pa.Table:
+            return pq.read_table(tables[number][0], filesystem=self._filesystem)
+
+        def read(location: int) -> dict[str, Any]:
+            row = location & (2**32 - 1)
+            return opened(location >> 32).slice(row, 1).to_pylist()[0]
+
+        places, locations = array('q'), array('q')
+        for number, (_, table) in enumerate(tables):
+            places.extend(table['place'].to_pylist())
+            locations.extend((number << 32) + row for row in range(len(table)))
+        order = np.argsort(places, kind='stable')
+        return SortedRecords(np.asarray(locations)[order], read)
 
     def check(self, count: int) -> int:
         """Return how many images could not be used.
@@ -122,7 +136,7 @@ class ParquetStore(RecordStore):
     def _has_records(self) -> bool:
         return bool(self._files())
 
-    def _open(self) -> None:
+    def _open(self, settings: Mapping[str, Any]) -> None:
         for _, table in self._read(['image', 'error']):
             self.errors += len(table) - table['error'].null_count
             for name in table['image'].to_pylist():
@@ -132,18 +146,13 @@ class ParquetStore(RecordStore):
         for path in (*self._files(), *self._files('.part')):
             self._filesystem.delete_file(path)
 
-    def _read_settings(self) -> dict[str, Any] | None:
-        try:
-            with self._filesystem.open_input_stream(self._settings_path) as file:
-                settings = json.loads(file.read())
-        except (FileNotFoundError, ValueError):
-            return None
-        return settings if isinstance(settings, dict) else None
+    def _read_settings(self) -> bytes:
+        with self._filesystem.open_input_stream(self._settings_path) as file:
+            return file.read()
 
-    def _write_settings(self, settings: dict[str, Any]) -> None:
-        text = json.dumps(settings, indent=1).encode()
+    def _write_settings(self, text: str) -> None:
         with self._filesystem.open_output_stream(self._settings_path) as file:
-            file.write(text)
+            file.write(text.encode())
 
     def _files(self, suffix: str = '.parquet') -> list[str]:
         found = self._filesystem.get_file_info(fs.FileSelector(self._folder))
@@ -173,34 +182,32 @@ class ParquetStore(RecordStore):
                 )
                 return [table for table in progress if table is not None]
         except OSError as error:
+            reason = hide_secrets(str(error), self.out_dir)
             raise UserError(
-                f'{self.path} cannot be read: {error}. What was written is complete: '
+                f'{self.path} cannot be read: {reason}. What was written is complete: '
                 'use --resume when it can be read.'
             ) from error
 
 
-class _SortedRows(SortedRecords):
-    """Records of Parquet files, in 20 bytes of memory each and a few files."""
+def arrow_schema(categories: Mapping[int, str]) -> pa.Schema:
+    """Return the columns of records in Parquet.
 
-    def __init__(
-        self, filesystem: fs.FileSystem, tables: list[tuple[str, pa.Table]]
-    ) -> None:
-        super().__init__()
-        self._paths = [path for path, _ in tables]
-
-        @lru_cache(8)
-        def read(number: int) -> pa.Table:
-            return pq.read_table(self._paths[number], filesystem=filesystem)
-
-        self._file = read
-        places, locations = array('q'), array('q')
-        for number, (_, table) in enumerate(tables):
-            places.extend(table['place'].to_pylist())
-            locations.extend((number << 32) + row for row in range(len(table)))
-        self._order = np.asarray(locations)[np.argsort(places, kind='stable')]
-
-    def __iter__(self) -> Iterator[dict]:
-        for location in map(int, self._order):
-            table = self._file(location >> 32)
-            (record,) = table.slice(location & (2**32 - 1), 1).to_pylist()
-            yield record
+    Args:
+        categories (Mapping[int, str]): Names of the classes by category id. They are
+            stored as JSON in the schema's metadata, under ``categories``.
+    """
+    mask = pa.struct([('size', pa.list_(pa.int32())), ('counts', pa.string())])
+    return pa.schema(
+        [
+            ('place', pa.int64()),
+            ('image', pa.string()),
+            ('width', pa.int32()),
+            ('height', pa.int32()),
+            ('boxes', pa.list_(pa.list_(pa.float64()))),
+            ('labels', pa.list_(pa.int64())),
+            ('scores', pa.list_(pa.float64())),
+            ('masks', pa.list_(mask)),
+            ('error', pa.string()),
+        ],
+        {'categories': json.dumps(categories)},
+    )

@@ -1,8 +1,8 @@
-"""Decode, predict and encode images at the same time, in threads.
+"""Decode, predict and draw images at the same time, in threads.
 
-Decoding, convolutions and run-length encoding release Python's lock. At small sizes
-half of a prediction is Python, and two models on one core each predict more images
-than one model on two.
+Decoding, convolutions, run-length encoding and drawing release Python's lock. At small
+sizes half of a prediction is Python, and two models on one core each predict more
+images than one model on two.
 """
 
 import contextlib
@@ -11,15 +11,16 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from .drawings import Drawings
+from .images import InputImage
 from .predictors import Predictor, Prepared, SizeBucketer
 from .results import Result
-from .sources import InputImage
 
 MAX_READERS = 8
 MAX_MODELS = 4  # at once on a CPU; more of them would wait for Python's lock
@@ -39,9 +40,8 @@ class Pipeline:
             which share the weights, run at once.
         batch_size (int | None): Images in a batch, of those that are padded to the
             same size. Defaults to None: by their size.
-        encode (Callable, optional): Makes something smaller of each result, in the
-            threads; for example :class:`.encoder.RecordEncoder`. Defaults to None,
-            which yields the results without their pixels.
+        drawings (Drawings, optional): Draws each result, in the threads. Defaults to
+            None.
 
     Example:
         >>> with Pipeline(predictor) as pipeline:
@@ -53,11 +53,11 @@ class Pipeline:
         self,
         predictor: Predictor,
         batch_size: int | None = None,
-        encode: Callable[[Result], Any] | None = None,
+        drawings: Drawings | None = None,
     ) -> None:
         self.predictor = predictor
         self.batch_size = batch_size
-        self.encode = encode or _without_pixels
+        self.drawings = drawings
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> 'Pipeline':
@@ -76,8 +76,8 @@ class Pipeline:
 
     def run(
         self, images: Iterable[InputImage], ordered: bool = False
-    ) -> Generator[Any, None, None]:
-        """Yield what ``encode`` makes of each image's result.
+    ) -> Generator[Result, None, None]:
+        """Yield the result of each image, after it has been drawn.
 
         Only images that are padded to the same size share a batch, so that results
         don't depend on the batch size, except for rounding. Images of one size stay in
@@ -102,7 +102,7 @@ class Pipeline:
             if ordered:
                 yield from _in_order(results)
             else:
-                yield from (encoded for _, encoded in results)
+                yield from results
         finally:
             stopped.set()
             with contextlib.suppress(queue.Empty):
@@ -126,18 +126,21 @@ class Pipeline:
             last.set_exception(error)
         fed.put(last)
 
-    def _prepare(self, image: InputImage) -> Any:
+    def _prepare(self, image: InputImage) -> Prepared | Result:
         prepared = self.predictor.prepare(image)
-        return prepared if isinstance(prepared, Prepared) else self._encoded(prepared)
+        return prepared if isinstance(prepared, Prepared) else self._finish(prepared)
 
-    def _predict(self, batch: list[Prepared]) -> list[tuple[int, Any]]:
+    def _predict(self, batch: list[Prepared]) -> list[Result]:
         results = self.predictor.predict_batch(batch, self._models)
-        return [self._encoded(result) for result in results]
+        return [self._finish(result) for result in results]
 
-    def _encoded(self, result: Result) -> tuple[int, Any]:
-        return result.source.place, self.encode(result)
+    def _finish(self, result: Result) -> Result:
+        if self.drawings is not None:
+            result.drawn = self.drawings.draw(result)
+        result.pixels = None  # its source can be read again
+        return result
 
-    def _results(self, fed: queue.Queue) -> Iterator[tuple[int, Any]]:
+    def _results(self, fed: queue.Queue) -> Iterator[Result]:
         bucketer = SizeBucketer(self.batch_size)
         running: deque[Future] = deque()
         waiting = False
@@ -165,20 +168,14 @@ class Pipeline:
             waiting = future is not None
 
 
-def _in_order(results: Iterator[tuple[int, Any]]) -> Iterator[Any]:
-    early: dict[int, Any] = {}
+def _in_order(results: Iterator[Result]) -> Iterator[Result]:
+    early: dict[int, Result] = {}
     place = 0
-    for at, encoded in results:
-        early[at] = encoded
+    for result in results:
+        early[result.source.place] = result
         while place in early:
             yield early.pop(place)
             place += 1
-
-
-def _without_pixels(result: Result) -> Result:
-    if result.source.pixels is None:
-        result.pixels = None  # the file can be read again
-    return result
 
 
 @contextlib.contextmanager

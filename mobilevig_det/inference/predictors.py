@@ -22,9 +22,8 @@ from mmengine.structures import BaseDataElement
 from ..datasets import ImageFileError
 from ..datasets.masks import encode_rle
 from ..errors import UserError
-from .drawing import MAX_PIXELS, MAX_SIDE
-from .results import Classification, Detections, Result
-from .sources import InputImage
+from .images import MEMORY, InputImage, is_memory_error
+from .results import MAX_PIXELS, MAX_SIDE, Classification, Detections, Result
 
 # Images after which a batch is predicted that others of its size have not filled.
 MAX_WAITING = 64
@@ -39,7 +38,9 @@ class Prepared(NamedTuple):
 
     Attributes:
         source (InputImage): The image's name and where it is from.
-        pixels (np.ndarray): The decoded image, uint8 (H, W, 3), BGR.
+        pixels (np.ndarray | None): The decoded image, uint8 (H, W, 3), BGR; None of a
+            very large one, which is decoded again to draw it.
+        size (tuple[int, ...]): Its height and width.
         data (dict): What the test pipeline returned.
         scale (tuple[float, float]): (x, y) factors from the image to the coordinates
             of the model's boxes and masks: 1 except for very large images.
@@ -48,7 +49,8 @@ class Prepared(NamedTuple):
     """
 
     source: InputImage
-    pixels: np.ndarray
+    pixels: np.ndarray | None
+    size: tuple[int, ...]
     data: dict
     scale: tuple[float, float]
     padded_size: tuple[int, ...]
@@ -100,7 +102,7 @@ class SizeBucketer:
             return self.batch_size
         # The image as it was decoded counts too: it is kept until it is predicted.
         height, width = prepared.data['inputs'].shape[-2:]
-        pixels = max(height * width, int(np.prod(prepared.pixels.shape[:2])))
+        pixels = max(height * width, int(np.prod(prepared.size)))
         return min(MAX_BATCH, max(1, BATCH_PIXELS // pixels))
 
 
@@ -147,30 +149,43 @@ class Predictor:
     def prepare(self, source: InputImage) -> Prepared | Result:
         """Decode and preprocess an image; a result with an ``error`` if it can't be
         used."""
+        for alone in (False, True):
+            try:
+                return self._prepare(source, alone)
+            except ImageFileError as error:
+                return self._failed(source, str(error))
+            except Exception as error:
+                if not is_memory_error(error):
+                    raise
+                reason = _first_line(error)
+        return self._failed(source, f'it needs more memory than there is ({reason})')
+
+    def _prepare(self, source: InputImage, alone: bool) -> Prepared | Result:
         pixels = None
         try:
-            pixels = source.read()
-            data = self.pipeline(dict(img=pixels))
-            scale = self._shrink(pixels, data)
-        except ImageFileError as error:
-            return self._failed(source, str(error))
-        except (UserError, KeyboardInterrupt, SystemExit):
+            with source.decoded(alone) as pixels:
+                data = self.pipeline(dict(img=pixels))
+                scale = self._shrink(pixels, data)
+                size = pixels.shape[:2]
+        except (UserError, ImageFileError):
             raise
         except Exception as error:
+            if is_memory_error(error):
+                raise
             # It depends on the image: one of 20,000 x 1 pixels can't be scaled down.
-            reason = getattr(error, 'err', None) or str(error) or repr(error)
-            reason = reason.strip().splitlines()[0]
+            reason = _first_line(getattr(error, 'err', None) or error)
             if pixels is None:
                 return self._failed(source, f'cannot be decoded ({reason})')
-            height, width = pixels.shape[:2]
             reason = (
-                f'the test pipeline cannot prepare its {width} x {height} pixels '
-                f'({reason})'
+                f'the test pipeline cannot prepare its {pixels.shape[1]} x '
+                f'{pixels.shape[0]} pixels ({reason})'
             )
-            return self._failed(source, reason, height, width)
+            return self._failed(source, reason, pixels.shape[:2])
         divisor = getattr(self.model.data_preprocessor, 'pad_size_divisor', 1)
         padded = tuple(-(-side // divisor) for side in data['inputs'].shape)
-        return Prepared(source, pixels, data, scale, padded)
+        # Those that wait would fill the memory.
+        kept = None if size[0] * size[1] > MAX_PIXELS else pixels
+        return Prepared(source, kept, size, data, scale, padded)
 
     def predict_batch(
         self, batch: list[Prepared], models: queue.SimpleQueue | None = None
@@ -192,18 +207,27 @@ class Predictor:
                 f'in process {os.getpid()}, which was forked from it: build it in the '
                 "new process, or start that with the method 'spawn'."
             )
-        try:
-            with torch.no_grad(), self._borrowed(models) as model:
-                samples = self._forward(batch, model)
-        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            if len(batch) > 1:
-                singles = [self.predict_batch([one], models) for one in batch]
-                return [result for (result,) in singles]
-            (one,) = batch
-            height, width = one.pixels.shape[:2]
-            reason = f'the model needs more memory than there is ({_first_line(error)})'
-            return [self._failed(one.source, reason, height, width)]
-        return [self._result(one, sample) for one, sample in zip(batch, samples)]
+        for alone in (False, True) if len(batch) == 1 else (False,):
+            try:
+                with (
+                    MEMORY.lend(MEMORY.limit if alone else 1),
+                    torch.no_grad(),
+                    self._borrowed(models) as model,
+                ):
+                    samples = self._forward(batch, model)
+                return [
+                    self._result(one, sample) for one, sample in zip(batch, samples)
+                ]
+            except Exception as error:
+                if not is_memory_error(error):
+                    raise
+                reason = _first_line(error)
+        if len(batch) > 1:
+            singles = [self.predict_batch([one], models) for one in batch]
+            return [result for (result,) in singles]
+        (one,) = batch
+        reason = f'the model needs more memory than there is ({reason})'
+        return [self._failed(one.source, reason, one.size)]
 
     @contextlib.contextmanager
     def _borrowed(self, models: queue.SimpleQueue | None) -> Iterator[BaseModel]:
@@ -232,13 +256,9 @@ class Predictor:
         raise NotImplementedError
 
     def _failed(
-        self,
-        source: InputImage,
-        reason: str,
-        height: int | None = None,
-        width: int | None = None,
+        self, source: InputImage, reason: str, size: Sequence[int | None] = (None, None)
     ) -> Result:
-        return self._kind(source, self.classes, height, width, error=reason)
+        return self._kind(source, self.classes, size[0], size[1], error=reason)
 
     _kind: type[Result] = Result
 
@@ -268,7 +288,7 @@ class DetectionPredictor(Predictor):
         return scale
 
     def _result(self, prepared: Prepared, sample: Any) -> Detections:
-        height, width = prepared.pixels.shape[:2]
+        height, width = prepared.size
         found = sample.pred_instances
         keep = found.scores >= self.score_thr
         if self.labels is not None:
@@ -322,7 +342,7 @@ class ClassificationPredictor(Predictor):
         return 1.0, 1.0
 
     def _result(self, prepared: Prepared, sample: Any) -> Classification:
-        height, width = prepared.pixels.shape[:2]
+        height, width = prepared.size
         scores = sample.pred_score.float().numpy()
         labels = (
             np.arange(len(scores)) if self.labels is None else np.array(self.labels)
@@ -340,5 +360,5 @@ class ClassificationPredictor(Predictor):
         )
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: object) -> str:
     return (str(error).strip() or repr(error)).splitlines()[0]

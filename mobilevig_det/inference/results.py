@@ -1,10 +1,14 @@
-"""Results of inference in one image: detections, or the best classes."""
+"""Results of inference in one image: detections, or the best classes.
+
+A result is stored as a record: a line of JSON in the ``rows/`` of the local and
+torchrun executors, and a row of Parquet in those of the Ray executor.
+"""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import cv2
 import numpy as np
@@ -12,14 +16,63 @@ import pycocotools.mask as mask_utils
 
 from ..errors import UserError
 from ..io import atomic_write
-from .drawing import draw
-from .records import Record, coco_annotations, empty_record
-from .sources import InputImage
+from .images import InputImage
+from .visualization import draw_detections
+from .writers import coco_annotations
 
 if TYPE_CHECKING:
     from mmdet.structures import DetDataSample
 
 ResultT = TypeVar('ResultT', bound='Result')
+# Larger images are drawn smaller, and masks are predicted in coordinates of the model's
+# input: a hundred masks of a gigapixel don't fit into a memory.
+MAX_PIXELS = 2**24
+MAX_SIDE = 2**15
+
+
+class Record(TypedDict):
+    """What a model found in an image or a frame.
+
+    ``image`` is its name and ``place`` its position among the inputs. ``boxes`` are
+    [x, y, width, height] in pixels of the image, ``labels`` category ids and ``masks``
+    COCO's RLE, ``{'size': [height, width], 'counts': text}``, or None if the model
+    predicts none. A classifier's record has labels and scores of the best classes and
+    no boxes. ``error`` says why an image could not be used; then there are no
+    detections, and no size if it could not be decoded. Frames also have ``video`` and
+    ``frame``; a completed video has a record of its own with its number of ``frames``.
+    """
+
+    place: int
+    image: str
+    width: int | None
+    height: int | None
+    boxes: list[list[float]]
+    labels: list[int]
+    scores: list[float]
+    masks: list[dict] | None
+    error: str | None
+
+
+def empty_record(
+    place: int,
+    image: str,
+    error: str | None,
+    width: int | None = None,
+    height: int | None = None,
+) -> Record:
+    """Return the record of an input without detections: one that could not be used, or
+    a completed video (``error`` None)."""
+    return Record(
+        place=place,
+        image=image,
+        width=width,
+        height=height,
+        boxes=[],
+        labels=[],
+        scores=[],
+        masks=None,
+        error=error,
+    )
 
 
 @dataclass(repr=False, eq=False)
@@ -34,6 +87,8 @@ class Result:
         scores (np.ndarray): float32 of shape (N,), descending.
         labels (np.ndarray): int64 of shape (N,), indices into ``classes``.
         error (str | None): Why the image could not be used. Then N is 0.
+        pixels (np.ndarray | None): The decoded image, if it can't be read again.
+        drawn (np.ndarray | None): A frame of a video, drawn by the pipeline.
     """
 
     source: InputImage
@@ -44,6 +99,7 @@ class Result:
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     error: str | None = None
     pixels: np.ndarray | None = None
+    drawn: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -207,8 +263,37 @@ class Detections(Result):
         )
 
     def draw(self, score_thr: float = 0.0) -> np.ndarray:
-        """Return the image with boxes, masks and names drawn; uint8 (H, W, 3), BGR."""
-        return draw(self.image, self.filter(score_thr))
+        """Return a copy of the image with boxes, masks, names and scores drawn.
+
+        Args:
+            score_thr (float): Draw what scores at least so much. Defaults to 0.
+
+        Returns:
+            np.ndarray: uint8 (H, W, 3), BGR; smaller than the image if that has more
+            than ``MAX_PIXELS`` pixels.
+        """
+        found = self.filter(score_thr)
+        if self.pixels is None:
+            with self.source.decoded() as pixels:
+                return replace(found, pixels=pixels).draw()
+        image = self.pixels
+        height, width = image.shape[:2]
+        factor = min(
+            (MAX_PIXELS / (height * width)) ** 0.5, MAX_SIDE / max(height, width)
+        )
+        if factor < 1:
+            size = max(1, int(width * factor)), max(1, int(height * factor))
+            image = cv2.resize(image, size)
+        size = image.shape[1], image.shape[0]
+        return draw_detections(
+            image,
+            found.boxes * np.array([size[0] / width, size[1] / height] * 2),
+            found.labels,
+            found.scores,
+            self.classes,
+            None if found.rles is None else _MasksOnDemand(found.rles, size),
+            self.palette,
+        )
 
     def save(self, path: str | os.PathLike, score_thr: float = 0.0) -> None:
         """Write the image with boxes, masks and names drawn.
@@ -221,6 +306,18 @@ class Detections(Result):
             UserError: If OpenCV cannot write such a format.
         """
         save_image(path, self.draw(score_thr))
+
+
+class _MasksOnDemand:
+    """Masks that are decoded and resized one at a time, because all can be large."""
+
+    def __init__(self, rles: list[dict], size: tuple[int, int]) -> None:
+        self.rles = rles
+        self.size = size
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        mask = mask_utils.decode(self.rles[index])
+        return cv2.resize(mask, self.size, interpolation=cv2.INTER_NEAREST)
 
 
 class Classification(Result):

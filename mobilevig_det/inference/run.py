@@ -1,31 +1,44 @@
 """One run of the command ``predict``: a model over inputs, records, and a result."""
 
+import hashlib
+import json
 import os
 import os.path as osp
 import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from terminaltables import AsciiTable
 
+from ..checkpoints import find_file
 from ..classification.config_checks import is_classifier
 from ..config import load_config
 from ..datasets import hush_opencv
 from ..engine.launch import restarts
 from ..errors import UserError
 from ..ops import prepare_process_for_cpu
+from ..paths import without_secrets
 from .drawings import Drawings
-from .executors.local import LocalExecutor
-from .executors.torchrun import Processes
+from .local import LocalExecutor, Processes
 from .models import find_model, load_predictor
+from .names import SkipReport, inside, is_address
 from .predictors import Predictor
-from .settings import settings_of
-from .sources import Inputs, SkipReport
+from .sources import Inputs
 from .stores import JsonLinesStore, RecordStore
-from .writers import Summary, check_format, print_classes, read_test_set, write_result
+from .writers import (
+    FORMATS,
+    Summary,
+    check_format,
+    print_classes,
+    read_test_set,
+    write_result,
+)
+
+FORMAT = 2  # of the records; others are not resumed
 
 
 class Model(NamedTuple):
@@ -69,11 +82,31 @@ class Model(NamedTuple):
         categories = dict(zip(ids, predictor.classes))
         return cls(cfg, checkpoint, predictor, score_thr, categories, image_ids)
 
-    def settings(self, **more) -> dict:
-        """Return what the records depend on."""
-        return settings_of(
-            self.cfg, self.checkpoint, self.categories, self.score_thr, **more
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """Return what the records depend on, as JSON represents it; ``--resume`` never
+        mixes those of two models."""
+        settings = dict(
+            format=FORMAT,
+            weights=_content(find_file(self.checkpoint)),
+            score_thr=self.score_thr,
+            **more,
+            categories=self.categories,
         )
+        if self.cfg is not None:
+            settings['model'] = self.cfg.model.to_dict()
+            settings['pipeline'] = self.cfg.test_dataloader.dataset.get('pipeline')
+        return json.loads(json.dumps(settings, default=str))
+
+
+def _content(path: Path) -> str:
+    digest, size = hashlib.sha256(), 0
+    # The weights of OpenVINO's .xml are in a file of their own.
+    for file in [path, *([path.with_suffix('.bin')] if path.suffix == '.xml' else [])]:
+        with file.open('rb') as opened:
+            while data := opened.read(2**20):
+                digest.update(data)
+                size += len(data)
+    return f'{size} bytes of sha256 {digest.hexdigest()}'
 
 
 def predict(args: Namespace, program: str) -> None:
@@ -89,10 +122,27 @@ def predict(args: Namespace, program: str) -> None:
         SystemExit: If inputs could not be used.
     """
     hush_opencv()
+    _check_inputs(args.inputs, args.out_dir)
     if args.executor == 'ray':
         _predict_on_ray(args, program)
     else:
         _predict_here(args, program)
+
+
+def _check_inputs(inputs: Iterable[str], out_dir: str) -> None:
+    """Raise a UserError if an input is, or lies in, what this run would write."""
+
+    def comparable(path: str) -> str:
+        return without_secrets(path) if is_address(path) else osp.realpath(path)
+
+    for own in ('rows', *set(FORMATS.values())):
+        written = comparable(inside(out_dir, own))
+        for name in inputs:
+            if f'{comparable(name)}/'.startswith(f'{written}/'):
+                raise UserError(
+                    f'{without_secrets(name)} lies where this run writes its results, '
+                    'and would be overwritten: choose another --out-dir.'
+                )
 
 
 def _predict_here(args: Namespace, program: str) -> None:
@@ -163,12 +213,10 @@ def _predict_on_ray(args: Namespace, program: str) -> None:
             f'This needs Ray Data, which cannot be imported ({error}): '
             'pip install "mobilevig_det[ray]"'
         ) from error
-    from .executors import ray_data
-    from .executors.ray_worker import RayJob, make_blocks
-    from .object_stores import without_secrets
+    from . import ray_executor
     from .parquet_store import ParquetStore
 
-    if args.format != 'rows' and '://' in args.out_dir:
+    if args.format != 'rows' and is_address(args.out_dir):
         raise UserError(
             f'--format {args.format} is written into a local --out-dir. In an object '
             'store, rows/ is the result: use --format rows.'
@@ -180,12 +228,14 @@ def _predict_on_ray(args: Namespace, program: str) -> None:
     inputs = Inputs(args.inputs, report)
     store = ParquetStore(out_dir)
     store.begin(model.settings(), args.resume)
-    blocks, left, count = make_blocks(inputs, args.block_size, store.is_done)
+    blocks, left, count = ray_executor.make_blocks(
+        inputs, args.block_size, store.is_done
+    )
     if not count:
         shown = ', '.join(map(without_secrets, args.inputs))
         raise UserError(f'There are no images in {shown}.')
     if blocks:
-        job = RayJob(
+        job = ray_executor.RayJob(
             config=None if model.cfg is None else model.cfg.pretty_text,
             checkpoint=checkpoint,
             categories=model.categories,
@@ -198,7 +248,7 @@ def _predict_on_ray(args: Namespace, program: str) -> None:
                 for path in (*filter(osp.exists, args.inputs), store.path, checkpoint)
             ],
         )
-        ray_data.run(
+        ray_executor.run(
             blocks,
             left,
             job,
@@ -218,8 +268,7 @@ def _predict_on_ray(args: Namespace, program: str) -> None:
 
 def _write(args: Namespace, store: RecordStore, model: Model) -> list[str]:
     """Write the result of all records; return lines that say what was written."""
-    shown = model.checkpoint.partition('?')[0]
-    lines = [f'Model: {shown}']
+    lines = [f'Model: {without_secrets(model.checkpoint)}']
     classifier = model.predictor.is_classifier
     if args.format != 'rows':
         format = 'classes' if classifier and args.format == 'coco' else args.format
@@ -249,4 +298,4 @@ def _table(summary: Summary, score_thr: float) -> Iterable[str]:
 
 
 def _absolute(path: str) -> str:
-    return path if '://' in path else osp.abspath(path)
+    return path if is_address(path) else osp.abspath(path)

@@ -6,134 +6,26 @@ import itertools
 import os
 import os.path as osp
 import re
-import stat
-import sys
-import threading
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
-from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 from PIL import Image
-from tqdm import tqdm
 
-from ..datasets import ImageFileError, read_image
-from ..datasets.image_file import decode_image
-from ..errors import UserError
-from .digest_set import DigestSet
-from .lists_and_shards import (
+from .images import IMAGES, VIDEOS, InputImage, Video, as_image, frame_count
+from .names import (
+    DigestSet,
+    RaiseOnSkip,
+    SkipReport,
     count_lines,
     images_in_shard,
+    is_address,
     is_list,
     is_shard,
     listed_names,
 )
-
-IMAGES = (*IMG_EXTENSIONS, '.gif')
-VIDEOS = tuple('.mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg .wmv .flv'.split())
-
-
-@dataclass(slots=True)
-class InputImage:
-    """An image, not decoded yet.
-
-    Attributes:
-        name (str): Its path or address; ``shard.tar/key.jpg`` of a member of a tar
-            file, ``video.mp4#12`` of a frame.
-        place (int): Its position among the inputs.
-        file (str | None): The tar or Parquet file that holds it.
-        offset (int): Its first byte in a tar file; its row group in Parquet.
-        size (int): Its bytes in a tar file; its row in the row group.
-        pixels (np.ndarray | None): The decoded image, uint8 (H, W, 3), BGR, of an
-            array or a frame.
-        video (str | None): The video that it is a frame of.
-        frame (int | None): Its number there, from 0.
-        store (str | None): The address whose credentials open ``name`` or ``file``.
-    """
-
-    name: str
-    place: int = 0
-    file: str | None = None
-    offset: int = 0
-    size: int = 0
-    pixels: np.ndarray | None = None
-    video: str | None = None
-    frame: int | None = None
-    store: str | None = None
-
-    @property
-    def is_video(self) -> bool:
-        return self.file is None and self.name.lower().endswith(VIDEOS)
-
-    def read(self) -> np.ndarray:
-        """Decode the image: uint8 of shape (H, W, 3), BGR, upright.
-
-        Raises:
-            ImageFileError: If it is not a usable image.
-            UserError: If an object store cannot be reached.
-        """
-        if self.pixels is not None:
-            return self.pixels
-        if '://' in self.name or (self.file and self.file.endswith('.parquet')):
-            from .object_stores import Found, read_bytes
-
-            found = Found(self.name, self.file, self.offset, self.size)
-            return decode_image(read_bytes(found, self.store or ''))
-        try:
-            if not stat.S_ISREG(os.stat(self.file or self.name).st_mode):
-                kind = 'Is a directory' if osp.isdir(self.name) else 'not a file'
-                raise ImageFileError(f'cannot be read: {kind}')
-            if self.file is None:
-                return read_image(self.name)
-            with open(self.file, 'rb') as file:
-                file.seek(self.offset)
-                return decode_image(file.read(self.size))
-        except FileNotFoundError:
-            raise ImageFileError('there is no such file') from None
-        except OSError as error:
-            raise ImageFileError(f'cannot be read: {error.strerror}') from None
-        except ValueError as error:
-            if isinstance(error, ImageFileError):
-                raise
-            raise ImageFileError('its name has a NUL byte in it') from None
-
-
-class SkipReport:
-    """Prints a line for each input that is skipped, and counts them.
-
-    Args:
-        program (str): The name at the start of each line.
-        quiet (bool): Only count, since another process prints. Defaults to False.
-    """
-
-    def __init__(self, program: str, quiet: bool = False) -> None:
-        self.program = program
-        self.quiet = quiet
-        self.count = 0
-        self._lock = threading.Lock()
-
-    def skip(self, name: str, reason: str) -> None:
-        with self._lock:
-            self.count += 1
-        self.note(f'skipped {name}: {reason}')
-
-    def note(self, message: str) -> None:
-        if not self.quiet:
-            tqdm.write(printable(f'{self.program}: {message}'), file=sys.stderr)
-
-
-class RaiseOnSkip(SkipReport):
-    """For the Python API: an input that is no image raises a UserError."""
-
-    def skip(self, name: str, reason: str) -> None:
-        raise UserError(f'{name}: {reason}')
-
-
-def printable(text: str) -> str:
-    """Names that aren't UTF-8 with ``\\xff`` for what can't be printed."""
-    return os.fsencode(text).decode(errors='backslashreplace')
 
 
 class Inputs:
@@ -196,23 +88,17 @@ class Inputs:
         for stream in self.streams:
             if is_shard(stream):
                 yield from self._members(stream)
-            elif is_list(stream) and '://' not in stream:
+            elif is_list(stream) and not is_address(stream):
                 for name in listed_names(stream, self.report):
-                    if is_shard(name) and '://' not in name:
+                    if is_shard(name) and not is_address(name):
                         yield from self._members(name)
                     else:
                         yield InputImage(name)
             else:
                 from .object_stores import images_at
 
-                for found in images_at(stream, IMAGES):
-                    yield InputImage(
-                        found.name,
-                        file=found.file,
-                        offset=found.row_group,
-                        size=found.row,
-                        store=stream,
-                    )
+                for name, file, group, row in images_at(stream, IMAGES):
+                    yield InputImage(name, 0, file, group, row, store=stream)
 
     def _members(self, shard: str) -> Iterator[InputImage]:
         for name, offset, size in images_in_shard(shard, IMAGES, self.report):
@@ -240,14 +126,16 @@ class Inputs:
 
 
 def _is_stream(path: str) -> bool:
-    return '://' in path or is_list(path) or is_shard(path) or path.endswith('.parquet')
+    return (
+        is_address(path) or is_list(path) or is_shard(path) or path.endswith('.parquet')
+    )
 
 
 def find_files(names: list[str], report: SkipReport) -> list[str]:
     """Expand folders, patterns and braces; each path once."""
     paths: list[str] = []
     for name in names:
-        if '://' in name:
+        if is_address(name):
             found = [name]
         elif osp.isdir(name):
             found = _in_folder(name, report)
@@ -299,30 +187,6 @@ def expand_braces(name: str) -> list[str]:
     ]
 
 
-def as_image(value: Any, place: int = 0) -> InputImage:
-    """Wrap a path, an array (BGR) or a PIL image.
-
-    Raises:
-        UserError: If it is none of them.
-    """
-    if isinstance(value, str | os.PathLike):
-        return InputImage(os.fspath(value), place)
-    if isinstance(value, Image.Image):
-        value = np.asarray(value.convert('RGB'))[..., ::-1]
-    if not isinstance(value, np.ndarray):
-        raise UserError(
-            f'An image is a path, an array or a PIL image, not {type(value).__name__}.'
-        )
-    if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
-        raise UserError(
-            'An array must be uint8 of shape (H, W, 3), BGR; this one is '
-            f'{value.dtype} of shape {value.shape}.'
-        )
-    if not value.size:
-        raise UserError(f'The image of shape {value.shape} has no pixels.')
-    return InputImage(f'array {place}', place, pixels=np.ascontiguousarray(value))
-
-
 def iterate(source: Any) -> Iterator[InputImage]:
     """Yield the images of a source of the Python API.
 
@@ -349,64 +213,3 @@ def iterate(source: Any) -> Iterator[InputImage]:
                 frame = replace(frame, name=f'array {count}')
             yield replace(frame, place=count)  # among all images and frames
             count += 1
-
-
-class Video:
-    """A video file, opened by OpenCV.
-
-    Args:
-        path (str): The file.
-        place (int): Its position among the inputs. Defaults to 0.
-
-    Raises:
-        ImageFileError: If it cannot be opened.
-    """
-
-    def __init__(self, path: str, place: int = 0) -> None:
-        self.path = path
-        self.place = place
-        if not osp.isfile(path):
-            raise ImageFileError(
-                'it is no file' if osp.exists(path) else 'there is no such file'
-            )
-        self._capture = cv2.VideoCapture(path)
-        if not self._capture.isOpened():
-            raise ImageFileError(
-                'OpenCV cannot open it: it is empty, cut off or not a video'
-            )
-        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
-        self.stated = frame_count(self._capture)  # estimated by some formats
-        self.count = 0  # frames so far
-
-    def frames(self, done: Container[str] = ()) -> Iterator[InputImage]:
-        """Yield the frames whose names, ``video.mp4#12``, are not in ``done``."""
-        while True:
-            name = f'{self.path}#{self.count}'
-            if name in done:
-                if not self._capture.grab():  # without decoding it
-                    return
-            else:
-                there, pixels = self._capture.read()
-                if not there:
-                    return
-                yield InputImage(
-                    name, self.place, pixels=pixels, video=self.path, frame=self.count
-                )
-            self.count += 1
-
-    @property
-    def error(self) -> str | None:
-        """Why the video is not complete, after its last frame."""
-        if self.count == 0:
-            return 'no frame of it can be read'
-        if self.stated - self.count > max(1, 0.02 * self.stated):
-            return (
-                f'the video breaks off after {self.count} of {self.stated} frames; '
-                'those are done'
-            )
-        return None
-
-
-def frame_count(capture: cv2.VideoCapture) -> int:
-    """Return the number of frames that the file states; 0 if it doesn't."""
-    return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))

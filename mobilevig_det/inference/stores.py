@@ -10,26 +10,24 @@ import json
 import os
 import os.path as osp
 import time
-from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from collections.abc import Callable, Container, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
 from ..io import atomic_write, atomic_write_text
-from .digest_set import DigestSet, digest_of
-from .records import is_record
-from .settings import check_settings
+from .names import DigestSet, digest_of
 
 SETTINGS = 'settings.json'
 # A power cut may take records that are younger than this; a kill takes none.
 SYNC_SECONDS = 5.0
 
 
-class RecordStore(ABC):
+class RecordStore:
     """The records of a run, and which inputs have one.
 
     Attributes:
@@ -47,14 +45,14 @@ class RecordStore(ABC):
         Records of a finished run are replaced, those of an unfinished one never.
 
         Args:
-            settings (Mapping): What records depend on, see :mod:`.settings`.
+            settings (Mapping): What records depend on, see :mod:`.run`.
             resume (bool): Keep the records of the earlier run.
 
         Raises:
             UserError: If there are records that would be overwritten, or that were
                 made with other settings.
         """
-        earlier = self._read_settings()
+        earlier = self._settings()
         has_records = self._has_records()
         if has_records and earlier is None:
             raise UserError(
@@ -68,51 +66,65 @@ class RecordStore(ABC):
             )
         if has_records and resume and earlier is not None:
             check_settings(self.path, earlier, settings)
-            self._open()
+            self._open(settings)
         else:
             self._clear()
-        self._write_settings(dict(settings, finished=False))
+        self._write_settings(json.dumps(dict(settings, finished=False), indent=1))
 
     def finish(self) -> None:
         """Note that every input has its record."""
-        self._write_settings(dict(self._read_settings() or {}, finished=True))
+        settings = dict(self._settings() or {}, finished=True)
+        self._write_settings(json.dumps(settings, indent=1))
 
-    @abstractmethod
     def records(self) -> 'SortedRecords':
         """Return all records in the order of the inputs."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def done(self) -> DigestSet:
-        """Return the names that have a record, after :meth:`begin`."""
+    def _settings(self) -> dict[str, Any] | None:
+        """Return the settings of an earlier run; None if there are none, or damaged."""
+        try:
+            settings = json.loads(self._read_settings())
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
+        return settings if isinstance(settings, dict) else None
 
-    @abstractmethod
-    def _has_records(self) -> bool: ...
+    def _has_records(self) -> bool:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _open(self) -> None:
+    def _open(self, settings: Mapping[str, Any]) -> None:
         """Read the names of the records, and remove what is not complete."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def _clear(self) -> None: ...
+    def _clear(self) -> None:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _read_settings(self) -> dict[str, Any] | None: ...
+    def _read_settings(self) -> bytes:
+        raise NotImplementedError
 
-    @abstractmethod
-    def _write_settings(self, settings: dict[str, Any]) -> None: ...
+    def _write_settings(self, text: str) -> None:
+        raise NotImplementedError
 
 
-class SortedRecords(ABC):
-    """Records in the order of the inputs, read one by one while they are iterated."""
+class SortedRecords:
+    """Records in the order of the inputs, read one by one while they are iterated.
 
-    def __init__(self) -> None:
-        self._order = np.zeros(0, np.int64)
+    Args:
+        locations (np.ndarray): Where each is; int64.
+        read (Callable): Returns the record at a location.
+    """
+
+    def __init__(
+        self, locations: np.ndarray, read: Callable[[int], dict[str, Any]]
+    ) -> None:
+        self._locations = locations
+        self._read = read
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._locations)
 
-    @abstractmethod
-    def __iter__(self) -> Iterator[dict]: ...
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for location in tqdm(self._locations, 'Writing', unit='row', delay=2):
+            yield self._read(int(location))
 
 
 class JsonLinesStore(RecordStore):
@@ -166,7 +178,7 @@ class JsonLinesStore(RecordStore):
         return JsonLinesWriter(osp.join(self.path, f'{rank}.jsonl'))
 
     def records(self) -> SortedRecords:
-        return SortedLines(self.files)
+        return sorted_lines(self.files)
 
     def finish(self) -> None:
         super().finish()
@@ -192,11 +204,11 @@ class JsonLinesStore(RecordStore):
     def _has_records(self) -> bool:
         return any(osp.getsize(path) for path in self.files)
 
-    def _open(self) -> None:
+    def _open(self, settings: Mapping[str, Any]) -> None:
         with tqdm(desc='Reading the rows so far', unit='row', delay=2) as progress:
             for path in self.files:
                 complete = 0
-                for _, end, record in complete_lines(path):
+                for _, end, record in complete_lines(path, settings.get('categories')):
                     self._done.add(record['image'])
                     self.errors += record['error'] is not None
                     progress.update()
@@ -207,16 +219,12 @@ class JsonLinesStore(RecordStore):
         for path in self.files:
             os.remove(path)
 
-    def _read_settings(self) -> dict[str, Any] | None:
-        try:
-            with open(self._settings_path, encoding='utf-8') as file:
-                settings = json.load(file)
-        except (FileNotFoundError, ValueError):
-            return None
-        return settings if isinstance(settings, dict) else None
+    def _read_settings(self) -> bytes:
+        with open(self._settings_path, 'rb') as file:
+            return file.read()
 
-    def _write_settings(self, settings: dict[str, Any]) -> None:
-        atomic_write_text(self._settings_path, json.dumps(settings, indent=1))
+    def _write_settings(self, text: str) -> None:
+        atomic_write_text(self._settings_path, text)
 
 
 class JsonLinesWriter:
@@ -261,54 +269,134 @@ class JsonLinesWriter:
         self._file.close()
 
 
-def complete_lines(path: str) -> Iterator[tuple[int, int, dict]]:
-    """Yield start, end and record of each line, up to the first that is no record."""
+def complete_lines(
+    path: str, categories: Container[str] | None = None
+) -> Iterator[tuple[int, int, dict]]:
+    """Yield start, end and record of each line, up to the first that is no record.
+
+    Args:
+        path (str): The file.
+        categories (Container[str], optional): Ids of the classes, as text. Defaults
+            to None: any.
+    """
     start = 0
     with open(path, 'rb') as file:
         for line in file:
-            record: Any = None
-            if line.endswith(b'\n'):
-                with contextlib.suppress(ValueError, RecursionError):
-                    record = json.loads(line)
-            if not is_record(record):
+            try:
+                record: Any = json.loads(line) if line.endswith(b'\n') else None
+                if not _is_record(record, categories):
+                    return
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
                 return
             yield start, start + len(line), record
             start += len(line)
 
 
-class SortedLines(SortedRecords):
-    """Records of several files of lines, in 28 bytes of memory each.
+def _is_record(value: Any, categories: Container[str] | None) -> bool:
+    """Whether parsed JSON is a record; other values may raise an error of Python."""
+    numbers = [value['place'], value.get('frame', 0), value.get('frames', 0)]
+    sizes = value['height'], value['width']
+    labels, masks = value['labels'], value['masks']
+    one_each = [
+        value['scores'],
+        *(value[key] for key in ('boxes', 'masks') if value[key]),
+    ]
+    return (
+        isinstance(value['image'], str)
+        and isinstance(value['error'], str | None)
+        and all(type(number) is int and 0 <= number < 2**31 for number in numbers)
+        and all(size is None or type(size) is int for size in sizes)
+        and all(isinstance(items, list) for items in (labels, *one_each))
+        and all(len(items) == len(labels) for items in one_each)
+        and all(type(label) is int for label in labels)
+        and (categories is None or all(str(label) in categories for label in labels))
+        and all(isinstance(score, float | int) for score in value['scores'])
+        and all(
+            len(box) == 4 and all(isinstance(side, float | int) for side in box)
+            for box in value['boxes']
+        )
+        and all(
+            mask['size'] == [*sizes] and mask['counts'].isascii()
+            for mask in masks or ()
+        )
+    )
+
+
+def sorted_lines(paths: list[str]) -> SortedRecords:
+    """Return the records of several files of lines, in 28 bytes of memory each.
 
     Of records of one name, which two runs can leave on a file system without locks,
     the first is used.
+    """
+    places, frames, starts = array('q'), array('i'), array('q')
+    names = array('Q')
+    bases = [0]  # where each file would begin if they were one
+    for path in paths:
+        lines = tqdm(complete_lines(path), f'Reading {path}', unit='row', delay=2)
+        for start, _, record in lines:
+            places.append(record['place'])
+            frames.append(record.get('frame', record.get('frames', 0)))
+            starts.append(bases[-1] + start)
+            names.append(digest_of(record['image']))
+        bases.append(bases[-1] + osp.getsize(path))
+    first = np.sort(np.unique(np.asarray(names), return_index=True)[1])
+    order = np.lexsort((np.asarray(frames)[first], np.asarray(places)[first]))
+
+    @lru_cache(128)  # of open files, which end with this function
+    def opened(number: int) -> BinaryIO:
+        return open(paths[number], 'rb')
+
+    def read(start: int) -> dict[str, Any]:
+        number = int(np.searchsorted(bases, start, 'right')) - 1
+        file = opened(number)
+        file.seek(start - bases[number])
+        return json.loads(file.readline())
+
+    return SortedRecords(np.asarray(starts)[first][order], read)
+
+
+def check_settings(
+    folder: str, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Refuse to resume records that were made with other settings.
 
     Args:
-        paths (Sequence[str]): The files.
+        folder (str): Its name, for the message.
+        before (Mapping): What :func:`settings_of` returned then.
+        now (Mapping): What it returns now.
+
+    Raises:
+        UserError: With the differences.
     """
+    old, new = dict(_flat(before)), dict(_flat(now))
+    old.pop('finished', None)
+    differences = [
+        f'{key} was {_short(old, key)} and is {_short(new, key)}'
+        for key in (*new, *(key for key in old if key not in new))
+        if (key in old, old.get(key)) != (key in new, new.get(key))
+    ]
+    if differences:
+        more = '; …' if len(differences) > 3 else ''
+        raise UserError(
+            f'{folder} is of another model or other settings, and --resume would mix '
+            f'the two: {"; ".join(differences[:3])}{more}. Choose another --out-dir, '
+            'or what was given before.'
+        )
 
-    def __init__(self, paths: list[str]) -> None:
-        super().__init__()
-        self._paths = paths
-        places, frames, starts = array('q'), array('i'), array('q')
-        names = array('Q')
-        self._bases = [0]  # where each file would begin if they were one
-        for path in paths:
-            lines = tqdm(complete_lines(path), f'Reading {path}', unit='row', delay=2)
-            for start, _, record in lines:
-                places.append(record['place'])
-                frames.append(record.get('frame', record.get('frames', 0)))
-                starts.append(self._bases[-1] + start)
-                names.append(digest_of(record['image']))
-            self._bases.append(self._bases[-1] + osp.getsize(path))
-        first = np.sort(np.unique(np.asarray(names), return_index=True)[1])
-        places_, frames_ = np.asarray(places)[first], np.asarray(frames)[first]
-        self._order = np.asarray(starts)[first][np.lexsort((frames_, places_))]
 
-    def __iter__(self) -> Iterator[dict]:
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(open(path, 'rb')) for path in self._paths]
-            starts = tqdm(self._order, 'Writing the result', unit='row', delay=2)
-            for start in map(int, starts):
-                number = int(np.searchsorted(self._bases, start, 'right')) - 1
-                files[number].seek(start - self._bases[number])
-                yield json.loads(files[number].readline())
+def _flat(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield (a.b.0.c, value) of nested dicts and lists of dicts."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _flat(item, f'{key}.{name}' if key else str(name))
+    else:
+        yield key, value
+
+
+def _short(settings: Mapping[str, Any], key: str) -> str:
+    if key not in settings:
+        return 'not there'
+    value = str(settings[key])
+    return value if len(value) <= 100 else f'{value[:99]}…'

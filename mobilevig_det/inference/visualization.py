@@ -6,14 +6,17 @@ where they cover neither each other nor small objects.
 
 import functools
 import os
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from mmdet.registry import VISUALIZERS
+from mmdet.visualization import DetLocalVisualizer
 from PIL import Image, ImageDraw, ImageFont
-
-from .fonts import FONT_VARIABLE, find_font
 
 Color = tuple[int, ...]
 Font = ImageFont.FreeTypeFont
@@ -27,6 +30,14 @@ MAX_COVER = 0.15
 MAX_COVER_OF_OTHERS = 0.5
 # All labels together may cover this share of the image.
 MAX_LABEL_AREA = 0.2
+
+# Set to a font file to draw with it.
+FONT_VARIABLE = 'MOBILEVIG_FONT'
+# Parts of the file names of fonts with many characters, the best first.
+PREFERRED = (
+    *('notosanscjk', 'sourcehansans', 'notosanssc', 'pingfang', 'hiragino', 'msyh'),
+    *('wqy', 'droidsansfallback', 'malgun', 'yugoth', 'simhei', 'arialuni', 'notosans'),
+)
 
 
 def draw_detections(
@@ -248,3 +259,105 @@ def _distinct_colors(count: int) -> tuple[Color, ...]:
         distances = np.minimum(distances, np.linalg.norm(lab - lab[chosen], axis=1))
         chosen = int(distances.argmax())
     return tuple(colors)
+
+
+@functools.lru_cache(maxsize=64)
+def find_font(characters: frozenset[str], preferred: str | None = None) -> str:
+    """Return the font file that has the most of some characters.
+
+    Of equal fonts the order is: ``preferred``, DejaVu Sans of Matplotlib, the fonts of
+    the system. A warning names the characters that no font has.
+
+    Args:
+        characters (frozenset[str]): The characters.
+        preferred (str, optional): A font file. Defaults to None.
+    """
+    best, fewest = '', sorted(characters)
+    for path in _candidates(preferred):
+        missing = _missing(path, characters)
+        if missing is None and path == preferred:
+            warnings.warn(
+                f'{FONT_VARIABLE}={path} is no font file that can be read; another '
+                'font is used.',
+                stacklevel=2,
+            )
+        if missing is not None and (not best or len(missing) < len(fewest)):
+            best, fewest = path, missing
+            if not missing:
+                return best
+    warnings.warn(
+        f'No font here has all characters of the class names: {len(fewest)} are '
+        f'drawn as rectangles, as {"".join(fewest[:5])}. Install a font that has '
+        'them (for Chinese, Japanese and Korean: `apt install fonts-noto-cjk`), or '
+        f'set {FONT_VARIABLE} to the path of a font file.',
+        stacklevel=2,
+    )
+    return best
+
+
+def _candidates(preferred: str | None) -> Iterator[str]:
+    """Yield font files; those of the system are searched only if they are needed."""
+    import matplotlib
+
+    def rank(path: str) -> tuple[int, bool, str]:
+        name = re.sub('[-_]', '', Path(path).stem.lower())
+        ranks = [rank for rank, part in enumerate(PREFERRED) if part in name]
+        return min(ranks, default=len(PREFERRED)), 'regular' not in name, path
+
+    if preferred:
+        yield preferred
+    yield str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'))
+    yield from sorted(system_fonts(), key=rank)
+
+
+def system_fonts() -> Iterable[str]:
+    """Return the font files of the operating system."""
+    from matplotlib.font_manager import findSystemFonts
+
+    return findSystemFonts()
+
+
+def _missing(path: str, characters: frozenset[str]) -> list[str] | None:
+    """Return the visible characters that a font lacks; None if it is unusable."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        ImageFont.truetype(path, 20)  # raises for fonts of fixed sizes, as of emojis
+        font = FT2Font(path)
+    except (OSError, RuntimeError, ValueError):
+        return None
+    if 'lastresort' in path.lower():  # It has a rectangle for every character.
+        return None
+    visible = (c for c in sorted(characters) if c.isprintable() and not c.isspace())
+    return [c for c in visible if not font.get_char_index(ord(c))]
+
+
+@VISUALIZERS.register_module()
+class DetectionVisualizer(DetLocalVisualizer):
+    """Draw boxes and masks by :func:`draw_detections`.
+
+    The arguments are those of MMDetection's ``DetLocalVisualizer``, but the colours,
+    the opacity and the line width have no effect.
+    """
+
+    def _draw_instances(
+        self,
+        image: np.ndarray,
+        instances: Any,
+        classes: Sequence[str] | None,
+        palette: Any,
+    ) -> np.ndarray:
+        """Return an image (RGB) with boxes, masks, names and scores drawn."""
+        masks = instances.get('masks')
+        if hasattr(masks, 'to_ndarray'):  # annotations
+            masks = masks.to_ndarray()
+        drawn = draw_detections(
+            image[..., ::-1],
+            getattr(instances.bboxes, 'tensor', instances.bboxes),
+            instances.labels,
+            instances.get('scores'),
+            classes or (),
+            masks,
+            palette,
+        )
+        return np.ascontiguousarray(drawn[..., ::-1])

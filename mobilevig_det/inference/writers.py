@@ -4,17 +4,17 @@ import json
 import os.path as osp
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TextIO
 
+import pycocotools.mask as mask_utils
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from ..datasets import leaf_datasets
 from ..errors import UserError
 from ..io import atomic_write
-from .records import arrow_schema, coco_annotations, utf8
-from .sources import printable
+from .names import printable
 
 FORMATS = {
     'coco': 'predictions.json',
@@ -150,10 +150,9 @@ def _write_coco(
     ``pycocotools.coco.COCO(path)`` loads the file; ``COCO.loadRes`` takes the list
     under ``annotations``.
     """
-    numbered = _Numbered(records, image_ids)
 
     def images() -> Iterator[dict]:
-        for id, record in numbered:
+        for id, record in _numbered(records, image_ids):
             summary.add(record)
             image = dict(
                 id=id,
@@ -166,8 +165,10 @@ def _write_coco(
             yield image
 
     def annotations() -> Iterator[dict]:
-        found = (one for id, record in numbered for one in coco_annotations(record, id))
-        return (dict(id=number, **one) for number, one in enumerate(found, 1))
+        numbers = count(1)
+        for id, record in _numbered(records, image_ids):
+            for one in coco_annotations(record, id):
+                yield dict(id=next(numbers), **one)
 
     names = [dict(id=id, name=name) for id, name in categories.items()]
     with atomic_write(path) as part, part.open('w', encoding='utf-8') as file:
@@ -179,57 +180,54 @@ def _write_coco(
         file.write(f'], "categories": {json.dumps(names)}}}')
 
 
+def coco_annotations(record: Mapping[str, Any], image_id: int) -> Iterator[dict]:
+    """Yield a record's detections as COCO annotations without ids.
+
+    Args:
+        record (Mapping): A record of a detector.
+        image_id (int): The image's id.
+    """
+    masks = record['masks'] or [None] * len(record['boxes'])
+    for box, label, score, mask in zip(
+        record['boxes'], record['labels'], record['scores'], masks
+    ):
+        found = dict(image_id=image_id, category_id=label, score=score, iscrowd=0)
+        if mask is None:
+            yield dict(found, bbox=box, area=box[2] * box[3])
+        else:
+            area = float(mask_utils.area(mask))
+            yield dict(found, area=area, bbox=box, segmentation=mask)
+
+
 def _write_items(file: TextIO, items: Iterable[dict]) -> None:
     for number, item in enumerate(items):
         file.write(', ' * (number > 0) + json.dumps(item))
 
 
-class _Numbered:
-    """(image id, record) of the images that were predicted, in order.
+def _numbered(
+    records: Iterable[dict], image_ids: Mapping[str, int]
+) -> Iterator[tuple[int, dict]]:
+    """Yield (image id, record) of the images that were predicted, in order.
 
     Images outside the test set are numbered on from its largest id; one that could be
-    decoded and not be preprocessed takes a number, too. If an image of the test set has
-    two names among the inputs, it is listed where its first name is, with the
-    record of its last name.
+    decoded and not be preprocessed takes a number, too. An image of the test set that
+    has several names among the inputs is listed once.
     """
-
-    def __init__(self, records: Iterable[dict], image_ids: Mapping[str, int]) -> None:
-        self._records = records
-        self._ids = image_ids
-        numbers = (id for id in image_ids.values() if isinstance(id, int))
-        self._first = 1 + max(numbers, default=0)
-        self._repeated: dict[int, dict] = {}
+    number = 1 + max((i for i in image_ids.values() if isinstance(i, int)), default=0)
+    listed: set[int] = set()
+    for record in records:
+        if record['width'] is None:
+            continue
+        id = None
         if image_ids:
-            once: set[int] = set()
-            twice: set[int] = set()
-            for id, _ in self._number():
-                (twice if id in once else once).add(id)
-            if twice:
-                found = ((id, record) for id, record in self._number() if id in twice)
-                self._repeated = dict(found)
-
-    def _number(self) -> Iterator[tuple[int, dict]]:
-        number = self._first
-        for record in self._records:
-            if record['width'] is None:
-                continue
-            id = None
-            if self._ids:
-                name = record['image'].replace('\0', '')  # of a tar shard
-                id = self._ids.get(osp.realpath(name))
-            if id is None:
-                id, number = number, number + 1
-            if record['error'] is None:
-                yield id, record
-
-    def __iter__(self) -> Iterator[tuple[int, dict]]:
-        written = set()
-        for id, record in self._number():
-            if id not in self._repeated:
-                yield id, record
-            elif id not in written:
-                written.add(id)
-                yield id, self._repeated[id]
+            name = record['image'].replace('\0', '')  # of a tar shard
+            id = image_ids.get(osp.realpath(name))
+        if id is None:
+            id, number = number, number + 1
+        if record['error'] is None and id not in listed:
+            if image_ids:
+                listed.add(id)
+            yield id, record
 
 
 def _write_parquet(
@@ -242,12 +240,14 @@ def _write_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from .parquet_store import arrow_schema
+
     def rows() -> Iterator[dict]:
         for record in records:
             # Not those of complete videos: what was found is in their frames'.
             if record['width'] is not None or record['error'] is not None:
                 summary.add(record)
-                yield dict(record, image=utf8(record['image']))
+                yield dict(record, image=printable(record['image']))
 
     schema, left = arrow_schema(categories), rows()
     with atomic_write(folder) as part:

@@ -6,9 +6,9 @@ import pytest
 def run_workers_here(monkeypatch, after_block=lambda: None):
     """Replace Ray; returns a list that gets the blocks of each run."""
     pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
-    import mobilevig_det.inference.executors.ray_data
+    import mobilevig_det.inference.ray_executor
     from mobilevig_det.errors import UserError
-    from mobilevig_det.inference.executors.ray_worker import RayWorker
+    from mobilevig_det.inference.ray_executor import RayWorker
 
     runs = []
 
@@ -21,5 +21,5 @@ def run_workers_here(monkeypatch, after_block=lambda: None):
                     raise UserError(row['refusal'])
             after_block()
 
-    monkeypatch.setattr(mobilevig_det.inference.executors.ray_data, 'run', run)
+    monkeypatch.setattr(mobilevig_det.inference.ray_executor, 'run', run)
     return runs

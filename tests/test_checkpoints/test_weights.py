@@ -38,7 +38,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
         self.server.asked.append(self.path)
         name = self.path.lstrip('/')
-        path = Path(self.directory, name.removeprefix('cut_'))
+        path = Path(self.directory, name.removeprefix('cut_').partition('?')[0])
         if not path.is_file():
             return self.send_error(404)
         body = path.read_bytes()
@@ -279,3 +279,51 @@ def test_weights_of_another_model_are_refused(tmp_path):
         for door in ('mobilevig://', ''):
             with pytest.raises(UserError, match='is of another model'):
                 build(f'{door}{tmp_path}/resnet.pth')
+
+
+@pytest.mark.parametrize(
+    'address',
+    [
+        'http://me:SECRET@127.0.0.1:9/a.pth',
+        'HTTP://me:SECRET@127.0.0.1:9/a.pth',
+        'https://SECRET@127.0.0.1:9/a.pth',
+        'http://me:SEC/RET@127.0.0.1:9/a.pth',
+        'http://127.0.0.1:9/a.pth?X-Amz-Signature=SECRET&a=b',
+        'http://127.0.0.1:9/a.pth#token=SECRET',
+        'http://127.0.0.1:9/a b\n.pth?sig=SECRET',
+        'ftp://me:SECRET@127.0.0.1/a.pth',
+        's3://KEY:SECRET@bucket/a.pth?endpoint_override=SECRET',
+        'mobilevig://http://me:SECRET@127.0.0.1:9/a.pth',
+    ],
+)
+def test_messages_about_an_address_have_no_secrets(address, capfd):
+    with pytest.raises(UserError) as error:
+        weights.find_file(address)
+    shown = str(error.value) + ''.join(capfd.readouterr())
+    assert 'RET' not in shown and 'SEC' not in shown
+
+
+def test_user_and_password_are_sent_to_their_host_only(server, monkeypatch, files):
+    """In a header, as HTTP has it, and not to where a redirect leads."""
+    heard = []
+
+    def do_GET(self):
+        heard.append((self.path, self.headers.get('Authorization')))
+        if self.path == '/moved.pth':
+            self.send_response(302)
+            self.send_header('Location', f'{server.address}good.pth.tar')
+            self.end_headers()
+        else:
+            real(self)
+
+    real = Handler.do_GET
+    monkeypatch.setattr(Handler, 'do_GET', do_GET)
+    address = server.address.replace('//', '//me:p%40ss@')
+    assert weights.find_file(f'{address}moved.pth').is_file()
+    assert heard == [('/moved.pth', 'Basic bWU6cEBzcw=='), ('/good.pth.tar', None)]
+
+
+def test_a_file_of_unknown_length_has_a_limit(server, monkeypatch):
+    monkeypatch.setattr(weights, 'MAX_UNKNOWN', 2**20)
+    with pytest.raises(UserError, match='sends more than 1 MiB'):
+        weights.find_file(f'{server.address}good.pth.tar?nolength')

@@ -5,7 +5,7 @@ import pickle
 from unittest.mock import Mock
 
 from mobilevig_det.cli import runner
-from mobilevig_det.inference.det_visualizer import DetectionVisualizer
+from mobilevig_det.inference.visualization import DetectionVisualizer
 from mobilevig_det.mmcv_ops import mmcv_ext
 
 import numpy as np

@@ -6,9 +6,10 @@ import resource
 from pathlib import Path
 from types import SimpleNamespace
 
-import mobilevig_det.inference.drawings
 from mobilevig_det.errors import UserError
-from mobilevig_det.inference.drawings import Drawings, VideoWriter
+from mobilevig_det.inference.drawings import Drawings
+from mobilevig_det.inference.images import VideoWriter
+from mobilevig_det.inference.results import Detections
 
 import cv2
 import numpy as np
@@ -112,12 +113,12 @@ def test_whole_ones(rate, count):
 def test_frames_of_other_sizes(monkeypatch):
     """They are resized, where OpenCV would leave them out."""
 
-    real = mobilevig_det.inference.drawings.draw
+    real = Detections.draw
 
-    def cut_off(image, result):
-        return real(image, result)[: 80 if result.source.frame % 3 else None]
+    def cut_off(result):
+        return real(result)[: 80 if result.source.frame % 3 else None]
 
-    monkeypatch.setattr(mobilevig_det.inference.drawings, 'draw', cut_off)
+    monkeypatch.setattr(Detections, 'draw', cut_off)
     assert draw() == 0
     assert len(list(frames('out/vis/a.avi.mp4'))) == FRAMES
 

@@ -227,7 +227,7 @@ def test_twenty_thousand_pixels_wide(infer, model_dir, tmp_path, monkeypatch):
     assert len(boxes) and (boxes[:, 0] + boxes[:, 2]).max() > 10000
 
     # The way of very large pictures: the same but for the edges of masks.
-    for module in 'predictors', 'drawing':
+    for module in 'predictors', 'results':
         name = f'mobilevig_det.inference.{module}.MAX_PIXELS'
         monkeypatch.setattr(name, 100 * 100)
     code, large = infer(path, *options, draw=True, out='large')

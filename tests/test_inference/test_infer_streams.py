@@ -10,7 +10,8 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from mobilevig_det.inference.sources import Inputs, SkipReport
+from mobilevig_det.inference.names import SkipReport
+from mobilevig_det.inference.sources import Inputs
 
 import pytest
 import torch

@@ -1,6 +1,8 @@
 """Addresses as s3://…: their parts, and what of them may be seen."""
 
 from mobilevig_det.errors import UserError
+from mobilevig_det.inference.names import inside
+from mobilevig_det.paths import without_secrets
 
 import pytest
 
@@ -26,7 +28,7 @@ from mobilevig_det.inference import object_stores  # noqa: E402
     ],
 )
 def test_what_messages_show(address, shown):
-    assert object_stores.without_secrets(address) == shown
+    assert without_secrets(address) == shown
     if 'KEY' in address:
         for refused in (address.replace('s3', 'ftp'), f'{address}&bogus=1'):
             with pytest.raises(UserError) as told:
@@ -45,7 +47,7 @@ def test_what_messages_show(address, shown):
     ],
 )
 def test_inside(folder, name, expected):
-    assert object_stores.inside(folder, name) == expected
+    assert inside(folder, name) == expected
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 import sys
 
 from mobilevig_det.errors import UserError
-from mobilevig_det.inference.records import empty_record
+from mobilevig_det.inference.results import empty_record
 
 import pytest
 

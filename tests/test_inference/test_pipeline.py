@@ -10,11 +10,10 @@ from pathlib import Path
 
 from mobilevig_det.config import load_config
 from mobilevig_det.inference import pipeline as pipeline_module
-from mobilevig_det.inference.encoder import RecordEncoder
+from mobilevig_det.inference.images import InputImage
 from mobilevig_det.inference.models import load_predictor
 from mobilevig_det.inference.pipeline import Pipeline, model_copies
 from mobilevig_det.inference.predictors import MAX_WAITING, Prepared, SizeBucketer
-from mobilevig_det.inference.sources import InputImage
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -82,9 +81,9 @@ def name_of(image):
 
 def run(detector, images, batch_size, **more):
     """What a pipeline of its own gives: records."""
-    with Pipeline(detector, batch_size, RecordEncoder(IDS)) as pipeline:
+    with Pipeline(detector, batch_size) as pipeline:
         with closing(pipeline.run(images, **more)) as results:
-            yield from (encoded.record for encoded in results)
+            yield from (result.to_record(IDS) for result in results)
 
 
 def one_after_the_other(detector, images, batch_size):
@@ -212,7 +211,7 @@ class Mistake(Exception):
     pass
 
 
-@pytest.mark.parametrize('where', ['images', 'prepare', 'model', 'encode'])
+@pytest.mark.parametrize('where', ['images', 'prepare', 'model', 'drawing'])
 @pytest.mark.parametrize('error', [Mistake, KeyboardInterrupt, SystemExit])
 def test_an_error_in_a_thread_is_raised_as_itself(where, error, files, threads):
     """What was predicted before it comes first, in order; the threads end."""
@@ -236,13 +235,13 @@ def test_an_error_in_a_thread_is_raised_as_itself(where, error, files, threads):
             fail('model', [prepared.source.name for prepared in batch])
             return super().predict_batch(batch)
 
-    def encode(result):
-        fail('encode', [result.name])
-        return result
+    class Drawings:
+        def draw(self, result):
+            fail('drawing', [result.name])
 
     found = []
     with pytest.raises(error, match='of its own'):
-        with Pipeline(Detector(), 1, encode) as pipeline:
+        with Pipeline(Detector(), 1, Drawings()) as pipeline:
             with closing(pipeline.run(images())) as results:
                 found += (result.source.place for result in results if not result.error)
     assert found == [0, 1, 2, 3, 6][: len(found)]
@@ -265,17 +264,16 @@ def test_many_runs_share_threads(files, threads):
     plain = PlainDetector()
     expected = one_after_the_other(plain, files, 2)
     seen = set()
-    encoder = RecordEncoder(IDS)
 
-    def encode(result):
-        seen.add(threading.current_thread())
-        return encoder(result).record
+    class Drawings:
+        def draw(self, result):
+            seen.add(threading.current_thread())
 
-    with Pipeline(plain, 2, encode) as pipeline:
+    with Pipeline(plain, 2, Drawings()) as pipeline:
         for taken in 1, None, 4, None:
             with closing(pipeline.run(files * 9)) as results:
-                for row in islice(results, taken):
-                    assert row == expected[row['image']]
+                for result in islice(results, taken):
+                    assert result.to_record(IDS) == expected[result.name]
         assert len(seen) <= pipeline.readers + pipeline.workers
 
 
@@ -316,7 +314,9 @@ def test_small_images_share_a_batch(read_as, shown_as, batch):
     bucketer = SizeBucketer(None)
     data = dict(inputs=torch.zeros(3, *shown_as, dtype=torch.uint8))
     pixels = np.empty((*read_as, 3), np.uint8)
-    one = Prepared(InputImage('a'), pixels, data, (1.0, 1.0), shown_as)
+    one = Prepared(
+        InputImage('a'), pixels, pixels.shape[:2], data, (1.0, 1.0), shown_as
+    )
     for _ in range(2):
         assert [list(bucketer.add(one)) for _ in range(batch - 1)] == [[]] * (batch - 1)
         assert list(bucketer.add(one)) == [[one] * batch]

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from mobilevig_det.config import load_config
 from mobilevig_det.errors import UserError
-from mobilevig_det.inference.sources import Inputs, SkipReport
+from mobilevig_det.inference.names import SkipReport
+from mobilevig_det.inference.sources import Inputs
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -28,13 +29,8 @@ ray = pytest.importorskip('ray', reason='pip install "mobilevig_det[ray]"')
 pytest.importorskip('ray.data', reason='pip install "mobilevig_det[ray]"')
 pq = pytest.importorskip('pyarrow.parquet')
 
-from mobilevig_det.inference.executors import ray_data  # noqa: E402
-from mobilevig_det.inference.executors.ray_worker import (  # noqa: E402
-    RayJob,
-    RayWorker,
-    make_blocks,
-    unpack,
-)
+from mobilevig_det.inference import ray_executor as ray_data  # noqa: E402
+from mobilevig_det.inference.ray_executor import RayJob, RayWorker, make_blocks, unpack  # noqa: E402
 
 NOT_UTF8 = os.fsdecode(b'caf\xe9.jpg')
 SIZES = [(160, 120), (120, 160), (100, 100)]

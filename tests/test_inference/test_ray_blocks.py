@@ -1,14 +1,15 @@
 """How the images of a run are divided into blocks, and what is left of them."""
 
 from mobilevig_det.errors import UserError
-from mobilevig_det.inference.sources import Inputs, SkipReport
+from mobilevig_det.inference.names import SkipReport
+from mobilevig_det.inference.sources import Inputs
 
 import pytest
 
 pa = pytest.importorskip('pyarrow', reason='pip install "mobilevig_det[ray]"')
 pq = pytest.importorskip('pyarrow.parquet')
 
-from mobilevig_det.inference.executors.ray_worker import make_blocks, unpack  # noqa: E402
+from mobilevig_det.inference.ray_executor import make_blocks, unpack  # noqa: E402
 
 
 class NoSkips(SkipReport):

@@ -11,7 +11,7 @@ from unittest import mock
 
 from mobilevig_det.datasets.image_file import ImageFileError, read_image
 from mobilevig_det.inference import run as inference_run
-from mobilevig_det.inference.sources import InputImage
+from mobilevig_det.inference.images import InputImage
 
 import cv2
 import numpy as np

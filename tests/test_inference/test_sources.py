@@ -3,14 +3,14 @@
 import os
 from pathlib import Path
 
-from mobilevig_det.inference.digest_set import DigestSet
-from mobilevig_det.inference.lists_and_shards import count_lines, listed_names
-from mobilevig_det.inference.sources import (
-    InputImage,
-    Inputs,
+from mobilevig_det.inference.images import InputImage
+from mobilevig_det.inference.names import (
+    DigestSet,
     SkipReport,
-    expand_braces,
+    count_lines,
+    listed_names,
 )
+from mobilevig_det.inference.sources import Inputs, expand_braces
 
 import pytest
 from hypothesis import given, settings

@@ -7,14 +7,16 @@ from collections import Counter
 
 import mobilevig_det.inference.stores
 from mobilevig_det.errors import UserError
-from mobilevig_det.inference.executors.torchrun import Processes
-from mobilevig_det.inference.records import empty_record, utf8
-from mobilevig_det.inference.settings import check_settings, settings_of
+from mobilevig_det.inference.local import Processes
+from mobilevig_det.inference.names import printable
+from mobilevig_det.inference.results import empty_record
+from mobilevig_det.inference.run import Model
 from mobilevig_det.inference.stores import (
     JsonLinesStore,
     JsonLinesWriter,
-    SortedLines,
+    check_settings,
     complete_lines,
+    sorted_lines,
 )
 
 import pytest
@@ -57,6 +59,48 @@ def test_a_tail_torn_at_any_byte(tmp_path, monkeypatch):
         assert [f'ü{i}.jpg' in done for i in range(4)] == [True, True, False, False]
         write(path, rows(3)[2:])
         assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        dict(image=None),
+        dict(place='1'),
+        dict(place=-1),
+        dict(place=2**40),
+        dict(frame=1.5),
+        dict(width='9'),
+        dict(labels=7),
+        dict(labels=[1, 1]),
+        dict(labels=['1']),
+        dict(labels=[2]),
+        dict(scores=None),
+        dict(scores=['x']),
+        dict(boxes=[[0, 0, 1]]),
+        dict(boxes=[[0, 0, 1, None]]),
+        dict(boxes=[7]),
+        dict(masks=[None]),
+        dict(masks=[dict(size=[9, 9])]),
+        dict(masks=[dict(size=[9, -9], counts='11')]),
+        dict(masks=[dict(size=[9, 9], counts=7)]),
+        dict(masks='x'),
+        dict(error=3),
+    ],
+)
+def test_a_row_that_was_damaged_by_hand_is_predicted_again(tmp_path, damage):
+    """And those after it; what is before it stays."""
+    categories = dict(categories={'1': 'cat'})
+    begin(tmp_path, **categories)
+    path = tmp_path / 'rows' / '0.jsonl'
+    good = dict(empty_record(0, 'a.jpg', None, 9, 9), labels=[1], scores=[0.5])
+    good['boxes'] = [[0, 0, 1, 1]]
+    good['masks'] = [dict(size=[9, 9], counts='11')]
+    write(path, [good])
+    whole = path.read_bytes()
+    write(path, [{**good, 'image': 'b.jpg', 'place': 1, **damage}])
+    write(path, [dict(good, image='c.jpg', place=2)])
+    assert len(begin(tmp_path, **categories).done()) == 1
+    assert path.read_bytes() == whole
 
 
 def test_zeros_of_a_power_cut(tmp_path):
@@ -125,7 +169,7 @@ def test_order(tmp_path_factory, data):
         write(path, [])
     for row in shuffled:
         write(data.draw(st.sampled_from(paths)), [row])
-    found = SortedLines(paths)
+    found = sorted_lines(paths)
     assert len(found) == len(expected)
     assert list(found) == list(found) == expected
 
@@ -138,8 +182,8 @@ def test_order_of_twelve_processes(tmp_path):
     assert names == [f'{i}.jsonl' for i in range(12)]
 
 
-def test_names_that_are_no_utf8():
-    assert utf8(os.fsdecode(b'caf\xe9 \xc3\xa9.jpg')) == 'caf\\xe9 é.jpg'
+def test_names_that_are_not_utf8():
+    assert printable(os.fsdecode(b'caf\xe9 \xc3\xa9.jpg')) == 'caf\\xe9 é.jpg'
 
 
 @settings(deadline=None)
@@ -178,6 +222,10 @@ def config(**model):
             ),
         )
     )
+
+
+def settings_of(cfg, checkpoint, categories, score_thr):
+    return Model(cfg, checkpoint, None, score_thr, categories, {}).settings()
 
 
 def test_settings(tmp_path):
@@ -233,7 +281,7 @@ def test_a_repeated_record_counts_once(tmp_path):
     first, second = rows(2)
     write(tmp_path / '0.jsonl', [second, first])
     write(tmp_path / '1.jsonl', [dict(second, error='again')])
-    found = SortedLines([str(tmp_path / f'{i}.jsonl') for i in range(2)])
+    found = sorted_lines([str(tmp_path / f'{i}.jsonl') for i in range(2)])
     assert list(found) == [first, second]
 
 

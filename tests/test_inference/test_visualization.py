@@ -2,7 +2,7 @@
 
 import threading
 
-from mobilevig_det.inference import fonts, visualization
+from mobilevig_det.inference import visualization
 from mobilevig_det.inference.visualization import (
     class_colors,
     draw_detections,
@@ -117,7 +117,7 @@ def test_crowds_lose_scores_then_labels_of_low_scores_but_no_boxes(placed):
 
 
 def test_a_later_text_is_taken_where_the_first_has_no_place():
-    font = ImageFont.truetype(fonts.find_font(frozenset('a')), 10)
+    font = ImageFont.truetype(visualization.find_font(frozenset('a')), 10)
     box = np.array([[0, 0, 59, 199]])
     texts = [['a' * 50, 'a']]
     assert place_labels(texts, box, font, (60, 200))[0][0] == 'a'
@@ -259,16 +259,16 @@ def system(monkeypatch):
     """Some fonts of a system."""
     names = ['Serif.ttf', 'Emoji.ttf', 'LastResort.ttf', 'Hindi.otf']
     files = [f'/fonts/{name}' for name in [*names, 'NotoSansCJK-Regular.ttc']]
-    monkeypatch.setattr(fonts, 'system_fonts', lambda: files)
+    monkeypatch.setattr(visualization, 'system_fonts', lambda: files)
     monkeypatch.setattr('matplotlib.ft2font.FT2Font', FakeFont)
     monkeypatch.setattr(ImageFont, 'truetype', lambda path, size: None)
-    fonts.find_font.cache_clear()
+    visualization.find_font.cache_clear()
     yield files
-    fonts.find_font.cache_clear()
+    visualization.find_font.cache_clear()
 
 
 def find(characters, *arguments):
-    return fonts.find_font(frozenset(characters), *arguments).rpartition('/')[2]
+    return visualization.find_font(frozenset(characters), *arguments).rpartition('/')[2]
 
 
 def test_fonts_are_chosen_by_the_characters_of_the_names(system, recwarn):
@@ -304,7 +304,8 @@ def test_a_font_file_can_be_named(monkeypatch):
     image = gray(200, 300)
     drawn = draw_detections(image, [[50, 50, 250, 150]], [0], [0.5], NAMES)
     monkeypatch.setenv(
-        fonts.FONT_VARIABLE, f'{matplotlib.get_data_path()}/fonts/ttf/STIXGeneral.ttf'
+        visualization.FONT_VARIABLE,
+        f'{matplotlib.get_data_path()}/fonts/ttf/STIXGeneral.ttf',
     )
     other = draw_detections(image, [[50, 50, 250, 150]], [0], [0.5], NAMES)
     assert (drawn != other).any()

@@ -6,9 +6,9 @@ import os
 import tracemalloc
 
 import mobilevig_det.inference.writers
-from mobilevig_det.inference.records import empty_record
-from mobilevig_det.inference.sources import InputImage
-from mobilevig_det.inference.stores import JsonLinesWriter, SortedLines
+from mobilevig_det.inference.images import InputImage
+from mobilevig_det.inference.results import empty_record
+from mobilevig_det.inference.stores import JsonLinesWriter, sorted_lines
 from mobilevig_det.inference.writers import Summary, read_test_set, write_result
 
 import numpy as np
@@ -38,12 +38,14 @@ class Everything:
         if id is None:
             id, self.next_id = self.next_id, self.next_id + 1
         height, width = image.shape[:2]
-        self.images[id] = dict(
-            id=id, file_name=name, width=width, height=height, **more
+        self.images.setdefault(
+            id, dict(id=id, file_name=name, width=width, height=height, **more)
         )
         return id
 
     def add(self, id, result, score_thr):
+        if id in self.found:
+            return
         found = self.found[id] = []
         for i, score in enumerate(result.scores.tolist()):
             if score < score_thr:
@@ -121,7 +123,7 @@ def test_coco_to_the_byte(tmp_path_factory, names, masks, data):
     writers = [JsonLinesWriter(path) for path in paths]
     for row in data.draw(st.permutations(rows)):
         data.draw(st.sampled_from(writers)).append(row)
-    records = SortedLines(paths)
+    records = sorted_lines(paths)
     path, summary = write_result(str(folder), 'coco', records, CATEGORIES, image_ids)
     with open(path) as file:
         assert file.read() == everything.text()
@@ -138,7 +140,7 @@ def test_not_a_number(tmp_path):
     lines = str(tmp_path / '0.jsonl')
     with JsonLinesWriter(lines) as writer:
         writer.append(row)
-    path, _ = write_result(str(tmp_path), 'coco', SortedLines([lines]), CATEGORIES, {})
+    path, _ = write_result(str(tmp_path), 'coco', sorted_lines([lines]), CATEGORIES, {})
     (found,) = json.loads(open(path).read())['annotations']
     assert repr(found['bbox']) == repr(values)
     assert repr(found['score']) == '0.30000000000000004'
@@ -194,7 +196,7 @@ def test_parquet_is_what_the_rows_are(tmp_path, monkeypatch):
     (tmp_path / 'predictions.parquet').mkdir()
     (tmp_path / 'predictions.parquet' / '99999.parquet').write_text('of before')
     out, summary = write_result(
-        str(tmp_path), 'parquet', SortedLines([path]), CATEGORIES, {}
+        str(tmp_path), 'parquet', sorted_lines([path]), CATEGORIES, {}
     )
     files = sorted(os.listdir(out))
     assert files == ['00000.parquet', '00001.parquet', '00002.parquet']
@@ -222,7 +224,7 @@ def test_the_result_of_before_stays(tmp_path, monkeypatch, format, error):
     if format == 'parquet':
         pytest.importorskip('pyarrow')
     path = many_rows(tmp_path, 3)
-    write_result(str(tmp_path), format, SortedLines([path]), CATEGORIES, {})
+    write_result(str(tmp_path), format, sorted_lines([path]), CATEGORIES, {})
 
     def fail(*args):
         raise error
@@ -234,7 +236,7 @@ def test_the_result_of_before_stays(tmp_path, monkeypatch, format, error):
     before = content()
     monkeypatch.setattr(Summary, 'add', fail)
     with pytest.raises(type(error)):
-        write_result(str(tmp_path), format, SortedLines([path]), CATEGORIES, {})
+        write_result(str(tmp_path), format, sorted_lines([path]), CATEGORIES, {})
     assert content() == before
 
 
@@ -249,7 +251,7 @@ def test_memory_is_flat(tmp_path, format):
     for number in 2000, 20000:
         path = many_rows(tmp_path, number)
         tracemalloc.start()
-        write_result(str(tmp_path), format, SortedLines([path]), CATEGORIES, {})
+        write_result(str(tmp_path), format, sorted_lines([path]), CATEGORIES, {})
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         os.remove(path)
@@ -270,7 +272,7 @@ def test_ids_of_no_test_set():
 
 
 def test_one_image_of_the_test_set_by_two_names(tmp_path):
-    """It is listed where its first name is, with the record of its last."""
+    """It is listed once, with its first name and record."""
     names = ['a.jpg', 'b.jpg', './a.jpg', '../x/../c.jpg']
     everything = Everything(CATEGORIES, {os.path.realpath('a.jpg'): 70})
     path = str(tmp_path / '0.jsonl')
@@ -281,10 +283,10 @@ def test_one_image_of_the_test_set_by_two_names(tmp_path):
             everything.add(everything.expect(name, pixels), result, 0)
             writer.append(result.to_record(list(CATEGORIES)))
     out, _ = write_result(
-        str(tmp_path), 'coco', SortedLines([path]), CATEGORIES, everything.image_ids
+        str(tmp_path), 'coco', sorted_lines([path]), CATEGORIES, everything.image_ids
     )
     assert [i['file_name'] for i in json.load(open(out))['images']] == [
-        './a.jpg',
+        'a.jpg',
         'b.jpg',
         '../x/../c.jpg',
     ]
