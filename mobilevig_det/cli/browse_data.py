@@ -44,6 +44,7 @@ def main(args: argparse.Namespace) -> None:
     from ..config import load_config
     from ..datasets.data_check import pointing_to_check_data
     from ..datasets.data_paths import check_data_paths
+    from ..inference.visualization import DetectionVisualizer
 
     cfg = load_config(args.config, args.cfg_options)
     check_data_paths(cfg, [args.split])
@@ -51,6 +52,8 @@ def main(args: argparse.Namespace) -> None:
     for seed in random.seed, np.random.seed, torch.manual_seed:
         seed(args.seed)
     cfg.visualizer.vis_backends = []
+    if cfg.visualizer.type == 'DetLocalVisualizer':  # it fails without enough colours
+        cfg.visualizer.type = DetectionVisualizer
     visualizer = VISUALIZERS.build(cfg.visualizer)
 
     with pointing_to_check_data(cfg):

@@ -142,6 +142,7 @@ def main(args: argparse.Namespace) -> None:
     from ..classification.config_checks import check_classifier, is_classifier
     from ..config import find_checkpoint
     from ..export.exported_detector import SUFFIXES, use_exported
+    from ..inference.drawings import unique_names
     from .runner import build_runner, check_writable, prepare_config
 
     setup_cache_size_limit_of_dynamo()
@@ -195,4 +196,10 @@ def main(args: argparse.Namespace) -> None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     if args.fuse:
         fuse(runner.model)
+    if args.show_dir and hasattr(runner.visualizer, 'file_names'):
+        dataset = runner.test_loop.dataloader.dataset
+        infos = map(dataset.get_data_info, range(len(dataset)))
+        runner.visualizer.file_names = unique_names(
+            info['img_path'] for info in infos if 'img_path' in info
+        )
     runner.test()

@@ -5,6 +5,7 @@ import os
 import os.path as osp
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -37,13 +38,23 @@ class Drawings:
         self.folder = folder
         self._inside = osp.join(osp.realpath(folder), '')
         self._named: dict[str, str] = {}
-        if not inputs.streams:
-            self._named = _unique_names(folder, inputs.images, inputs.videos)
+        if inputs.streams:
+            return
+        paths = [*inputs.images, *inputs.videos]
+        self._named = unique_names(paths)
+        # Not those with a NUL byte, which is no path.
+        real = {osp.realpath(path) for path in paths if '\0' not in path}
+        for path, name in self._named.items():
+            if osp.realpath(drawing := osp.join(folder, name)) in real:
+                raise UserError(
+                    f'The drawing of {path} would overwrite the input {drawing}: '
+                    'choose another --out-dir.'
+                )
 
     def path(self, name: str) -> str:
         """Return where the drawing of an input is written."""
         if self._named:
-            return self._named[name]
+            return osp.join(self.folder, self._named[name])
         if osp.realpath(name.replace('\0', '')).startswith(self._inside):
             raise UserError(
                 f'{name} lies in the folder of the drawings, one of which could '
@@ -101,13 +112,12 @@ def _digest(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
-def _unique_names(folder: str, images: list[str], videos: list[str]) -> dict[str, str]:
-    """Name drawings by the file names of their inputs, numbered if they repeat."""
-    drawings: dict[str, str] = {}
-    inputs = {osp.realpath(path) for path in (*images, *videos)}
+def unique_names(paths: Iterable[str]) -> dict[str, str]:
+    """Name drawings by the file names of images and videos, numbered if they repeat."""
+    names: dict[str, str] = {}
     taken: set[str] = set()
     repeats: Counter[str] = Counter()
-    for path in (*images, *videos):
+    for path in dict.fromkeys(paths):
         suffixes = ('.mp4',) if path.lower().endswith(VIDEOS) else DRAWN_AS
         stem, suffix = osp.splitext(_as_part(osp.basename(path)))
         if suffix.lower() not in suffixes:
@@ -117,10 +127,5 @@ def _unique_names(folder: str, images: list[str], videos: list[str]) -> dict[str
             repeats[stem + suffix] += 1
             name = f'{stem}_{repeats[stem + suffix] + 1}{suffix}'
         taken.add(name)
-        drawings[path] = osp.join(folder, name)
-        if osp.realpath(drawings[path]) in inputs:
-            raise UserError(
-                f'The drawing of {path} would overwrite the input {drawings[path]}: '
-                'choose another --out-dir.'
-            )
-    return drawings
+        names[path] = name
+    return names

@@ -338,7 +338,32 @@ class DetectionVisualizer(DetLocalVisualizer):
 
     The arguments are those of MMDetection's ``DetLocalVisualizer``, but the colours,
     the opacity and the line width have no effect.
+
+    Attributes:
+        file_names (dict[str, str]): Of the pictures, by the path of the image. Others
+            are called as their image.
     """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.file_names: dict[str, str] = {}
+
+    def add_datasample(
+        self,
+        name: str,
+        image: np.ndarray,
+        data_sample: Any = None,
+        *args,
+        out_file: str | None = None,
+        **kwargs,
+    ) -> None:
+        """Draw annotations and predictions; see MMDetection's."""
+        path = getattr(data_sample, 'img_path', None)
+        if out_file is not None and path in self.file_names:
+            out_file = os.path.join(os.path.dirname(out_file), self.file_names[path])
+        super().add_datasample(
+            name, image, data_sample, *args, out_file=out_file, **kwargs
+        )
 
     def _draw_instances(
         self,
