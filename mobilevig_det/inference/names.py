@@ -104,6 +104,8 @@ def listed_names(path: str, report: SkipReport) -> Iterator[str]:
     handle = None
     try:
         # Not through sys.stdin, whose lock a waiting thread would hold to the end.
+        if path != PIPE and not _may_be_list(os.stat(path).st_mode):
+            raise ListError('it is neither a file nor a pipe')
         handle = 0 if path == PIPE else os.open(path, os.O_RDONLY)
         empty = True
         for raw in split_names(lambda: os.read(handle, CHUNK)):
@@ -120,6 +122,11 @@ def listed_names(path: str, report: SkipReport) -> Iterator[str]:
     finally:
         if handle:
             os.close(handle)
+
+
+def _may_be_list(mode: int) -> bool:
+    # Others, as devices, may have no end.
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISDIR(mode)
 
 
 def count_lines(path: str) -> int | None:

@@ -247,9 +247,9 @@ def read_bytes(name: str, file: str | None, group: int, row: int, where: str) ->
     except AddressError as error:
         raise ImageFileError(str(error)) from None
     except (OSError, pa.ArrowException) as error:
-        if file is None and isinstance(error, pa.ArrowInvalid):
-            raise ImageFileError(str(error)) from None
         _row_group.cache_clear()  # of connections that have failed
+        if isinstance(error, pa.ArrowInvalid) or not is_address(where or name):
+            raise ImageFileError(f'cannot be read: {error}') from None
         raise UserError(
             f'{without_secrets(file or name)} cannot be read: '
             f'{hide_secrets(str(error), where)}. Go on with '

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..datasets import ImageFileError
 from .images import IMAGES, VIDEOS, InputImage, Video, as_image, frame_count
 from .names import (
     DigestSet,
@@ -25,6 +26,7 @@ from .names import (
     is_list,
     is_shard,
     listed_names,
+    open_regular,
 )
 
 
@@ -97,6 +99,13 @@ class Inputs:
             else:
                 from .object_stores import images_at
 
+                if not is_address(stream) and not osp.isdir(stream):
+                    try:
+                        with open_regular(stream):
+                            pass
+                    except ImageFileError as error:
+                        self.report.skip(stream, str(error))
+                        continue
                 for name, file, group, row in images_at(stream, IMAGES):
                     yield InputImage(name, 0, file, group, row, store=stream)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import mobilevig_det.inference.run
 from mobilevig_det.errors import UserError
+from mobilevig_det.inference.images import VideoWriter
 from mobilevig_det.inference.models import load_predictor
 
+import numpy as np
 import pytest
 import tool
 from bad_images import picture
@@ -190,3 +192,47 @@ def test_ctrl_c_while_the_result_is_written(told, monkeypatch):
     detector = PlainDetector()
     assert told('images', argv=['--resume'], detector=detector) == (0, [])
     assert not detector.seen and Path('out/predictions.json').exists()
+
+
+@pytest.mark.parametrize(
+    'name', ['x.jpg', 'x.mp4', 'x.tar', 'x.parquet', 'x.txt', 'x.gif']
+)
+@pytest.mark.parametrize('kind', ['device', 'FIFO'])
+def test_what_has_no_end_is_skipped(told, name, kind):
+    """An image, a video, a shard and a table are files; a list may be a pipe."""
+    if name.endswith('.parquet'):
+        pytest.importorskip('pyarrow')
+    if kind == 'FIFO' and name == 'x.txt':
+        pytest.skip('a list may be a pipe')
+    if kind == 'device':
+        os.symlink('/dev/zero', name)
+    else:
+        os.mkfifo(name)
+    for _ in range(2):
+        code, lines = told(name, 'images')
+        assert code == SKIPPED
+        (line,) = [line for line in lines if 'skipped' in line][:1]
+        assert line.startswith(f'infer.py: skipped {name}: ')
+        assert len(rows()) >= 2
+
+
+@pytest.mark.parametrize('name', ['out/rows/x.txt', 'out/predictions.json/a.png'])
+def test_no_input_lies_where_results_are_written(told, name):
+    os.makedirs(os.path.dirname(name))
+    picture(9, 9).save(name, format='PNG')
+    before = Path(name).read_bytes()
+    code, _ = told(name)
+    assert 'lies where this run writes its results' in str(code)
+    assert Path(name).read_bytes() == before
+
+
+def test_a_drawn_video_does_not_write_through_a_link(tmp_path):
+    other = tmp_path / 'mine.mp4'
+    other.write_bytes(b'of the user')
+    os.link(other, tmp_path / 'hard.mp4')
+    os.symlink(other, tmp_path / 'soft.mp4')
+    for name in 'hard.mp4', 'soft.mp4':
+        writer = VideoWriter(str(tmp_path / name), 5, (16, 16))
+        writer.write(np.zeros((16, 16, 3), np.uint8))
+        writer.finish()
+    assert other.read_bytes() == b'of the user'
