@@ -8,8 +8,9 @@ import functools
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -340,13 +341,11 @@ class DetectionVisualizer(DetLocalVisualizer):
     the opacity and the line width have no effect.
 
     Attributes:
-        file_names (dict[str, str]): Of the pictures, by the path of the image. Others
-            are called as their image.
+        file_names (Mapping[str, str]): Names of the pictures, by the path of the
+            image. Others have the name of their image.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.file_names: dict[str, str] = {}
+    file_names: Mapping[str, str] = MappingProxyType({})
 
     def add_datasample(
         self,
@@ -358,7 +357,7 @@ class DetectionVisualizer(DetLocalVisualizer):
         **kwargs,
     ) -> None:
         """Draw annotations and predictions; see MMDetection's."""
-        path = getattr(data_sample, 'img_path', None)
+        path = getattr(data_sample, 'img_path', '')
         if out_file is not None and path in self.file_names:
             out_file = os.path.join(os.path.dirname(out_file), self.file_names[path])
         super().add_datasample(
