@@ -15,20 +15,21 @@ if TYPE_CHECKING:
     from mmengine.registry import Registry
 
 _APIS = {
-    'add_cfg_options': 'mobilevig_det.cli.arguments',
-    'add_runner_arguments': 'mobilevig_det.cli.arguments',
-    'build_runner': 'mobilevig_det.cli.runner',
-    'check_device': 'mobilevig_det.config',
-    'find_checkpoint': 'mobilevig_det.config',
-    'find_config': 'mobilevig_det.config',
-    'load_config': 'mobilevig_det.config',
-    'prepare_config': 'mobilevig_det.cli.runner',
+    'add_cfg_options': 'cli.arguments.add_cfg_options',
+    'add_runner_arguments': 'cli.arguments.add_runner_arguments',
+    'build_runner': 'cli.runner.build_runner',
+    'check_device': 'config.check_device',
+    'command': 'cli.command.explain_errors',
+    'find_checkpoint': 'config.find_checkpoint',
+    'find_config': 'config.find_config',
+    'load_config': 'config.load_config',
+    'prepare_config': 'cli.runner.prepare_config',
 }
 _OPERATORS = ('deform_conv', 'focal_loss', 'mmcv_ext', 'nms', 'roi_align')
 # Old modules and names in modules, and where they are now.
 MOVED = {
-    **{f'mobilevig_det.apis.{k}': f'{v}.{k}' for k, v in _APIS.items()},
-    **{f'mobilevig_det.apis.cli.{k}': f'{v}.{k}' for k, v in _APIS.items()},
+    **{f'mobilevig_det.apis.{k}': f'mobilevig_det.{v}' for k, v in _APIS.items()},
+    **{f'mobilevig_det.apis.cli.{k}': f'mobilevig_det.{v}' for k, v in _APIS.items()},
     'mobilevig_det.export.new_file': 'mobilevig_det.export.new_files',
     'mobilevig_det.export.prove': 'mobilevig_det.export.verify',
     **{f'mobilevig_det.ops.{k}': f'mobilevig_det.mmcv_ops.{k}' for k in _OPERATORS},

@@ -7,6 +7,7 @@ import warnings
 
 import mobilevig_det.engine as engine
 from mobilevig_det.deprecation import MOVED, deprecated_type
+from mobilevig_det.errors import UserError
 
 import pytest
 from mmengine.config import Config
@@ -100,3 +101,16 @@ def test_other_names_are_missing_as_before(name):
     module, _, attribute = name.rpartition('.')
     with pytest.raises(ImportError, match=f'cannot import name {attribute!r}'):
         exec(f'from {module or "mobilevig_det"} import {attribute}')
+
+
+def test_old_command_decorator_ends_a_program_with_one_message(monkeypatch):
+    with pytest.warns(DeprecationWarning, match='explain_errors'):
+        from mobilevig_det.apis import command
+
+    @command
+    def main(argv, more):
+        raise UserError(f'{argv} {more}')
+
+    monkeypatch.setattr(sys, 'argv', ['mine.py'])
+    with pytest.raises(SystemExit, match='^mine.py: given too$'):
+        main('given', more='too')

@@ -43,10 +43,7 @@ def command(
     """Decorate the function that does the work of a command.
 
     The decorated function takes the list of arguments (by default those of the program)
-    instead of the parsed ones. It registers our classes after it has parsed them, loads
-    all checkpoints safely (MMEngine asks torch for the unsafe mode on OneDL's packages,
-    and before torch 2.6), and exits with one message after a mistake in the arguments
-    or the config, if another process died, and after Ctrl-C (exit code 130).
+    instead of the parsed ones, and is run as by :func:`explain_errors`.
 
     Args:
         parse_args (Callable): Parses the list of arguments, and imports nothing slow.
@@ -54,37 +51,60 @@ def command(
     """
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        run = explain_errors(run, after_interrupt)
+
         @functools.wraps(run)
         def main(argv: list[str] | None = None, **kwargs: Any) -> None:
-            args = parse_args(argv)
-            from .. import registration  # noqa: F401  first: it checks the versions
-            from .. import engine  # noqa: F401  isort:skip  hooks by their short names
-            from ..checkpoints import load_all_safely
-            from ..engine.launch import leave_process_group
-
-            os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-            load_all_safely()
-            with _raise_on_interrupt() as interrupts:
-                try:
-                    run(args, **kwargs)
-                except BaseException as error:
-                    # Libraries turn a KeyboardInterrupt into errors of their own.
-                    if interrupts or isinstance(error, KeyboardInterrupt):
-                        hint = f'; {after_interrupt}' if after_interrupt else ''
-                        print(f'{program_name()}: stopped{hint}.', file=sys.stderr)
-                        sys.exit(INTERRUPTED)
-                    if isinstance(error, SystemExit):  # as after a signal
-                        leave_process_group()
-                        raise
-                    message = isinstance(error, Exception) and explain(error)
-                    if not message:
-                        raise
-                    sys.exit(f'{program_name()}: {message}')
-            leave_process_group()
+            run(parse_args(argv), **kwargs)
 
         return main
 
     return decorate
+
+
+def explain_errors(
+    run: Callable[..., None], after_interrupt: str = ''
+) -> Callable[..., None]:
+    """Decorate a function that a program runs.
+
+    The decorated function registers our classes, loads all checkpoints safely (MMEngine
+    asks torch for the unsafe mode on OneDL's packages, and before torch 2.6), and exits
+    with one message after a mistake in the arguments or the config, if another process
+    died, and after Ctrl-C (exit code 130).
+
+    Args:
+        run (Callable): The function.
+        after_interrupt (str): What to do after Ctrl-C, for the message. Defaults to ''.
+    """
+
+    @functools.wraps(run)
+    def main(*args: Any, **kwargs: Any) -> None:
+        from .. import registration  # noqa: F401  first: it checks the versions
+        from .. import engine  # noqa: F401  isort:skip  hooks by their short names
+        from ..checkpoints import load_all_safely
+        from ..engine.launch import leave_process_group
+
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+        load_all_safely()
+        with _raise_on_interrupt() as interrupts:
+            try:
+                run(*args, **kwargs)
+            except BaseException as error:
+                # Libraries turn a KeyboardInterrupt into errors of their own.
+                if interrupts or isinstance(error, KeyboardInterrupt):
+                    hint = f'; {after_interrupt}' if after_interrupt else ''
+                    print(f'{program_name()}: stopped{hint}.', file=sys.stderr)
+                    sys.exit(INTERRUPTED)
+                if isinstance(error, SystemExit):  # as after a signal
+                    leave_process_group()
+                    raise
+                message = isinstance(error, Exception) and explain(error)
+                if not message:
+                    raise
+                sys.exit(f'{program_name()}: {message}')
+        leave_process_group()
+
+    return main
 
 
 @contextlib.contextmanager
