@@ -5,10 +5,12 @@ dynamic size that :mod:`.export` writes to ONNX.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from .errors import UserError
@@ -46,6 +48,47 @@ def custom_op(
         return operator
 
     return register
+
+
+def graph_node(plain: Callable | None = None) -> Callable:
+    """Make a function of a tensor one node of graphs that ``torch.fx`` records.
+
+    FX doesn't follow what depends on a tensor's size, device or dtype. The node calls
+    the function, so that the graph computes exactly what the model does.
+
+    Args:
+        plain (Callable, optional): What TorchScript compiles instead, see
+            :func:`scriptable`. Defaults to None: the function itself.
+
+    Returns:
+        Callable: The decorator, which changes nothing for tensors.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(x, *args, **kwargs):
+            if isinstance(x, torch.fx.Proxy):
+                args = (x, *args)
+                return x.tracer.create_proxy('call_function', call, args, kwargs)
+            return function(x, *args, **kwargs)
+
+        call.plain = plain or function  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def scriptable(module: torch.nn.Module) -> torch.fx.GraphModule:
+    """Return a module as a graph that ``torch.jit.script`` compiles, for any size.
+
+    The graph shares the module's weights. Modules inside of it still follow ``train()``
+    and ``eval()``.
+    """
+    graph = torch.fx.symbolic_trace(module)
+    for node in graph.graph.nodes:
+        node.target = getattr(node.target, 'plain', node.target)
+    graph.recompile()
+    return graph
 
 
 def is_traced() -> bool:

@@ -21,6 +21,7 @@ from .checkpoints.reading import both_weights
 from .checkpoints.sibling_keys import with_unfolded_positions
 from .checkpoints.weights import name_of
 from .classification.classifier import ClassifierHead, DistilledHead
+from .custom_op import scriptable
 from .errors import UserError
 
 try:
@@ -136,6 +137,10 @@ class TimmMobileViG(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Compute logits (B, num_classes) of images (B, in_chans, H, W)."""
         return self.forward_head(self.forward_features(x))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return what ``torch.jit.script`` compiles."""
+        return scriptable(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the last map, (B, num_features, ceil(H / 32), ceil(W / 32))."""

@@ -16,7 +16,6 @@ from ..checkpoints.key_mapping import (
     is_authors_layout,
 )
 from ..checkpoints.sibling_keys import with_unfolded_positions
-from ..custom_op import is_traced
 from ..errors import UserError
 from .arguments import (
     check_arguments,
@@ -35,6 +34,8 @@ from .layers import (
     MBConv,
     Mixer,
     Stem,
+    check_size,
+    convert_layout,
     recomputed,
 )
 
@@ -210,18 +211,10 @@ class BaseBackbone(BaseModule):
             tuple[Tensor]: For each stage i of ``out_indices`` a map of shape
             (B, channels[i], ceil(H / 2**(i + 2)), ceil(W / 2**(i + 2))).
         """
-        if min(x.shape[-2:]) < self.min_size:
-            raise UserError(
-                f'{type(self).__name__} needs images of at least {self.min_size} x '
-                f'{self.min_size} pixels, but got {x.shape[-2]} x '
-                f'{x.shape[-1]} (H x W): resize or pad them.'
-            )
+        x = check_size(x, self.min_size, type(self).__name__)
         # CPUs convolve channels-last maps much faster. The outputs have the usual
         # format again, which mmcv's operators are written for.
-        channels_last = x.device.type == 'cpu' and not is_traced()
-        if channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
+        x = self.stem(convert_layout(x, channels_last=True))
         outs = []
         for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
             if i > 0:
@@ -232,7 +225,7 @@ class BaseBackbone(BaseModule):
                 else:
                     x = block(x)
             if i in self.out_indices:
-                outs.append(x.contiguous() if channels_last else x)
+                outs.append(convert_layout(x, channels_last=False))
         return tuple(outs)
 
     def fuse(self) -> 'BaseBackbone':

@@ -14,7 +14,41 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ..custom_op import graph_node, is_traced
+from ..errors import UserError
 from ..ops.norm_act import norm_act
+
+
+@graph_node()
+def add_into(out: Tensor, x: Tensor) -> Tensor:
+    """Compute ``out + x`` in the memory of ``out`` where the dtype is the same."""
+    return out.add_(x) if out.dtype == x.dtype else x + out
+
+
+@graph_node()
+def check_size(x: Tensor, min_size: int, name: str) -> Tensor:
+    """Return ``x``; raise a UserError if the images are smaller than the minimum."""
+    height, width = x.shape[-2:]
+    if height < min_size or width < min_size:
+        raise UserError(
+            f'{name} needs images of at least {min_size} x {min_size} pixels, but got '
+            f'{height} x {width} (H x W): resize or pad them.'
+        )
+    return x
+
+
+def keep_layout(x: Tensor, channels_last: bool) -> Tensor:
+    """Return ``x``: :func:`convert_layout` under TorchScript."""
+    return x
+
+
+@graph_node(keep_layout)
+def convert_layout(x: Tensor, channels_last: bool) -> Tensor:
+    """Convert a map on a CPU to channels-last memory or back; exporters see none."""
+    if x.device.type != 'cpu' or is_traced():
+        return x
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return x.contiguous(memory_format=layout)
 
 
 class ConvNormAct(nn.Sequential):
@@ -176,8 +210,7 @@ class Branch(nn.Module):
 
     def add(self, out: Tensor, x: Tensor) -> Tensor:
         """Add the branch's ``out`` to ``x``, in place if no backward pass reads it."""
-        out = self.drop_path(out)
-        return out.add_(x) if out.dtype == x.dtype else x + out
+        return add_into(self.drop_path(out), x)
 
     def fuse(self) -> None:
         """Fold the layer scale into the last convolution, unless a norm follows it."""
@@ -230,9 +263,7 @@ class PositionEncoding(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Add the convolution of x (B, C, H, W) to it."""
         out = super().forward(x)
-        if self.folded:
-            return out
-        return out.add_(x) if out.dtype == x.dtype else out + x
+        return out if self.folded else add_into(out, x)
 
     def fold(self) -> None:
         """Make the convolution add x itself, through its centre weight."""

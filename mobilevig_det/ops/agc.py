@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..custom_op import custom_op, export_graph_step, is_traced
+from ..custom_op import custom_op, export_graph_step, graph_node, is_traced
 from .links import Link, Strip, as_pixels, both_axes, shifted, spread, strongest
 
 EPS = 1e-6  # added to the temperature
@@ -22,17 +22,23 @@ def _links(x: Tensor, stride: int) -> list[Link]:
     A gated link of the same shift would never win, because a gate is at most 1: it is
     left out.
     """
-    longest = max(int(side) for side in x.shape[-2:])
-    powers = (2**i for i in range(1, longest.bit_length()))
-    return both_axes(x, sorted({stride, *powers}))
+    longest = max(int(x.shape[-2]), int(x.shape[-1]))
+    shifts, power = [stride], 2
+    while power < longest:
+        if power != stride:
+            shifts.append(power)
+        power *= 2
+    return both_axes(x, sorted(shifts))
 
 
-def naive_gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
+def naive_gated_max(
+    x: Tensor, temperature: Tensor, stride: int, eps: float = EPS
+) -> Tensor:
     """Compute :func:`gated_max` link by link, as it is defined.
 
     This plain form is what exporters of a fixed size record.
     """
-    scale = temperature.abs() + EPS
+    scale = temperature.abs() + eps
     x_j = x - x
     for link in _links(x, stride):
         difference = shifted(x, link) - x
@@ -140,6 +146,7 @@ class _GatedMax(torch.autograd.Function):
         return *_spread(grad, *ctx.saved_tensors, ctx.stride), None
 
 
+@graph_node(naive_gated_max)
 def gated_max(x: Tensor, temperature: Tensor, stride: int) -> Tensor:
     """Compute the largest gated difference of the neighbours from a pixel, at least 0.
 

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..custom_op import custom_op, export_graph_step, is_traced
+from ..custom_op import custom_op, export_graph_step, graph_node, is_traced
 from .links import (
     Link,
     Strip,
@@ -24,8 +24,8 @@ from .links import (
 
 
 def _links(x: Tensor, stride: int) -> list[Link]:
-    longest = max(int(side) for side in x.shape[-2:])
-    return both_axes(x, range(stride, longest, stride))
+    longest = max(int(x.shape[-2]), int(x.shape[-1]))
+    return both_axes(x, list(range(stride, longest, stride)))
 
 
 def threshold(x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def threshold(x: Tensor) -> Tensor:
         Tensor: Distances of shape (B,).
     """
     half = [-(-int(n) // 2) for n in x.shape[-2:]]
-    distance = (x - torch.roll(x, half, (2, 3))).abs_().sum(1).flatten(1)
+    distance = (x - torch.roll(x, half, [2, 3])).abs_().sum(1).flatten(1)
     if distance.shape[1] == 1:  # avoids PyTorch's warning
         return torch.full_like(distance[:, 0], math.nan)
     return distance.mean(1) - distance.std(1)
@@ -110,6 +110,7 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     return out, winner
 
 
+@graph_node(naive_thresholded_max)
 def thresholded_max(x: Tensor, stride: int) -> Tensor:
     """Compute the largest difference of admitted neighbours from a pixel, at least 0.
 

@@ -28,17 +28,17 @@ class Link(NamedTuple):
     shift: int
 
 
-def both_axes(x: Tensor, shifts: Sequence[int]) -> list[Link]:
+def both_axes(x: Tensor, shifts: list[int]) -> list[Link]:
     """Return the links of these shifts on maps (B, C, H, W), along columns first.
 
     Shifts of the side or more are left out, as in the reference implementation.
     """
-    return [
-        Link(dim, shift)
-        for dim, side in enumerate(x.shape[-2:])
-        for shift in shifts
-        if abs(shift) < side
-    ]
+    links: list[Link] = []
+    for dim in (0, 1):
+        for shift in shifts:
+            if abs(shift) < x.shape[dim - 2]:
+                links.append(Link(dim, shift))
+    return links
 
 
 def shifted(x: Tensor, link: Link) -> Tensor:

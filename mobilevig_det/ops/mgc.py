@@ -7,12 +7,12 @@ arXiv 2406.05850), section 3.1.
 import torch
 from torch import Tensor
 
-from ..custom_op import custom_op, export_graph_step, is_traced
+from ..custom_op import custom_op, export_graph_step, graph_node, is_traced
 from .links import Link, StrongestLink, as_pixels, both_axes, pieces, shifted, strongest
 
 
 def _links(x: Tensor, stride: int) -> list[Link]:
-    return both_axes(x, (stride, -stride))
+    return both_axes(x, [stride, -stride])
 
 
 def naive_cross_max(x: Tensor, stride: int) -> Tensor:
@@ -54,6 +54,7 @@ def _search(x: Tensor, stride: int, keep: bool) -> tuple[Tensor, Tensor]:
     return out.sub_(x), winner
 
 
+@graph_node(naive_cross_max)
 def cross_max(x: Tensor, stride: int) -> Tensor:
     """Compute the largest difference of four neighbours from a pixel, at least 0.
 

@@ -6,6 +6,7 @@ input of the norm.
 """
 
 import torch
+import torch.fx
 import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -32,6 +33,7 @@ def norm_act(x: Tensor, norm: nn.Module | None, act: nn.Module | None) -> Tensor
     gelu = type(act) is nn.GELU and act.approximate == 'none'
     if (
         gelu
+        and not isinstance(x, torch.fx.Proxy)
         and x.device.type == 'cpu'
         and not is_traced_or_compiled()
         and not has_hooks(norm)

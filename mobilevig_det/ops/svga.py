@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..custom_op import custom_op, is_traced
+from ..custom_op import custom_op, graph_node, is_traced
 
 # Doublings in a graph that is exported with a dynamic size, where their number can't
 # depend on the size: enough for maps of 1024 * K pixels a side.
@@ -67,6 +67,15 @@ def window_min(x: Tensor, stride: int, dim: int) -> Tensor:
         rest = int(x.shape[dim]) - shift
         x = torch.minimum(x.narrow(dim, 0, rest), x.narrow(dim, shift, rest))
     return x
+
+
+def naive_max_relative(x: Tensor, stride: int = 2) -> Tensor:
+    """Compute :func:`max_relative` neighbour by neighbour, as TorchScript compiles."""
+    smallest = x
+    for dim in (-2, -1):
+        for shift in range(stride, x.shape[dim], stride):
+            smallest = torch.minimum(smallest, torch.roll(x, shift, dim))
+    return x - smallest
 
 
 def _is_dynamic(size: int | torch.SymInt | Tensor) -> bool:
@@ -272,6 +281,7 @@ class _MaxRelative(torch.autograd.Function):
         return _spread(grad, *ctx.saved_tensors), None
 
 
+@graph_node(naive_max_relative)
 def max_relative(x: Tensor, stride: int = 2) -> Tensor:
     """Compute the largest difference between each pixel and its graph neighbours.
 
