@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         MobileViGv2,
         PyramidViG,
         RapidNet,
+        TimmBackbone,
     )
     from .inference.detector import Classifier, Detector
 
@@ -32,13 +33,14 @@ __all__ = [
     'MobileViGv2',
     'PyramidViG',
     'RapidNet',
+    'TimmBackbone',
     '__version__',
     'registry',
 ]
 
 # Public classes, which are imported on first use, and their modules.
 _ROOMS = dict.fromkeys(
-    ('AdaptViG', 'GreedyViG', 'MobileViG', 'MobileViGv2', 'PyramidViG', 'RapidNet'),
+    'AdaptViG GreedyViG MobileViG MobileViGv2 PyramidViG RapidNet TimmBackbone'.split(),
     'backbones',
 ) | dict.fromkeys(('Classifier', 'Detector'), 'inference.detector')
 

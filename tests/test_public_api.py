@@ -9,9 +9,9 @@ import pytest
 
 PUBLIC = {
     'mobilevig_det': """AdaptViG Classifier Detector GreedyViG MobileViG MobileViGv2
-        PyramidViG RapidNet __version__ registry""",
+        PyramidViG RapidNet TimmBackbone __version__ registry""",
     'mobilevig_det.backbones': """AdaptViG BaseBackbone GreedyViG MobileViG MobileViGv2
-        PyramidViG RapidNet fuse_backbones""",
+        PyramidViG RapidNet TimmBackbone fuse_backbones""",
     'mobilevig_det.checkpoints': """allow_checkpoint_types check_weights
         explain_mismatch find_file load_all_safely load_from_mobilevig read_checkpoint
         through_scheme""",

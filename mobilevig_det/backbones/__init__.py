@@ -1,4 +1,4 @@
-"""Backbones: MobileViG and its siblings, for ``type=`` in a config."""
+"""Backbones for ``type=``: MobileViG, its siblings, and models of timm."""
 
 from .adaptvig import AdaptViG
 from .base import BaseBackbone, fuse_backbones
@@ -7,6 +7,7 @@ from .mobilevig import MobileViG
 from .mobilevigv2 import MobileViGv2
 from .pyramidvig import PyramidViG
 from .rapidnet import RapidNet
+from .timm_backbone import TimmBackbone
 
 __all__ = [
     'AdaptViG',
@@ -16,5 +17,6 @@ __all__ = [
     'MobileViGv2',
     'PyramidViG',
     'RapidNet',
+    'TimmBackbone',
     'fuse_backbones',
 ]

@@ -68,6 +68,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"None, {_WITH_TYPE}dict(type='Pretrained', checkpoint='mobilevig://m'), or a "
         'list of such',
     ),
+    'pretrained': (_is_bool, 'True or False'),
     'triton': (_is_bool, 'True or False'),
 }
 

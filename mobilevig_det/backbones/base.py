@@ -46,7 +46,64 @@ KAIMING = dict(
 Layout = tuple[Sequence[int], Sequence[tuple[int, int]]]
 
 
-class BaseBackbone(BaseModule):
+class FusableBackbone(BaseModule):
+    """A backbone that can freeze stages and norms, and be fused for inference.
+
+    A subclass sets ``norm_eval`` and says what is frozen and fused.
+    """
+
+    norm_eval = False
+    fused = False
+
+    def _freeze_stages(self) -> None:
+        raise NotImplementedError
+
+    def _fuse(self) -> None:
+        raise NotImplementedError
+
+    def fuse(self) -> 'FusableBackbone':
+        """Fold norms, layer scales and parallel branches into convolutions.
+
+        For inference: changes the model permanently and in place. Outputs stay the same
+        to rounding; the weights' names change, and the model can't be trained any more.
+        Load the checkpoint first. A second call does nothing. Norms other than
+        BatchNorm stay, and so do the layer scales behind them.
+
+        Returns:
+            FusableBackbone: The model itself.
+
+        Raises:
+            UserError: If the model is in training mode.
+        """
+        if self.training:
+            raise UserError(
+                'fuse() is for inference, but the model is in '
+                'training mode: call eval() first.'
+            )
+        if not self.fused:
+            self._fuse()
+        self.requires_grad_(False)
+        self.fused = True
+        return self
+
+    def train(self, mode: bool = True) -> 'FusableBackbone':
+        """Set training mode, but keep the frozen stages, and with ``norm_eval`` the
+        norm layers, in eval mode."""
+        if mode and self.fused:
+            raise UserError(
+                'A fused model has no norms left to train: build it again and load its '
+                'checkpoint.'
+            )
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+class BaseBackbone(FusableBackbone):
     """A stem and four stages, with a convolution between stages.
 
     A stage has MBConv blocks and then graph blocks. The base class builds, runs,
@@ -60,7 +117,6 @@ class BaseBackbone(BaseModule):
 
     arch_settings: dict[str, dict[str, tuple[int, ...]]] = {}
     min_size = 32
-    fused = False
     # Distances K of the graph neighbours; a user must give as many.
     graph_strides: tuple[int, ...] = ()
     # Whether an MBConv has the drop-path rate of the graph block that follows: some of
@@ -228,34 +284,13 @@ class BaseBackbone(BaseModule):
                 outs.append(convert_layout(x, channels_last=False))
         return tuple(outs)
 
-    def fuse(self) -> 'BaseBackbone':
-        """Fold norms and layer scales into the convolutions, for inference.
-
-        Changes the model permanently and in place. Outputs stay the same to rounding;
-        the weights' names change, and the model can't be trained any more. Load the
-        checkpoint first. A second call does nothing. Norms other than BatchNorm stay,
-        and so do the layer scales behind them.
-
-        Returns:
-            BaseBackbone: The model itself.
-
-        Raises:
-            UserError: If the model is in training mode.
-        """
-        if self.training:
-            raise UserError(
-                'fuse() is for inference, but the model is in '
-                'training mode: call eval() first.'
-            )
+    def _fuse(self) -> None:
         for module in self.modules():
             if isinstance(module, ConvNormAct):
                 module.fuse()
         for module in self.modules():
             if isinstance(module, Branch):
                 module.fuse()
-        self.requires_grad_(False)
-        self.fused = True
-        return self
 
     def _freeze_stages(self) -> None:
         number = self.frozen_stages
@@ -265,22 +300,6 @@ class BaseBackbone(BaseModule):
         for module in (self.stem, *leading, *self.stages[:number]):
             module.eval()
             module.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> 'BaseBackbone':
-        """Set training mode, but keep the frozen stages, and with ``norm_eval`` the
-        norm layers, in eval mode."""
-        if mode and self.fused:
-            raise UserError(
-                'A fused model has no norms left to train: build it again and load its '
-                'checkpoint.'
-            )
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args, **kwargs
@@ -318,7 +337,7 @@ def fuse_backbones(model: nn.Module) -> int:
     Returns:
         int: Number of backbones.
     """
-    backbones = [m for m in model.modules() if isinstance(m, BaseBackbone)]
+    backbones = [m for m in model.modules() if isinstance(m, FusableBackbone)]
     for backbone in backbones:
         backbone.fuse()
     return len(backbones)

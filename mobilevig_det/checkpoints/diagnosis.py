@@ -107,14 +107,19 @@ def check_weights(
     misfits = find_misfits(weights, own)
     if not misfits:
         return
-    lines = [
+    raise UserError(
         f'The checkpoint does not fit this backbone ({described}): '
-        + _diagnose(weights, own, prefix, families)
-    ]
-    for name, keys in misfits.items():
-        more = f' and {len(keys) - 4} more' if len(keys) > 4 else ''
-        lines.append(f'  {name}: {", ".join(keys[:4])}{more}')
-    raise UserError('\n'.join(lines))
+        f'{_diagnose(weights, own, prefix, families)}\n{describe_misfits(misfits)}'
+    )
+
+
+def describe_misfits(misfits: Mapping[str, list[str]]) -> str:
+    """Format the first names of :func:`find_misfits`, a line for each kind."""
+    return '\n'.join(
+        f'  {kind}: {", ".join(keys[:4])}'
+        + (f' and {len(keys) - 4} more' if len(keys) > 4 else '')
+        for kind, keys in misfits.items()
+    )
 
 
 def _diagnose(

@@ -127,7 +127,7 @@ def fuse(model: 'nn.Module') -> None:
     from ..backbones import fuse_backbones
 
     if not fuse_backbones(model.eval()):
-        raise UserError('--fuse is for models with a MobileViG backbone.')
+        raise UserError('--fuse is for models with a backbone of mobilevig_det.')
 
 
 @command(parse_args)

@@ -130,6 +130,7 @@ def main(args: argparse.Namespace) -> None:
     """Run the command."""
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
+    from ..backbones.timm_backbone import report_normalization
     from ..classification.config_checks import check_classifier, is_classifier
     from ..config import find_checkpoint
     from ..datasets.data_check import check_before_training, pointing_to_check_data
@@ -172,4 +173,6 @@ def main(args: argparse.Namespace) -> None:
     if not args.no_data_check:
         check_before_training(cfg)
     with pointing_to_check_data(cfg):
-        build_runner(cfg).train()
+        runner = build_runner(cfg)
+        report_normalization(cfg.model)  # now that there is a log
+        runner.train()
