@@ -42,7 +42,7 @@ def read_training_checkpoint(path: str) -> dict:
                 f'{path} is damaged: the checksum of {damaged} is wrong. Resume from '
                 'another checkpoint.'
             )
-    check_training_checkpoint(checkpoint, path)
+    check_training_checkpoint(checkpoint, path, complete=False)
     return checkpoint
 
 
@@ -184,6 +184,8 @@ def _checkpoints(folder: str, pointer_folder: str, template: str) -> list[str]:
         written_later = names[: names.index(named)]
         first = [n for n in written_later if positions[n] > positions[named]] + [named]
         names = first + [name for name in names if name not in first]
+    else:  # the clock may have gone back
+        names.sort(key=positions.__getitem__, reverse=True)
     return [os.path.join(folder, name) for name in names]
 
 

@@ -41,18 +41,20 @@ _ADVICE = (
 _APPLY = '--cfg-options default_hooks.checkpoint.resume_hyperparameters=False'
 
 
-def check_training_checkpoint(content: Any, name: str) -> None:
+def check_training_checkpoint(content: Any, name: str, complete: bool = True) -> None:
     """Check that each entry that a training resumes from has the right structure.
 
     Args:
         content (Any): What the file holds.
         name (str): Its name, for the message.
+        complete (bool): Whether ``meta`` and ``message_hub`` must have all entries.
+            Defaults to True.
 
     Raises:
         UserError: For the first entry that is missing or malformed.
     """
     try:
-        _check_entries(content)
+        _check_entries(content, complete)
     except _Malformed as problem:
         raise UserError(f'{name} is not a training checkpoint: {problem}.') from problem
 
@@ -98,15 +100,18 @@ def _need_tensors(parent: Mapping, key: str, place: str = '') -> None:
         _need(_is_dense(value), f'{place}{key}[{name!r}]', 'a dense tensor', value)
 
 
-def _check_entries(content: Any) -> None:
+def _check_entries(content: Any, complete: bool) -> None:
     _need(isinstance(content, dict), 'the content', 'a dict', content)
-    meta = _need_dict(content, 'meta')
+    meta, hub = _need_dict(content, 'meta'), _need_dict(content, 'message_hub')
+    if not complete:
+        meta = dict(epoch=0, iter=0) | meta
+        hub = dict(log_scalars={}, runtime_info={}, resumed_keys={}) | hub
     for key in ('epoch', 'iter'):
         _need(_is_count(meta.get(key)), f'meta.{key}', 'a count', meta.get(key))
     seed = meta.get('seed')
     _need(seed is None or _is_count(seed), 'meta.seed', 'a count', seed)
     _need_tensors(content, 'state_dict')
-    _check_hub(_need_dict(content, 'message_hub'))
+    _check_hub(hub)
     if 'ema_state_dict' in content:
         _need_tensors(content, 'ema_state_dict')
     for key in ('optimizer', 'param_schedulers'):

@@ -114,7 +114,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize('step', [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('step', [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_any_malformed_entry_is_one_message_or_harmless(checkpoint, step):
     """Each entry of a training checkpoint in turn is missing or of another kind."""
     paths = [p for p in places(checkpoint) if 'ema_state_dict' not in p[:1]]
@@ -134,7 +134,7 @@ def test_any_malformed_entry_is_one_message_or_harmless(checkpoint, step):
             except Exception as error:
                 wrong.append(f'{path} = {new!r}: {type(error).__name__}: {error}')
     assert not wrong
-    assert refused > 100
+    assert refused > 50
     torch.set_rng_state(states)
 
 
