@@ -26,20 +26,6 @@ FLOATING_POINT = frozenset(
 )
 
 
-def _named(function: Callable, name: str) -> Callable:
-    """Return the function under the name by which files call it.
-
-    torch < 2.6 accepts no name next to a function.
-    """
-
-    def alias(*args):
-        return function(*args)
-
-    alias.__module__, _, alias.__name__ = name.rpartition('.')
-    alias.__qualname__ = alias.__name__
-    return alias
-
-
 def _statistic(owner: type, name: str) -> Callable:
     """Return a statistic of HistoryBuffer, and nothing else that getattr can get.
 
@@ -52,33 +38,34 @@ def _statistic(owner: type, name: str) -> Callable:
     return owner._statistics_methods[name]
 
 
-_core = np._core if hasattr(np, '_core') else np.core
-_TYPES = [
-    argparse.Namespace,
-    HistoryBuffer,
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'b1')),
-    _named(_statistic, 'builtins.getattr'),
-    # NumPy 2 renamed the module: files of either name, on either NumPy.
-    *(
-        _named(getattr(_core.multiarray, name), f'numpy.{folder}.multiarray.{name}')
-        for folder in ('core', '_core')
-        for name in ('_reconstruct', 'scalar')
-    ),
-]
-
-
 def allow_checkpoint_types() -> None:
     """Let ``torch.load(weights_only=True)`` read what checkpoints hold.
 
-    These are exactly the types that MMEngine (loss histories, metrics as NumPy
-    numbers) and the authors' training script (its arguments) save next to the
-    weights. None of them runs code when it is loaded. Without them, MMEngine can't
-    read its own checkpoints with torch >= 2.6, where the safe mode is the default.
+    For MMEngine's own loader in other programs: without this it can't read its own
+    checkpoints with torch >= 2.6, where the safe mode is the default. These are exactly
+    the types that MMEngine (loss histories, metrics as NumPy numbers) and the authors'
+    training script (its arguments) save next to the weights. None of them runs code
+    when it is loaded. :func:`.read_checkpoint` doesn't need them.
     """
-    if hasattr(torch.serialization, 'add_safe_globals'):  # torch >= 2.4
-        torch.serialization.add_safe_globals(_TYPES)
+    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
+        return  # torch < 2.6
+    core = np._core if hasattr(np, '_core') else np.core
+    torch.serialization.add_safe_globals(
+        [
+            argparse.Namespace,
+            HistoryBuffer,
+            np.ndarray,
+            np.dtype,
+            *(type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'b1')),
+            (_statistic, 'builtins.getattr'),
+            # NumPy 2 renamed the module: files of either name, on either NumPy.
+            *(
+                (getattr(core.multiarray, name), f'numpy.{folder}.multiarray.{name}')
+                for folder in ('core', '_core')
+                for name in ('_reconstruct', 'scalar')
+            ),
+        ]
+    )
 
 
 def check_start(path: str, start: bytes) -> None:
