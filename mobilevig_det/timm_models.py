@@ -336,8 +336,7 @@ def _create(family: str, arch: str, pretrained: bool, **kwargs) -> nn.Module:
                     f'{error} In timm: pretrained_cfg_overlay=dict(file=…) names a '
                     'file, pretrained=False takes random weights.'
                 ) from error
-        for_timm = cfg.source or cfg.state_dict or str(file).endswith('.safetensors')
-        if file and not for_timm:
+        if file and not cfg.source and not cfg.state_dict:
             weights = checkpoint_filter_fn(read_checkpoint(file))
             overlay.update(file=file, state_dict=weights)
             kwargs['pretrained_cfg_overlay'] = overlay
