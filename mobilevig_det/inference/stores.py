@@ -88,21 +88,14 @@ class RecordStore:
             return None
         return settings if isinstance(settings, dict) else None
 
-    def _has_records(self) -> bool:
-        raise NotImplementedError
-
     def _open(self, settings: Mapping[str, Any]) -> None:
         """Read the names of the records, and remove what is not complete."""
         raise NotImplementedError
 
-    def _clear(self) -> None:
-        raise NotImplementedError
-
-    def _read_settings(self) -> bytes:
-        raise NotImplementedError
-
-    def _write_settings(self, text: str) -> None:
-        raise NotImplementedError
+    _has_records: Callable[[], bool]
+    _clear: Callable[[], None]
+    _read_settings: Callable[[], bytes]
+    _write_settings: Callable[[str], None]
 
 
 class SortedRecords:
@@ -328,8 +321,7 @@ def sorted_lines(paths: list[str]) -> SortedRecords:
     Of records of one name, which two runs can leave on a file system without locks,
     the first is used.
     """
-    places, frames, starts = array('q'), array('i'), array('q')
-    names = array('Q')
+    places, frames, starts, names = array('q'), array('i'), array('q'), array('Q')
     bases = [0]  # where each file would begin if they were one
     for path in paths:
         lines = tqdm(complete_lines(path), f'Reading {path}', unit='row', delay=2)
