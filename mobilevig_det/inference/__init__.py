@@ -1,0 +1,1 @@
+"""Inference: predict images and videos in Python, on the command line or on Ray."""

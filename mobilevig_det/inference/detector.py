@@ -1,4 +1,4 @@
-"""The Python API: ``Detector('coco-m')('photo.jpg')``."""
+"""Python API for inference: ``Detector('coco-m')('photo.jpg')``."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -63,10 +63,12 @@ class _Model(Generic[ResultT]):
                 PIL image, or a list or tuple of them.
 
         Returns:
-            Result | list[Result]: One for each image.
+            Result | list[Result]: One result for a single image, or a list with one
+            result for each image.
 
         Raises:
-            ImageFileError: If an image can't be used.
+            ImageFileError: If an image can't be read, decoded or preprocessed.
+            UserError: If ``images`` has an unsupported type, dtype or shape.
         """
         if isinstance(images, list | tuple):
             listed = [as_image(image, i) for i, image in enumerate(images)]
@@ -80,18 +82,26 @@ class _Model(Generic[ResultT]):
         return prepared  # type: ignore[return-value]
 
     def stream(self, source: Any, batch_size: int | None = None) -> Iterator[ResultT]:
-        """Yield the results of many images in their order, in bounded memory.
+        """Yield the results of many images in input order, in bounded memory.
 
-        Images are decoded and predicted in threads, a few ahead. One that can't be
-        used yields a result with an ``error``.
+        Images are decoded and predicted in threads, a few images ahead of the
+        consumer. An image that can't be used yields a result with an ``error``.
 
         Args:
-            source: A path of an image, a folder, a list of paths (``.txt``), a tar
-                shard, a video, or a pattern as ``'photos/**/*.jpg'``; or an iterable of
-                paths, arrays and PIL images, for example a generator.
-            batch_size (int, optional): Images in a batch, of those that are padded to
-                the same size; it changes results by rounding only. Defaults to None:
-                as many as have the pixels of 800x1344, at most 8.
+            source: The path of an image, a folder, a list of paths (``.txt``), a tar
+                shard, a video, or a pattern such as ``'photos/**/*.jpg'``; or an
+                iterable of paths, arrays and PIL images, for example a generator.
+            batch_size (int, optional): Maximum number of images in a batch. Only
+                images that are padded to the same size share a batch, so results
+                change by rounding only. Defaults to None, which fills a batch up to
+                the number of pixels of one 800x1344 image, with at most 8 images.
+
+        Yields:
+            Result: The result of each image or video frame.
+
+        Raises:
+            UserError: If a path contains no images, or ``source`` or one of its items
+                has an unsupported type.
 
         Example:
             >>> for result in Detector('coco-m').stream('photos/', batch_size=8):
@@ -103,27 +113,28 @@ class _Model(Generic[ResultT]):
 
 
 class Detector(_Model[Detections]):
-    """A detector, ready to use.
+    """Object detector or instance segmentation model, loaded for inference.
 
-    Threads may share it. A process that is forked from the one that built it can't use
-    it; a call there raises a UserError.
+    A detector is thread-safe. It can't be used in a process that was forked from the
+    one that built it: a call there raises a UserError.
 
     Args:
         model (str | PathLike): The name of published weights ('coco-m'), a work
-            directory, a checkpoint beside its config, an exported detector (.onnx,
-            .xml); or a config by path or name, with ``checkpoint``.
-        checkpoint (str | PathLike, optional): A path, an address, or the name of
-            published weights ('mobilevig://coco-m'). Defaults to None.
-        device (str, optional): For example 'cuda:1' or 'cpu'. Defaults to None: a GPU
-            if there is one. Exported detectors run on the CPU.
-        score_thr (float): Detections that score less are left out. Defaults to 0.3.
-        classes (str | Sequence[str], optional): Names of the classes to keep. Defaults
-            to None: all.
-        fuse (bool): Fuse the backbone's branches and BatchNorms, which changes results
-            by rounding only. Defaults to True.
+            directory, a checkpoint in the same folder as its config, or an exported
+            detector (.onnx, .xml). With ``checkpoint``, the path or name of a config.
+        checkpoint (str | PathLike, optional): The path or URL of a checkpoint, or the
+            name of published weights ('mobilevig://coco-m'). Defaults to None.
+        device (str, optional): The device, for example 'cuda:1' or 'cpu'. Defaults to
+            None, which uses a GPU if one is available. Exported detectors run on the
+            CPU.
+        score_thr (float): Minimum score of a detection. Defaults to 0.3.
+        classes (str | Sequence[str], optional): Names of the classes to detect.
+            Defaults to None, which keeps all classes.
+        fuse (bool): Whether to fuse the backbone's branches and BatchNorms, which
+            changes results by rounding only. Defaults to True.
 
     Raises:
-        UserError: If there is no such model, or it can't be loaded.
+        UserError: If the model is not found, can't be loaded, or is a classifier.
 
     Example:
         >>> detector = Detector('coco-m')
@@ -137,12 +148,14 @@ class Detector(_Model[Detections]):
 
 
 class Classifier(_Model[Classification]):
-    """A classifier, ready to use. Its results are the five best classes.
+    """Image classifier, loaded for inference.
 
-    For the arguments see :class:`Detector`.
+    Its results are the five best classes. The arguments are those of
+    :class:`Detector`, except that ``score_thr`` defaults to 0.
 
     Example:
-        >>> Classifier('m')('photo.jpg').names[0]
+        >>> result = Classifier('m')('photo.jpg')
+        >>> result.names[0], result.scores[0]
     """
 
     _predictor_type = ClassificationPredictor

@@ -1,4 +1,4 @@
-"""Write drawings, and name the file of each."""
+"""Write images with drawn results under unique file names."""
 
 import hashlib
 import os
@@ -14,24 +14,25 @@ from .images import VIDEOS
 from .results import Detections, Result, save_image
 from .sources import Inputs
 
-# Drawings have the format of their image if it is one of these.
+# A drawing has the format of its input image if that is one of these, or else JPEG.
 DRAWN_AS = ('.jpg', '.jpeg', '.png', '.bmp')
-MAX_NAME_BYTES = 200  # of a file; most file systems allow 255
+MAX_NAME_BYTES = 200  # Length of a file name; most file systems allow 255.
 
 
 class Drawings:
-    """The folder of the drawings of a run, and the name of each.
+    """The output folder for drawings, which maps each input to a unique file name.
 
-    Named inputs get file names of their own. If there are lists or shards too, every
-    drawing has the path of its input below the folder: names are unique then without
-    remembering them, see :func:`_unlisted_name`.
+    If all inputs are known in advance, a drawing has the file name of its input, with
+    a number if several inputs share that name. If there are also lists or shards, the
+    drawing's path inside the folder is derived from the input's path: such names are
+    unique without being kept in memory, see :func:`_unlisted_name`.
 
     Args:
-        folder (str): The folder.
-        inputs (Inputs): Images and videos.
+        folder (str): The output folder.
+        inputs (Inputs): The images and videos of the run.
 
     Raises:
-        UserError: If an input would be overwritten.
+        UserError: If a drawing would overwrite an input.
     """
 
     def __init__(self, folder: str, inputs: Inputs) -> None:
@@ -42,7 +43,7 @@ class Drawings:
             return
         paths = [*inputs.images, *inputs.videos]
         self._named = unique_names(paths)
-        # Not those with a NUL byte, which is no path.
+        # realpath() rejects names with a NUL byte.
         real = {osp.realpath(path) for path in paths if '\0' not in path}
         for path, name in self._named.items():
             if osp.realpath(drawing := osp.join(folder, name)) in real:
@@ -52,7 +53,15 @@ class Drawings:
                 )
 
     def path(self, name: str) -> str:
-        """Return where the drawing of an input is written."""
+        """Return the path of the drawing of an input.
+
+        Args:
+            name (str): The name of the input.
+
+        Raises:
+            UserError: If the input lies in the output folder, where a drawing could
+                overwrite it.
+        """
         if self._named:
             return osp.join(self.folder, self._named[name])
         if osp.realpath(name.replace('\0', '')).startswith(self._inside):
@@ -63,7 +72,16 @@ class Drawings:
         return osp.join(self.folder, _unlisted_name(name))
 
     def draw(self, result: Result) -> np.ndarray | None:
-        """Draw a result. An image's drawing is written, a frame's is returned."""
+        """Draw a detection result.
+
+        Args:
+            result (Result): The result of an image or a video frame. Failed inputs
+                and classifications are not drawn.
+
+        Returns:
+            np.ndarray | None: The drawing of a video frame, uint8 of shape (H, W, 3),
+            BGR. None for an image, whose drawing is written to a file.
+        """
         if result.error is not None or not isinstance(result, Detections):
             return None
         drawn = result.draw()
@@ -74,14 +92,14 @@ class Drawings:
 
 
 def _unlisted_name(name: str) -> str:
-    """Return a path below a folder for any name, such that no two names share one.
+    """Return a relative path for any name, such that no two names share a path.
 
-    Plain relative names stay as they are. Others get a digest of the name: absolute
-    ones, those in another format, and what a file system can't hold.
+    Plain relative names are unchanged. A digest is added to absolute names, names
+    with another image format and names that a file system can't store.
     """
     parts = [part for part in name.split(os.sep) if part not in ('', '.')]
     *folders, file = [_as_part(part) for part in parts]
-    # Not the name of a drawing, next to which the folder may be.
+    # A folder must not have the name that a drawing next to it may have.
     folders = [
         f'{part}.{_digest(part)}' if part.lower().endswith(DRAWN_AS) else part
         for part in folders
@@ -98,7 +116,7 @@ def _unlisted_name(name: str) -> str:
 
 
 def _as_part(part: str) -> str:
-    """Return a component of a path as a file system can hold it, below a folder."""
+    """Return a path component that is valid on file systems and never ``..``."""
     part = '__' if part == '..' else part.replace('\0', '_')
     data = os.fsencode(part)
     if len(data) <= MAX_NAME_BYTES:
@@ -113,7 +131,15 @@ def _digest(name: str) -> str:
 
 
 def unique_names(paths: Iterable[str]) -> dict[str, str]:
-    """Name drawings by the file names of images and videos, numbered if they repeat."""
+    """Name drawings after the file names of images and videos.
+
+    Args:
+        paths (Iterable[str]): Paths of the images and videos.
+
+    Returns:
+        dict[str, str]: The file name of the drawing by path. File names that occur
+        several times are numbered.
+    """
     names: dict[str, str] = {}
     taken: set[str] = set()
     repeats: Counter[str] = Counter()

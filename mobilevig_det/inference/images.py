@@ -1,4 +1,4 @@
-"""Images that are not decoded yet, and videos, which are read and written."""
+"""Input images, which are decoded on demand, and video input and output."""
 
 import os
 import os.path as osp
@@ -26,10 +26,11 @@ DECODE_BYTES = 2**30
 
 
 class MemoryBudget:
-    """Bytes of memory that threads share; a context manager lends some of them.
+    """Limit on the memory that several threads allocate at the same time.
 
     Args:
-        limit (int): All bytes. Who asks for more waits until all are free.
+        limit (int): The total in bytes. A larger request waits until nothing else is
+            in use.
     """
 
     def __init__(self, limit: int) -> None:
@@ -41,8 +42,15 @@ class MemoryBudget:
 
     @contextmanager
     def lend(self, size: int) -> Iterator[None]:
-        """Wait until ``size`` bytes are free, first come, first served."""
-        if self._process != os.getpid():  # the threads stayed in the other process
+        """Reserve memory for the duration of a ``with`` block.
+
+        Requests are served in the order in which they arrive.
+
+        Args:
+            size (int): The number of bytes.
+        """
+        # A forked process has none of its parent's threads, so nothing is in use.
+        if self._process != os.getpid():
             self.__init__(self.limit)  # type: ignore[misc]
         size = min(size, self.limit)
         with self._turn, self._changed:
@@ -56,15 +64,18 @@ class MemoryBudget:
                 self._changed.notify()
 
 
-# Decoding takes as much as the pixels take. A model takes one byte: it waits only for
-# who needs all memory.
+# Decoding reserves the memory of its pixels. A prediction reserves one byte: it waits
+# only while another thread has reserved all of the memory.
 MEMORY = MemoryBudget(DECODE_BYTES)
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether an error says that memory could not be allocated.
+    """Return whether an error means that memory could not be allocated.
 
-    PyTorch raises RuntimeError for the CPU, and OpenCV an error of its own.
+    PyTorch raises a RuntimeError on the CPU, and OpenCV raises a ``cv2.error``.
+
+    Args:
+        error (BaseException): The error.
     """
     if isinstance(error, MemoryError):
         return True
@@ -78,20 +89,22 @@ def is_memory_error(error: BaseException) -> bool:
 
 @dataclass(slots=True)
 class InputImage:
-    """An image, not decoded yet.
+    """An input image that is decoded on demand.
 
     Attributes:
-        name (str): Its path or address; ``shard.tar/key.jpg`` of a member of a tar
-            file, ``video.mp4#12`` of a frame.
-        place (int): Its position among the inputs.
-        file (str | None): The tar or Parquet file that holds it.
-        offset (int): Its first byte in a tar file; its row group in Parquet.
-        size (int): Its bytes in a tar file; its row in the row group.
-        pixels (np.ndarray | None): The decoded image, uint8 (H, W, 3), BGR, of an
-            array or a frame.
-        video (str | None): The video that it is a frame of.
-        frame (int | None): Its number there, from 0.
-        store (str | None): The address whose credentials open ``name`` or ``file``.
+        name (str): The path or URL of the image; ``shard.tar/key.jpg`` for a member of
+            a tar file, ``video.mp4#12`` for a video frame.
+        place (int): The position of the image among the inputs, from 0.
+        file (str | None): The tar or Parquet file that contains the image.
+        offset (int): The position of the first byte in a tar file, or the index of the
+            row group in a Parquet file.
+        size (int): The number of bytes in a tar file, or the index of the row in the
+            row group of a Parquet file.
+        pixels (np.ndarray | None): The decoded pixels of an array or a video frame:
+            uint8 of shape (H, W, 3), BGR.
+        video (str | None): The path of the video, for a video frame.
+        frame (int | None): The frame number, from 0, for a video frame.
+        store (str | None): The URL whose credentials open ``name`` or ``file``.
     """
 
     name: str
@@ -106,28 +119,37 @@ class InputImage:
 
     @property
     def is_video(self) -> bool:
+        """Whether the name is that of a video file."""
         return self.file is None and self.name.lower().endswith(VIDEOS)
 
     def read(self) -> np.ndarray:
-        """Decode the image: uint8 of shape (H, W, 3), BGR, upright.
+        """Decode the image and apply its EXIF orientation.
+
+        Returns:
+            np.ndarray: uint8 of shape (H, W, 3), BGR.
 
         Raises:
-            ImageFileError: If it is not a usable image.
-            UserError: If an object store cannot be reached.
+            ImageFileError: If the image can't be read or decoded.
+            UserError: If an object store can't be reached.
         """
         with self.decoded() as pixels:
             return pixels
 
     @contextmanager
     def decoded(self, alone: bool = False) -> Iterator[np.ndarray]:
-        """Decode the image as :meth:`read` does, within the budget of memory.
+        """Decode the image as :meth:`read` does, within the memory budget.
 
         Args:
-            alone (bool): Wait until no other thread decodes or predicts. Defaults to
-                False.
+            alone (bool): Whether to wait until no other thread decodes or predicts.
+                Defaults to False.
 
         Yields:
-            np.ndarray: The image; the block may need some copies of it.
+            np.ndarray: uint8 of shape (H, W, 3), BGR. The memory stays reserved
+            inside the ``with`` block, with room for a few copies of the image.
+
+        Raises:
+            ImageFileError: If the image can't be read or decoded.
+            UserError: If an object store can't be reached.
         """
         if self.pixels is not None and not alone:
             yield self.pixels
@@ -151,10 +173,14 @@ class InputImage:
 
 
 def as_image(value: Any, place: int = 0) -> InputImage:
-    """Wrap a path, an array (BGR) or a PIL image.
+    """Convert a path, an array or a PIL image to an InputImage.
+
+    Args:
+        value: A path, a uint8 array of shape (H, W, 3), BGR, or a PIL image.
+        place (int): The position of the image among the inputs. Defaults to 0.
 
     Raises:
-        UserError: If it is none of them.
+        UserError: If the type, dtype or shape is unsupported.
     """
     if isinstance(value, str | os.PathLike):
         return InputImage(os.fspath(value), place)
@@ -175,14 +201,19 @@ def as_image(value: Any, place: int = 0) -> InputImage:
 
 
 class Video:
-    """A video file, opened by OpenCV.
+    """Reader of the frames of a video file, by OpenCV.
 
     Args:
-        path (str): The file.
-        place (int): Its position among the inputs. Defaults to 0.
+        path (str): The video file.
+        place (int): The position of the video among the inputs. Defaults to 0.
+
+    Attributes:
+        rate (float): Frames per second.
+        stated (int): The number of frames that the file's header states.
+        count (int): The number of frames read so far.
 
     Raises:
-        ImageFileError: If it cannot be opened.
+        ImageFileError: If the file can't be opened as a video.
     """
 
     def __init__(self, path: str, place: int = 0) -> None:
@@ -196,15 +227,23 @@ class Video:
                 'OpenCV cannot open it: it is empty, cut off or not a video'
             )
         self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
-        self.stated = frame_count(self._capture)  # estimated by some formats
-        self.count = 0  # frames so far
+        self.stated = frame_count(self._capture)  # an estimate in some formats
+        self.count = 0
 
     def frames(self, done: Container[str] = ()) -> Iterator[InputImage]:
-        """Yield the frames whose names, ``video.mp4#12``, are not in ``done``."""
+        """Yield the frames that are not done yet.
+
+        Args:
+            done (Container[str]): Names of the frames to skip, such as
+                ``video.mp4#12``. Defaults to an empty tuple.
+
+        Yields:
+            InputImage: Each frame, decoded.
+        """
         while True:
             name = f'{self.path}#{self.count}'
             if name in done:
-                if not self._capture.grab():  # without decoding it
+                if not self._capture.grab():  # skips the frame without decoding it
                     return
             else:
                 there, pixels = self._capture.read()
@@ -217,7 +256,7 @@ class Video:
 
     @property
     def error(self) -> str | None:
-        """Why the video is not complete, after its last frame."""
+        """Why the video is incomplete, or None. Valid after the last frame."""
         if self.count == 0:
             return 'no frame of it can be read'
         if self.stated - self.count > max(1, 0.02 * self.stated):
@@ -229,24 +268,24 @@ class Video:
 
 
 def frame_count(capture: cv2.VideoCapture) -> int:
-    """Return the number of frames that the file states; 0 if it doesn't."""
+    """Return the number of frames that a video's header states, or 0 if unknown."""
     return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
 
 class VideoWriter:
-    """An MP4 file of drawn frames.
+    """Writer of MP4 videos that detects incomplete files.
 
-    OpenCV reports no failed write, so that the file is checked at the end.
+    OpenCV does not report failed writes, so :meth:`finish` checks the file.
 
     Args:
-        path (str): The file. Its folder is made.
+        path (str): The video file. Its folder is created if necessary.
         rate (float): Frames per second.
-        size (tuple[int, int]): Width and height in pixels; frames of other sizes are
+        size (tuple[int, int]): Width and height in pixels. Frames of other sizes are
             resized.
 
     Raises:
-        OSError: If there can't be such a file.
-        UserError: If OpenCV can't write one.
+        OSError: If the file can't be created.
+        UserError: If OpenCV can't write MP4 files.
     """
 
     def __init__(self, path: str, rate: float, size: tuple[int, int]) -> None:
@@ -255,35 +294,39 @@ class VideoWriter:
         self.count = 0
         os.makedirs(osp.dirname(path) or '.', exist_ok=True)
         with suppress(FileNotFoundError):
-            os.remove(path)  # it may be a link to an input
-        open(path, 'wb').close()  # raises the reason; OpenCV doesn't
+            os.remove(path)  # It may be a link to an input.
+        open(path, 'wb').close()  # OpenCV would not say why it fails.
         codec = cv2.VideoWriter_fourcc(*'mp4v')
         self._writer = cv2.VideoWriter(path, codec, rate, size)
         if not self._writer.isOpened():
             raise UserError(f'OpenCV cannot write {path}: use --no-save-vis.')
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a frame: uint8 of shape (H, W, 3), BGR."""
-        if frame.shape[1::-1] != self.size:  # OpenCV would leave it out
+        """Append a frame.
+
+        Args:
+            frame (np.ndarray): uint8 of shape (H, W, 3), BGR.
+        """
+        if frame.shape[1::-1] != self.size:  # OpenCV drops frames of another size.
             frame = cv2.resize(frame, self.size)
         self._writer.write(frame)
         self.count += 1
 
     def release(self) -> None:
-        """Close the file, complete or not."""
+        """Close the file without checking it."""
         self._writer.release()
 
     def finish(self) -> None:
         """Close the file and check it.
 
         Raises:
-            OSError: If it is not complete. FFmpeg's files can't even be opened after
-                a failed write.
+            OSError: If frames are missing from the file, or it can't be opened,
+                which is the case after a failed write by FFmpeg.
         """
         self.release()
         video = cv2.VideoCapture(self.path)
         found = frame_count(video)
-        # Other readers of OpenCV only estimate how many frames there are.
+        # Some of OpenCV's backends only estimate the number of frames.
         if not video.isOpened() or found < 0.98 * self.count - 1:
             raise OSError(
                 f'{self.path}: of its {self.count} frames {found} could be written: '

@@ -1,5 +1,8 @@
-"""Run a predictor over images and videos in this process, or in those of torchrun or
-Slurm, which share the inputs as fast as each of them is."""
+"""Local and distributed executor: predict images and videos in one or more processes.
+
+The processes that torchrun or Slurm starts share the inputs dynamically: each takes the
+next chunk when it has finished its last one.
+"""
 
 import hashlib
 import os
@@ -29,21 +32,23 @@ from .results import Record, Result, empty_record
 from .sources import Inputs
 from .stores import JsonLinesStore
 
-CHUNK_SIZE = 4  # images that a process takes at a time: fewer make shorter waits
+# Images that a process takes at a time. Small chunks shorten the wait at the end.
+CHUNK_SIZE = 4
 Item = TypeVar('Item')
 
 
 class LocalExecutor:
-    """Gives every input a record; each image and frame has it within moments.
+    """Predict every input and store a record of it as soon as it is predicted.
 
     Args:
         predictor (Predictor): A detector or a classifier.
-        store (JsonLinesStore): Where the records go, after its ``begin``.
-        category_ids (list[int]): Ids of the model's classes.
-        batch_size (int | None): Images in a batch; None: by their size.
-        drawings (Drawings | None): Draws the results; None: nothing is drawn.
-        report (SkipReport): Told of what cannot be used.
-        processes (Processes): Those that share the inputs.
+        store (JsonLinesStore): The store of the records, whose ``begin`` was called.
+        category_ids (list[int]): Category id of each class, by label.
+        batch_size (int | None): Maximum number of images in a batch; None chooses it
+            by image size.
+        drawings (Drawings | None): Draws the results; None draws nothing.
+        report (SkipReport): Reports the inputs that can't be used.
+        processes (Processes): The processes that share the inputs.
     """
 
     def __init__(
@@ -70,10 +75,10 @@ class LocalExecutor:
         """Predict every input that has no record, and wait for the other processes.
 
         Args:
-            inputs (Inputs): Images, and videos, which come last.
+            inputs (Inputs): The images and videos; videos are predicted last.
 
         Returns:
-            bool: False after a Ctrl-C.
+            bool: True if all inputs were predicted, False after Ctrl-C.
         """
         total = inputs.count()
         self._before = min(len(self.done), total or sys.maxsize)
@@ -104,7 +109,7 @@ class LocalExecutor:
         return True
 
     def _images(self, inputs: Inputs, videos: list[InputImage]) -> Iterator[InputImage]:
-        """Yield images without a record; videos are kept for later."""
+        """Yield the images without a record, and collect the videos in ``videos``."""
         for image in inputs:
             if image.name in self.done:
                 continue
@@ -114,7 +119,7 @@ class LocalExecutor:
                 yield image
 
     def _write(self, result: Result) -> None:
-        # Frames with a record are only predicted again to draw the video.
+        # Frames that already have a record are predicted again only to be drawn.
         if result.name not in self.done:
             self._append(result.to_record(self.category_ids))
         self._progress(1)
@@ -125,20 +130,21 @@ class LocalExecutor:
         self.writer.append(record)
 
     def _progress(self, number: int) -> None:
-        """Have the first process's bar count the images of all processes."""
+        """Advance the progress bar, which counts the images of all processes."""
         done = self.processes.add('progress', number)
         self._bar.update(self._before + done - self._bar.n)
 
     def _video(self, source: InputImage) -> None:
-        """Predict the frames of a video that have no record; all of them if it is
-        drawn, for half a video can't be resumed.
+        """Predict the frames of a video that have no record.
 
-        The last record is the video's own, once its drawing is complete.
+        If the video is drawn, all frames are predicted, because a partly written video
+        can't be resumed. The record of the video itself is appended last, when its
+        drawing is complete.
         """
         path, place = source.name, source.place
         try:
             if self.predictor.is_classifier:
-                raise ImageFileError('a classifier looks at images only')
+                raise ImageFileError('classifiers do not support videos')
             video = Video(path, place)
         except ImageFileError as error:
             self._append(empty_record(place, path, str(error)))
@@ -164,20 +170,20 @@ class LocalExecutor:
 
 
 class Processes:
-    """The processes that a launcher has started, or only this one.
+    """The process group of a launcher, or this process alone.
 
-    They use gloo, even with GPUs, since no tensors are exchanged: only counters in
-    torch's store.
+    The backend is gloo even with GPUs, because no tensors are exchanged: the processes
+    only share counters in PyTorch's distributed store.
 
     Args:
-        launcher (str): 'none', or one of MMEngine's.
+        launcher (str): 'none', or a launcher of MMEngine ('pytorch', 'slurm', 'mpi').
 
     Attributes:
-        rank (int): Of this process.
-        size (int): Number of processes.
+        rank (int): The rank of this process.
+        size (int): The number of processes.
 
     Raises:
-        UserError: If the launcher has not started this process.
+        UserError: If this process was not started by the launcher.
     """
 
     def __init__(self, launcher: str) -> None:
@@ -199,7 +205,7 @@ class Processes:
         signal.signal(signal.SIGTERM, self._stop)
 
     def _stop(self, *_: object) -> None:
-        """torchrun terminates all processes when one has died."""
+        """Exit on SIGTERM, which torchrun sends to all processes when one has died."""
         print(
             f'Process {self.rank} was stopped; the same command with --resume resumes '
             'the run.',
@@ -209,13 +215,20 @@ class Processes:
 
     @property
     def first(self) -> bool:
+        """Whether this is the process of rank 0."""
         return self.rank == 0
 
     def device(self, asked: str | None) -> str | None:
-        """Return this process's device.
+        """Return the device of this process.
+
+        Args:
+            asked (str | None): The device that the user chose, if any.
+
+        Returns:
+            str | None: The device, or None to choose it automatically.
 
         Raises:
-            UserError: If one GPU is asked for, for all processes.
+            UserError: If one GPU is chosen for several processes.
         """
         if self.size == 1:
             return asked
@@ -229,20 +242,33 @@ class Processes:
         return asked
 
     def add(self, name: str, number: int) -> int:
-        """Add to a counter that all processes share; return its new value."""
+        """Add a number to a counter that all processes share.
+
+        Args:
+            name (str): The name of the counter.
+            number (int): The number to add.
+
+        Returns:
+            int: The new value of the counter.
+        """
         if self.size == 1:
             self._counters[name] += number
             return self._counters[name]
         return distributed_c10d._get_default_store().add(name, number)
 
     def share(self, items: Iterable[Item], chunk: int, name: str) -> Iterator[Item]:
-        """Yield some of the items, chunk by chunk, as fast as they are consumed; no
-        item goes to two processes.
+        """Yield this process's share of the items.
+
+        The share is dynamic: a process takes the next chunk when it has consumed its
+        last one. Each item goes to exactly one process.
 
         Args:
-            items (Iterable): The same items in each process, in the same order.
-            chunk (int): How many are taken at a time.
-            name (str): Of the counter.
+            items (Iterable): The items, equal and in the same order in each process.
+            chunk (int): The number of items to take at a time.
+            name (str): The name of the counter that the processes share.
+
+        Yields:
+            Item: Each item of this process.
         """
         start = end = 0
         for number, item in enumerate(items):
@@ -253,18 +279,29 @@ class Processes:
                 yield item
 
     def wait(self) -> None:
-        """Wait for all processes. One that died raises an error at once."""
+        """Wait for all processes, and raise an error at once if one has died."""
         if self.size > 1:
             distributed.monitored_barrier(timeout=timedelta(days=99))
 
     def leave_interrupts(self) -> None:
-        """Ignore further interrupts, of which torchrun passes on a second one, so that
-        the first process can write what is done."""
+        """Ignore further interrupts if there are several processes.
+
+        torchrun forwards a second interrupt after Ctrl-C, which would stop the first
+        process while it writes the result.
+        """
         if self.size > 1:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def check_inputs(self, inputs: Inputs) -> None:
-        """Raise a UserError if the first process has other inputs than this one."""
+        """Check that all processes have the same inputs.
+
+        Args:
+            inputs (Inputs): The inputs of this process.
+
+        Raises:
+            UserError: If the inputs differ from those of the first process, or several
+                processes would read from one pipe.
+        """
         if self.size == 1:
             return
         if PIPE in inputs.streams:
@@ -291,7 +328,7 @@ def _local_rank() -> int:
 
 
 def _share_cores() -> None:
-    """Use all cores, for torchrun sets one thread per process."""
+    """Divide all cores among the processes; torchrun sets one thread for each."""
     if os.environ.get('OMP_NUM_THREADS') == '1':
         allowed = getattr(os, 'sched_getaffinity', None)  # Linux
         cores = len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -40,16 +40,16 @@ def find_model(
     """Find the config and the checkpoint where one or both are not given.
 
     Args:
-        config (str | None): A config's path or name.
-        checkpoint (str | None): A path, an address, the name of published weights
-            (``mobilevig://coco-m``), or an exported detector (.onnx, .xml).
+        config (str | None): The path or name of a config.
+        checkpoint (str | None): The path or URL of a checkpoint, the name of published
+            weights (``mobilevig://coco-m``), or an exported detector (.onnx, .xml).
 
     Returns:
-        tuple[str | None, str]: Both. The config is None for an exported detector,
-        whose metadata has all that is needed.
+        tuple[str | None, str]: The config and the checkpoint. The config is None for
+        an exported detector, whose metadata replaces it.
 
     Raises:
-        UserError: If that leaves open which model is meant.
+        UserError: If the model is not found or ambiguous.
     """
     if config and not checkpoint:
         raise UserError('--config needs the --checkpoint that goes with it.')
@@ -72,17 +72,17 @@ def find_model(
 
 
 def find_by_name(model: str) -> tuple[str | None, str]:
-    """Find what the one argument of ``Detector(model)`` means.
+    """Find the config and the checkpoint of ``Detector(model)``.
 
     Args:
-        model (str): The name of published weights, a work directory, a checkpoint
-            beside its config, or an exported detector.
+        model (str): The name of published weights, a work directory, a checkpoint in
+            the same folder as its config, or an exported detector.
 
     Returns:
-        tuple[str | None, str]: As :func:`find_model`.
+        tuple[str | None, str]: The config and the checkpoint; see :func:`find_model`.
 
     Raises:
-        UserError: If it is none of them.
+        UserError: If ``model`` is none of these.
     """
     if osp.isdir(model):
         found = newest_checkpoint(Path(model))
@@ -94,7 +94,7 @@ def find_by_name(model: str) -> tuple[str | None, str]:
         return config_of(name), SCHEME + name
     if model.endswith((*CHECKPOINTS, *SUFFIXES)):
         return find_model(None, model)
-    find_config(model)  # or it says which there are
+    find_config(model)  # raises an error with similar names if there is none
     raise UserError(
         f'{model!r} is a config, which needs the checkpoint that goes with it as the '
         f'second argument. Published weights are {", ".join(PUBLISHED)}.'
@@ -102,7 +102,15 @@ def find_by_name(model: str) -> tuple[str | None, str]:
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """Return the best checkpoint of a work directory, or else the newest one."""
+    """Return the best checkpoint of a work directory, or else the newest one.
+
+    Args:
+        folder (Path): The work directory.
+
+    Returns:
+        str | None: The path of ``best_*.pth``, ``epoch_*.pth`` or ``iter_*.pth``, or
+        None if there is no such file.
+    """
     best = sorted(folder.glob('best_*.pth'), key=os.path.getmtime)
     newest = sorted(
         [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')], key=os.path.getmtime
@@ -112,10 +120,10 @@ def newest_checkpoint(folder: Path) -> str | None:
 
 
 def only_config(folder: str) -> str:
-    """Return the one config in a folder.
+    """Return the path of the only config in a folder.
 
     Raises:
-        UserError: If there is none, or several.
+        UserError: If the folder has no config, or several.
     """
     configs = glob.glob(osp.join(glob.escape(folder), '*.py'))
     if len(configs) != 1:
@@ -127,6 +135,7 @@ def only_config(folder: str) -> str:
 
 
 def published_name(checkpoint: str) -> str:
+    """Return the name of published weights without the scheme ``mobilevig://``."""
     return checkpoint.removeprefix(SCHEME).lower()
 
 
@@ -149,18 +158,22 @@ def load_predictor(
     """Load a detector or a classifier for inference.
 
     Args:
-        cfg (Config | None): Its config; may be None for an exported detector.
-        checkpoint (str): As :func:`find_model` returns it.
-        device (str | None): For example 'cuda:1'. Defaults to None: a GPU if there is
-            one.
-        score_thr (float): Predictions that score less are left out. Defaults to 0.
+        cfg (Config | None): The config; None is allowed for an exported detector.
+        checkpoint (str): The checkpoint, as returned by :func:`find_model`.
+        device (str | None): The device, for example 'cuda:1'. Defaults to None, which
+            uses a GPU if one is available.
+        score_thr (float): Minimum score of a prediction. Defaults to 0.
         classes (str | Sequence[str], optional): Names of the classes to keep. Defaults
-            to None: all.
-        fuse (bool): Fuse the backbone's BatchNorms and branches. Defaults to True.
+            to None, which keeps all classes.
+        fuse (bool): Whether to fuse the backbone's BatchNorms and branches. Defaults
+            to True.
+
+    Returns:
+        Predictor: The model in evaluation mode, with its preprocessing.
 
     Raises:
-        UserError: If the checkpoint does not fit the config, or the device cannot be
-            used.
+        UserError: If the checkpoint does not match the config, or the device is not
+            available.
     """
     if device is not None:
         check_device(device)
@@ -186,9 +199,10 @@ def load_predictor(
 
 
 def _raise_score_thr(cfg: Config, score_thr: float) -> None:
-    """Have a detector predict no masks of what scores less.
+    """Raise the score threshold in a detector's ``test_cfg``.
 
-    Nothing else changes: suppression goes from higher scores to lower ones.
+    No masks are then predicted for detections below the threshold. All other
+    detections are unchanged, because NMS goes from higher scores to lower ones.
     """
     test_cfg = cfg.model.get('test_cfg') or {}
     for part in (test_cfg, test_cfg.get('rcnn') or {}):
@@ -218,7 +232,7 @@ def _load_detector(cfg: Config, checkpoint: str) -> DetectionPredictor:
 
 
 def _load_exported(cfg: Config | None, path: str) -> DetectionPredictor:
-    """Load an exported detector; its metadata says how to prepare images."""
+    """Load an exported detector, whose metadata describes the preprocessing."""
     classes = None if cfg is None else dataset_meta(cfg)['classes']
     model = ExportedDetector(path, classes=classes)
     return DetectionPredictor(
@@ -226,12 +240,12 @@ def _load_exported(cfg: Config | None, path: str) -> DetectionPredictor:
         test_pipeline(model.pipeline),
         model.dataset_meta['classes'],
         palette=model.dataset_meta['palette'],
-        can_copy=False,  # a session uses all threads by itself
+        can_copy=False,  # A session already uses all threads.
     )
 
 
 def _load_classifier(cfg: Config, checkpoint: str) -> ClassificationPredictor:
-    """Load a classifier with its raw weights, which the published top-1 is of."""
+    """Load a classifier with its raw (not EMA) weights, which top-1 is reported for."""
     model = MODELS.build(cfg.model)
     classes = load_classifier(model, checkpoint) or _class_names(cfg)
     pipeline = test_pipeline(cfg.test_dataloader.dataset.pipeline)
@@ -239,8 +253,11 @@ def _load_classifier(cfg: Config, checkpoint: str) -> ClassificationPredictor:
 
 
 def _class_names(cfg: Config) -> tuple[str, ...]:
-    """Return the names of a classifier's classes if its checkpoint has none: the
-    folders of the config's data if that is there, otherwise their numbers."""
+    """Return class names for a classifier whose checkpoint has none.
+
+    They are the folder names of the config's data set if that is available, and class
+    indices otherwise.
+    """
     number = cfg.model.head.get('num_classes', 1000)
     for split in ('test', 'val', 'train'):
         dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}
@@ -254,13 +271,28 @@ def _class_names(cfg: Config) -> tuple[str, ...]:
 
 
 def dataset_meta(cfg: Config) -> dict[str, Any]:
-    """Return the metainfo of a config's test data set, which need not be there."""
+    """Return the metainfo of a config's test data set, without reading its files.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        dict[str, Any]: The metainfo, for example ``classes`` and ``palette``.
+    """
     dataset = dict(cfg.test_dataloader.dataset, lazy_init=True)
     return DATASETS.build(dataset).metainfo
 
 
 def test_pipeline(steps: Sequence[dict]) -> Compose:
-    """Build a test pipeline that takes ``dict(img=array)`` instead of a path."""
+    """Build a test pipeline that takes ``dict(img=array)`` instead of a path.
+
+    Args:
+        steps (Sequence[dict]): Configs of the transforms. ``LoadImageFromFile`` is
+            replaced by ``LoadImageFromNDArray``.
+
+    Returns:
+        Compose: The pipeline.
+    """
     built = [TRANSFORMS.build(dict(type='mmdet.LoadImageFromNDArray'))]
     for step in map(dict, steps):
         if str(step['type']).rpartition('.')[-1] == 'LoadImageFromFile':

@@ -1,4 +1,4 @@
-"""Names of images: in lists and tar shards, in messages, and which were seen."""
+"""Names of input images: read from lists and tar shards, printed, deduplicated."""
 
 import contextlib
 import hashlib
@@ -19,21 +19,27 @@ from ..errors import UserError
 LISTS = ('.txt', '.lst')
 PIPE = '-'
 CHUNK = 2**16
-MAX_NAME_BYTES = 2**16  # Linux itself allows 4096
+MAX_NAME_BYTES = 2**16  # Linux allows 4096.
 SHARDS = ('.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.tar.zst')
-# How compressed files begin, whatever they are called: gzip, bzip2, xz, zstd.
+# First bytes of compressed files: gzip, bzip2, xz, zstd.
 COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
 
 
-MIN_RECENT = 2**8  # digests in a Python set, which takes some 80 bytes each
+MIN_RECENT = 2**8  # Digests in a Python set, which takes about 80 bytes for each.
 
 
 def is_address(path: str) -> bool:
+    """Return whether a string is a URL, such as ``s3://bucket/image.jpg``."""
     return '://' in path
 
 
 def inside(folder: str, name: str) -> str:
-    """Return the path or address of a file in a folder."""
+    """Return the path or URL of a file in a folder.
+
+    Args:
+        folder (str): The path or URL of the folder. A query of a URL is kept.
+        name (str): The file name.
+    """
     if not is_address(folder):
         return os.path.join(folder, name)
     path, mark, query = folder.partition('?')
@@ -41,16 +47,20 @@ def inside(folder: str, name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """Return a name in which bytes that are not UTF-8 are written ``\\xff``."""
+    r"""Return a name in which bytes that are not UTF-8 are escaped, as in ``\xff``."""
     return os.fsencode(name).decode(errors='backslashreplace')
 
 
 class SkipReport:
-    """Prints a line for each input that is skipped, and counts them.
+    """Print and count the inputs that are skipped.
 
     Args:
-        program (str): The name at the start of each line.
-        quiet (bool): Only count, since another process prints. Defaults to False.
+        program (str): The program name at the start of each line.
+        quiet (bool): Whether only to count, because another process prints. Defaults
+            to False.
+
+    Attributes:
+        count (int): The number of skipped inputs.
     """
 
     def __init__(self, program: str, quiet: bool = False) -> None:
@@ -60,50 +70,63 @@ class SkipReport:
         self._lock = threading.Lock()
 
     def skip(self, name: str, reason: str) -> None:
+        """Count and print a skipped input.
+
+        Args:
+            name (str): The name of the input.
+            reason (str): Why it is skipped.
+        """
         with self._lock:
             self.count += 1
         self.note(f'skipped {name}: {reason}')
 
     def note(self, message: str) -> None:
+        """Print a message to standard error, above the progress bar."""
         if not self.quiet:
             tqdm.write(printable(f'{self.program}: {message}'), file=sys.stderr)
 
 
 class RaiseOnSkip(SkipReport):
-    """For the Python API: an input that is no image raises a UserError."""
+    """Raise a UserError instead of skipping an input, for the Python API."""
 
     def skip(self, name: str, reason: str) -> None:
+        """Raise a UserError with the reason."""
         raise UserError(f'{name}: {reason}')
 
 
 class ListError(ValueError):
-    """A file that cannot be a list of names; the message says why."""
+    """A file is not a valid list of names; the message gives the reason."""
 
 
 def is_list(name: str) -> bool:
+    """Return whether a name is that of a list of paths or of standard input."""
     return name == PIPE or name.lower().endswith(LISTS)
 
 
 def is_shard(name: str) -> bool:
+    """Return whether a name is that of a tar file."""
     return name.lower().endswith(SHARDS)
 
 
 def listed_names(path: str, report: SkipReport) -> Iterator[str]:
-    """Yield the names in a list of paths, as they come.
+    """Yield the names in a list of paths while it is read.
 
-    One a line, or with a NUL byte after each, as ``find -print0`` writes them.
-    Bytes that aren't UTF-8 are kept (``os.fsencode`` gives them back). Blank lines,
-    a byte order mark and the carriage returns of Windows are left out; spaces around
-    a name, which may be its own, are not.
+    Names are separated by newlines, or by NUL bytes as ``find -print0`` writes them.
+    Bytes that are not UTF-8 are preserved (``os.fsencode`` restores them). Blank lines,
+    a byte order mark and Windows' carriage returns are dropped. Spaces around a name
+    are kept, because they may belong to it.
 
     Args:
         path (str): The file, or ``-`` for standard input.
-        report (SkipReport): Told why it cannot be read, or not to its end.
+        report (SkipReport): Reports why the list can't be read completely.
+
+    Yields:
+        str: Each name.
     """
     where = 'standard input' if path == PIPE else path
     handle = None
     try:
-        # Not through sys.stdin, whose lock a waiting thread would hold to the end.
+        # Not sys.stdin: a thread that waits for input would hold its lock at exit.
         if path != PIPE and not _may_be_list(os.stat(path).st_mode):
             raise ListError('it is neither a file nor a pipe')
         handle = 0 if path == PIPE else os.open(path, os.O_RDONLY)
@@ -125,12 +148,20 @@ def listed_names(path: str, report: SkipReport) -> Iterator[str]:
 
 
 def _may_be_list(mode: int) -> bool:
-    # Others, as devices, may have no end.
+    # Other files, such as devices, may be endless.
     return stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISDIR(mode)
 
 
 def count_lines(path: str) -> int | None:
-    """Return the number of lines of a list that is a file: of names and blanks."""
+    """Return the number of lines in a list, including blank lines.
+
+    Args:
+        path (str): The path of the list.
+
+    Returns:
+        int | None: The number of lines; None if the list is not a regular file or
+        can't be read.
+    """
     if not os.path.isfile(path):
         return None
     try:
@@ -138,21 +169,27 @@ def count_lines(path: str) -> int | None:
             chunks = iter(lambda: file.read(2**20), b'')
             return sum(max(chunk.count(b'\n'), chunk.count(b'\0')) for chunk in chunks)
     except OSError:
-        return None  # listed_names reports why
+        return None  # listed_names() reports the reason.
 
 
 def split_names(read: Callable[[], bytes]) -> Iterator[bytes]:
-    """Yield the names of :func:`listed_names` in what ``read`` returns, b'' at its end.
+    """Split a stream of bytes into names, as :func:`listed_names` describes.
+
+    Args:
+        read (Callable): Returns the next bytes, or b'' at the end.
+
+    Yields:
+        bytes: Each name.
 
     Raises:
-        ListError: If they can't be names.
+        ListError: If the content is not a list of names.
     """
-    separator = b''  # known once one is found
+    separator = b''  # unknown until the first one is found
     chunk = read()
     if chunk.startswith((b'\xff\xfe', b'\xfe\xff')):
         raise ListError(
             'it is UTF-16, as Windows PowerShell writes it: save it as UTF-8, for '
-            'example by `… | Out-File -Encoding utf8 list.txt`'
+            'example by piping it into `Out-File -Encoding utf8 list.txt`'
         )
     rest = chunk.removeprefix(b'\xef\xbb\xbf')
     while chunk:
@@ -163,8 +200,8 @@ def split_names(read: Callable[[], bytes]) -> Iterator[bytes]:
             yield from _not_blank(names)
         if len(rest) > MAX_NAME_BYTES:
             raise ListError(
-                f'it is no list of images: a line is longer than {MAX_NAME_BYTES} '
-                'bytes; such a file has one path on each line'
+                f'it is not a list of images: a line is longer than {MAX_NAME_BYTES} '
+                'bytes; a list has one path on each line'
             )
         chunk = read()
         rest += chunk
@@ -173,11 +210,18 @@ def split_names(read: Callable[[], bytes]) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def open_regular(path: str) -> Iterator[BinaryIO]:
-    """Open a file for reading.
+    """Open a regular file for reading, as a context manager.
+
+    Pipes and devices are not opened: they may block or be endless.
+
+    Args:
+        path (str): The path of the file.
+
+    Yields:
+        BinaryIO: The open file.
 
     Raises:
-        ImageFileError: If it is no regular file, or can't be read. A pipe or a device
-            is not even opened: it may have no end, or wait for somebody.
+        ImageFileError: If it is not a regular file, or can't be read.
     """
     if '\0' in path:
         raise ImageFileError('its name has a NUL byte in it')
@@ -203,23 +247,25 @@ def _not_blank(lines: list[bytes]) -> Iterator[bytes]:
 def images_in_shard(
     path: str, suffixes: tuple[str, ...], report: SkipReport
 ) -> Iterator[tuple[str, int, int]]:
-    """Yield the members of a tar shard, as WebDataset's, that are images by name.
+    """Yield the images in a tar shard, for example of WebDataset.
+
+    The shard is read sequentially, in constant memory.
 
     Args:
-        path (str): An uncompressed tar file.
-        suffixes (tuple[str, ...]): Of images.
-        report (SkipReport): Told why it cannot be read, or not to its end.
+        path (str): The path of an uncompressed tar file.
+        suffixes (tuple[str, ...]): Suffixes of the names of images.
+        report (SkipReport): Reports why the shard can't be read completely.
 
     Yields:
-        tuple[str, int, int]: ``shard.tar/key.jpg``, its first byte and its bytes, in
-        the order of the file. Nothing is kept in memory.
+        tuple[str, int, int]: The name ``shard.tar/key.jpg``, the position of the first
+        byte, and the number of bytes of each image, in the order of the file.
     """
     found = False
     try:
         with open_regular(path) as file, tarfile.open(fileobj=file, mode='r:') as tar:
             size = os.fstat(file.fileno()).st_size
             while (member := tar.next()) is not None:
-                # Otherwise the headers of a shard would pile up.
+                # tarfile would keep the headers of all members in memory.
                 tar.members.clear()  # type: ignore[attr-defined]
                 if not member.isreg() or member.issparse():
                     continue
@@ -237,7 +283,7 @@ def images_in_shard(
     except (tarfile.TarError, ValueError) as error:
         reason = f'the tar file is cut off or damaged ({error})'
         if found:
-            reason += '; what is before that is done'
+            reason += '; the images before that point were processed'
         elif _is_compressed(path):
             reason = 'the tar file is compressed: decompress it first'
         report.skip(path, reason)
@@ -254,11 +300,12 @@ def _is_compressed(path: str) -> bool:
 class DigestSet:
     """Set of strings that stores a 64-bit digest of each instead of the string.
 
-    Two of ten million names collide once in some 400,000 such sets. Digests are a
-    sorted array and, until they are merged, a small set: 8 to 20 bytes each.
+    With ten million strings, the probability of any collision is about 1 in 400,000.
+    The digests are kept in a sorted array, with a small set of recent ones that is
+    merged into it from time to time: 8 to 20 bytes for each string.
 
     Args:
-        names (Iterable[str]): The first names. Defaults to ().
+        names (Iterable[str]): The first strings. Defaults to an empty tuple.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -274,7 +321,14 @@ class DigestSet:
         return self._has(digest_of(str(name)))
 
     def add(self, name: str) -> bool:
-        """Add a name; return whether it is new."""
+        """Add a string.
+
+        Args:
+            name (str): The string.
+
+        Returns:
+            bool: Whether it was not in the set before.
+        """
         digest = digest_of(name)
         if self._has(digest):
             return False
@@ -286,13 +340,17 @@ class DigestSet:
 
     @property
     def digests(self) -> np.ndarray:
-        """All digests, sorted; uint64."""
+        """All digests, sorted: uint64 of shape (N,)."""
         recent = np.fromiter(self._recent, np.uint64, len(self._recent))
         return np.sort(np.concatenate([self._sorted, recent]))
 
     @classmethod
     def from_digests(cls, digests: np.ndarray) -> 'DigestSet':
-        """Return the set of sorted :attr:`digests`."""
+        """Create a set from the :attr:`digests` of another one.
+
+        Args:
+            digests (np.ndarray): Sorted digests, uint64 of shape (N,).
+        """
         result = cls()
         result._sorted = digests
         return result
@@ -305,6 +363,6 @@ class DigestSet:
 
 
 def digest_of(name: str) -> int:
-    """Return the 64-bit digest of a name, which may have surrogates."""
+    """Return the 64-bit digest of a string, which may contain surrogates."""
     data = name.encode(errors='surrogatepass')
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), 'little')

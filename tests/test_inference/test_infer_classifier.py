@@ -204,7 +204,7 @@ def test_videos_are_no_images(capsys):
     assert 'infer.py: 2 skipped' in infer(inputs=['clip.mp4', 'names.txt'])
     error = capsys.readouterr().err
     for name in 'clip.mp4', 'listed.avi':
-        assert f'skipped {name}: a classifier looks at images only' in error
+        assert f'skipped {name}: classifiers do not support videos' in error
     assert_whole(naive({FILES[0]: FILES[0]}))
     assert infer('--resume', inputs=['clip.mp4', 'names.txt'])
     error = capsys.readouterr().err

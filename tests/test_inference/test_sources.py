@@ -94,7 +94,7 @@ def test_any_names_in_any_pieces(names, end, piece):
     [
         (None, 'there is no such file'),
         ('a.jpg\n'.encode('utf-16'), 'it is UTF-16'),
-        (b'\xff\xd8' * 40000, 'no list of images'),
+        (b'\xff\xd8' * 40000, 'not a list of images'),
     ],
 )
 def test_what_is_no_list(data, reason, skipped, capsys):
