@@ -17,7 +17,10 @@ from mobilevig_det.backbones import (
     MobileViG,
     MobileViGv2,
     RapidNet,
+    TimmBackbone,
+    fuse_backbones,
 )
+from mobilevig_det.errors import UserError
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +40,7 @@ SIBLINGS = {
 BASELINES = (
     'resnet18',
     'resnet50',
+    'mobilenetv2_100',
     'mobilenetv2_140',
     'efficientnet_b0',
     'mobilevitv2_150',
@@ -50,6 +54,16 @@ BASELINES = (
     'pvt_v2_b2',
     'repvit_m1_1',
     'repvit_m1_5',
+    'deit_small_patch16_224',
+    'swin_tiny_patch4_window7_224',
+    # Made for phones or CPUs, later than MobileViG.
+    'mobilenetv4_conv_small',
+    'mobilenetv4_conv_medium',
+    'fastvit_t8',
+    'fastvit_sa12',
+    'starnet_s3',
+    'edgenext_small',
+    'cpubone_b1_dwnorm',
 )
 
 
@@ -77,9 +91,22 @@ def build(cls: type[BaseBackbone], arch: str, reference: bool = False, **kwargs)
     return cls(arch, layer_scale_init_value=0.5, **kwargs)
 
 
-def build_baseline(name: str) -> nn.Module:
-    model = import_timm().create_model(name, features_only=True, pretrained=False)
-    return model.to(memory_format=torch.channels_last)
+def build_baseline(name: str, size: str) -> nn.Module:
+    """Build a model of timm for an input size.
+
+    What is no backbone for detectors, as it takes 224x224 only or has one scale, is
+    timm's own model for features.
+    """
+    timm = import_timm()
+    args: dict = {}
+    if name.startswith('swin'):
+        args = dict(strict_img_size=False)
+    elif name.startswith('efficientformerv2'):
+        args = dict(img_size=tuple(map(int, size.split('x'))))
+    try:
+        return TimmBackbone(name, **args)
+    except UserError:
+        return timm.create_model(name, features_only=True)
 
 
 def random_images(args: Namespace, size: str) -> Tensor:
@@ -99,7 +126,7 @@ def make_inference(args: Namespace, size: str, build: Callable, fuse: bool = Fal
 
     facts = count_work(model, run, len(images))
     if fuse:
-        model.fuse()
+        fuse_backbones(model)
     return facts, run
 
 
@@ -127,7 +154,7 @@ def inference_rows(args: Namespace) -> Iterator[dict]:
             makes[name] = partial(make, build=ours)
             makes[f'{name}, fused'] = partial(make, build=ours, fuse=True)
         for name in baselines:
-            makes[name] = partial(make, build=partial(build_baseline, name))
+            makes[name] = partial(make, build=partial(build_baseline, name, size))
         yield from interleaved(args, 'inference', size, makes, _base_of)
 
 

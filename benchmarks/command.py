@@ -38,6 +38,7 @@ PARTS = {
     'images': 'benchmarks.images:image_rows',
     'siblings': 'benchmarks.graph_steps:sibling_rows',
     'detector': 'benchmarks.detectors:detector_rows',
+    'paper': 'benchmarks.paper:paper_rows',
 }
 DEFAULT_PARTS = ('graph', 'inference', 'training')
 GRAPH_SHAPES = ('2x400x25x42', '2x464x25x42', '2x400x50x84', '2x100x100x168')
@@ -69,7 +70,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "exported models next to PyTorch; loader, targets: MMDetection's next to ours; "
         'evaluation: from predictions to AP; logging: early and late in a run; '
         "images: from image files to rows; siblings: the graph steps of MobileViG's "
-        'siblings; detector: stock MMDetection next to ours (default: '
+        'siblings; detector: stock MMDetection next to ours; paper: the models of the '
+        "paper's comparison, with published figures, in three runtimes (default: "
         f'{", ".join(DEFAULT_PARTS)})',
     )
     parser.add_argument(

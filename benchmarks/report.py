@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 
 from .backbones import BASELINES, MATRIX_PRODUCT
 from .detectors import STAGES, TRAINING
+from .paper import plot_accuracy, summarize
 
 COCO_EPOCHS, COCO_EPOCH_IMAGES = 12, 14659 * 8
 HEADER = (
@@ -62,6 +63,7 @@ def save(result: dict, folder: Path) -> None:
     plot_times(rows, folder / 'benchmark.png')
     plot_growth(rows, folder / 'growth.png')
     plot_stages(rows, folder / 'stages.png')
+    plot_accuracy(rows, folder / 'paper.png')
     print(page)
     print(f'Written: {folder}/benchmark.{{md,csv,png,json}}, growth.png, stages.png')
 
@@ -131,7 +133,9 @@ def markdown(result: dict) -> str:
                 f'speed take {hours:.0f} h.'
             )
     rows = [f'| {" | ".join(line)} |' for line in lines]
-    return '\n'.join([facts, '', *rows, '', NOTES, *notes, ''])
+    return '\n'.join(
+        [facts, '', *summarize(result['rows']), *rows, '', NOTES, *notes, '']
+    )
 
 
 def _bar_charts(rows: list[dict], bar: float) -> tuple[Figure, list[tuple]]:

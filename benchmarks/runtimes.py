@@ -76,7 +76,7 @@ def _backbone_rows(
         f'PyTorch, {FUSED}': partial(make, fuse=True),
     }
     show_progress(f'runtimes {size}: MobileViG-{arch}, exporting')
-    paths = _export_backbone(build(MobileViG, arch).eval().fuse(), size, folder / arch)
+    paths = export_backbone(build(MobileViG, arch).eval().fuse(), size, folder / arch)
     for path in paths:
         makes[NAMES[path.suffix]] = partial(make_session, path=path, size=size)
     makes['wasm, one thread'] = partial(make_wasm, path=paths[0], size=size)
@@ -117,15 +117,20 @@ def _rows(
     yield from rows
 
 
-def _export_backbone(model: nn.Module, size: str, folder: Path) -> list[Path]:
-    """Export a backbone for an input size to all runtimes."""
+def export_backbone(
+    model: nn.Module, size: str, folder: Path, last: str = '.pte'
+) -> list[Path]:
+    """Export a backbone for an input size to the runtimes up to ``last``."""
     height, width = map(int, size.split('x'))
     metadata = dict(format=1, part='backbone', fixed_size=[height, width])
     folder.mkdir(exist_ok=True)
     paths = [folder / f'{size}{suffix}' for suffix in NAMES]
+    paths = paths[: list(NAMES).index(last) + 1]
     write_onnx_backbone(model, paths[0], (height, width), metadata)
-    write_openvino(paths[0], paths[1], metadata)
-    write_executorch(model, paths[2], (height, width), metadata)
+    if len(paths) > 1:
+        write_openvino(paths[0], paths[1], metadata)
+    if len(paths) > 2:
+        write_executorch(model, paths[2], (height, width), metadata)
     return paths
 
 
