@@ -61,7 +61,7 @@ CLAIMS = (
     ('MobileViG-ti', 'mobilenetv2_140', 1.02 / 0.78, 'NPU of an iPhone 13 Mini'),
     ('MobileViG-b', 'efficientformer_l3', 2.77 / 2.30, 'NPU of an iPhone 13 Mini'),
 )
-COLUMNS = 'model', 'params M', 'GMACs at 224²', 'top-1', 'box AP', 'mask AP', 'source'
+FIGURES = 'top-1', 'box AP', 'mask AP', 'source'
 
 
 def build_model(name: str, size: str) -> nn.Module:
@@ -103,9 +103,12 @@ def paper_rows(args: Namespace) -> Iterator[dict]:
                     makes[runtime] = partial(
                         make_exported, size=size, build=build, suffix=suffix
                     )
-            yield from interleaved(
+            for row in interleaved(
                 args, PART, f'{name}, {size}', makes, 'PyTorch', model=name
-            )
+            ):
+                if row['name'] != 'PyTorch':
+                    row.pop('peak_bytes', None)  # PyTorch doesn't see their memory
+                yield row
 
 
 def _milliseconds(rows: list[dict]) -> dict[tuple[str, str, str], float]:
@@ -130,7 +133,8 @@ def summarize(rows: list[dict]) -> list[str]:
         if 'gmacs' in row and row['size'].endswith(sizes[0])
     }
     places = [(size, runtime) for size in sizes for runtime in RUNTIMES]
-    table = [[*COLUMNS, *(f'{runtime}, {size}, ms' for size, runtime in places)]]
+    head = ['model', 'params M', f'GMACs, {sizes[0]}' if sizes else '', *FIGURES]
+    table = [[*head, *(f'{runtime}, {size}, ms' for size, runtime in places)]]
     for model in dict.fromkeys(row['model'] for row in rows):
         facts, published = work.get(model, {}), PUBLISHED.get(model, Published())
         cells = [
