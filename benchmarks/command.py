@@ -56,6 +56,7 @@ def size_like(example: str) -> Callable[[str], str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_parser(
         'Measure the speed and memory of backbones, detectors, operators and exported '
         'models'

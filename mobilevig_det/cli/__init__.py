@@ -1,7 +1,7 @@
 """The command line: ``mobilevig_det COMMAND ...`` or ``python -m mobilevig_det ...``.
 
-A command is a module of this package. Modules of commands import nothing slow before
-they have parsed their arguments.
+Each command is a module of this package. These modules import slow libraries such as
+PyTorch only after they have parsed their arguments, so that ``--help`` is fast.
 """
 
 import difflib
@@ -16,28 +16,28 @@ COMMANDS = {
     'train': 'Train a detector or a classifier.',
     'test': 'Evaluate a checkpoint or an exported model on the test set.',
     'predict': 'Detect objects in images and videos, or classify images.',
-    'infer': 'The same as predict.',
-    'infer-ray': 'The same as predict --executor ray.',
+    'infer': 'Do the same as predict.',
+    'infer-ray': 'Do the same as predict --executor ray.',
     'export': 'Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or the web.',
     'check-data': 'Check the annotations and images of the data sets of a config.',
-    'browse-data': 'Draw the augmented images that the model is trained on.',
-    'analyze-errors': 'Show which kinds of errors cost how much AP.',
-    'plot-run': 'Draw loss, learning rate and AP of training runs.',
-    'convert-checkpoint': "Rename weights between the authors' names and ours.",
-    'make-shapes': 'Generate a small data set of shapes, without a download.',
-    'demo': 'Generate data, train, evaluate and draw, in minutes.',
+    'browse-data': 'Draw training images as the model gets them, after augmentation.',
+    'analyze-errors': 'Show how much AP each kind of error costs.',
+    'plot-run': 'Plot the loss, learning rate and AP of training runs.',
+    'convert-checkpoint': "Convert a checkpoint between the authors' keys and ours.",
+    'make-shapes': 'Generate a small data set of geometric shapes.',
+    'demo': 'Generate data, train, evaluate and draw results, within minutes.',
     'demo-pretraining': 'Compare training from scratch with pretraining.',
-    'env': 'Print versions, devices and operators, for a bug report.',
+    'env': 'Print versions, devices and operators for a bug report.',
     'run-onnx': 'Run an exported detector without PyTorch.',
     'benchmark': 'Measure speed and memory (needs a clone of the repository).',
     'reproduce': 'Measure the published figures (needs a clone of the repository).',
 }
-# Other names of a command, and the flags that they stand for.
+# Aliases: the command and the flags that each of them stands for.
 ALIASES: dict[str, tuple[str, list[str]]] = {
     'infer': ('predict', []),
     'infer-ray': ('predict', ['--executor', 'ray']),
 }
-# Commands whose code is not in the wheel, and their modules in a clone.
+# Commands that the wheel does not contain, and their modules in a clone.
 CLONE_COMMANDS = {
     'benchmark': 'benchmarks.command',
     'reproduce': 'reproduction.command',
@@ -48,12 +48,13 @@ def main(command: str | None = None) -> None:
     """Run one command.
 
     Args:
-        command (str, optional): Its name. By default the first argument of the program
-            names it, with hyphens or underscores.
+        command (str, optional): Name of the command, with hyphens. By default it is
+            taken from the first argument of the program, where underscores are
+            accepted as well.
     """
     if command is None:
         command = _take_command()
-    if command == 'run-onnx':  # one file, to be copied to where torch is not
+    if command == 'run-onnx':  # a single file that also runs without torch
         runpy.run_path(
             str(shipped_folder('tools') / 'run_onnx.py'), run_name='__main__'
         )
@@ -65,7 +66,7 @@ def main(command: str | None = None) -> None:
         if root is None:
             sys.exit(
                 f'mobilevig_det {command} is not part of the installed package: it '
-                'needs a clone of the repository. There, run the same command, or '
+                'needs a clone of the repository. Run the same command there, or '
                 f'python tools/{command}.py.'
             )
         sys.path.insert(0, str(root))
@@ -73,7 +74,7 @@ def main(command: str | None = None) -> None:
 
 
 def _take_command() -> str:
-    """Remove the command from the arguments of the program, and return it."""
+    """Remove the command's name from ``sys.argv`` and return it."""
     given = sys.argv[1] if len(sys.argv) > 1 else ''
     command = given.replace('_', '-')
     if command in COMMANDS:

@@ -1,4 +1,4 @@
-"""Show which kinds of errors cost how much AP, by class and by size of objects."""
+"""Show how much AP each kind of error costs, by class and by object size."""
 
 import argparse
 from pathlib import Path
@@ -8,26 +8,30 @@ from .command import command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_config_parser(__doc__)
     parser.add_argument(
         'predictions',
-        help='COCO-format JSON: what tools/infer.py --score-thr 0 wrote for '
-        'the images of the test set, or tools/test.py with --cfg-options '
-        'test_evaluator.outfile_prefix=PREFIX (PREFIX.segm.json)',
+        help='Detections in the images of the test set, as COCO-format JSON. Write '
+        'them with mobilevig_det predict --score-thr 0, or with mobilevig_det test '
+        '--cfg-options test_evaluator.outfile_prefix=PREFIX (PREFIX.segm.json).',
     )
     parser.add_argument(
-        '--out-dir', default='work_dirs/errors', help='(default: %(default)s)'
+        '--out-dir',
+        default='work_dirs/errors',
+        help='Write the table and the plots to this folder (default: %(default)s).',
     )
     parser.add_argument(
         '--type',
         choices=['bbox', 'segm'],
-        help='what is compared; by default masks if there are any',
+        help='Compare boxes or masks. By default, masks if the detections have them.',
     )
     parser.add_argument(
         '--score-thr',
         type=float,
         default=0.3,
-        help='for the confusion matrix (default: %(default)s)',
+        help='Leave detections with a lower score out of the confusion matrix '
+        '(default: %(default)s).',
     )
     return parser.parse_args(argv)
 

@@ -1,6 +1,7 @@
-"""Arguments that several commands have in common.
+"""Command-line arguments that several commands share.
 
-Like every module of a command, this one imports nothing slow.
+Commands import this module before they parse their arguments, so it must not import
+slow libraries.
 """
 
 import argparse
@@ -8,7 +9,7 @@ from collections.abc import Callable
 
 from .command import program_name
 
-# What parsers offer; they can't import the modules that define it.
+# Choices of the parsers, repeated because the modules that define them import torch.
 ARCHS = {
     'MobileViG': ('ti', 's', 'm', 'b'),
     'MobileViGv2': ('ti', 's', 'm', 'b'),
@@ -20,29 +21,42 @@ LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser without arguments, named as the program was called.
+    """Return a parser without arguments whose name is that of the running program.
 
     Args:
         doc (str | None): Docstring of the command's module, which ``--help`` shows.
+
+    Returns:
+        ArgumentParser: The parser.
     """
     return argparse.ArgumentParser(prog=program_name(), description=doc)
 
 
 def make_config_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the arguments ``config`` and ``--cfg-options``."""
+    """Return a parser with the arguments ``config`` and ``--cfg-options``.
+
+    Args:
+        doc (str | None): Docstring of the command's module, which ``--help`` shows.
+
+    Returns:
+        ArgumentParser: The parser.
+    """
     parser = make_parser(doc)
     parser.add_argument(
-        'config', help='config file: a path, or the name of one of ours'
+        'config', help='Config file: a path, or the name of a config of this package.'
     )
     add_cfg_options(parser)
     return parser
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options``.
+    """Add ``--cfg-options``, which overrides settings of the config.
 
-    The parser gives a list of strings, which ``load_config`` reads: MMEngine's
-    ``DictAction`` is slow to import.
+    The parsed value is a list of strings ``KEY=VALUE``, which ``load_config`` parses.
+    MMEngine's ``DictAction`` would parse them here, but it is slow to import.
+
+    Args:
+        parser (ArgumentParser): The parser to extend.
     """
     parser.add_argument(
         '--cfg-options',
@@ -50,9 +64,9 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         action='extend',
         type=_key_value,
         metavar='KEY=VALUE',
-        help='override settings of the config, e.g. '
-        'train_dataloader.batch_size=4 model.backbone.init_cfg=None; lists '
-        'as key="[a,b]", without spaces',
+        help='Override settings of the config, for example '
+        'train_dataloader.batch_size=4 model.backbone.init_cfg=None. Write lists '
+        'as key="[a,b]", without spaces.',
     )
 
 
@@ -63,7 +77,14 @@ def _key_value(text: str) -> str:
 
 
 def positive(number: type[int] | type[float]) -> Callable[[str], float]:
-    """Return an argument type: a number of that type that is greater than 0."""
+    """Return an argparse type that accepts only numbers greater than 0.
+
+    Args:
+        number (type): Type of the number, ``int`` or ``float``.
+
+    Returns:
+        Callable[[str], float]: The function to pass to ``add_argument`` as ``type``.
+    """
 
     def parse(text: str) -> float:
         value = number(text)
@@ -71,15 +92,33 @@ def positive(number: type[int] | type[float]) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError('must be more than 0')
         return value
 
-    parse.__name__ = number.__name__  # argparse names it in its error message
+    parse.__name__ = number.__name__  # shown in argparse's error message
     return parse
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that MMDetection's train.py and test.py have in common."""
-    parser.add_argument('--work-dir', help='folder for logs and results')
+    """Add the flags that MMDetection's train.py and test.py share.
+
+    Args:
+        parser (ArgumentParser): The parser to extend.
+    """
     parser.add_argument(
-        '--launcher', choices=LAUNCHERS, default='none', help='job launcher'
+        '--work-dir',
+        help='Write logs and results to this folder (default: the work_dir of the '
+        'config, else work_dirs/CONFIG).',
     )
-    # torch.distributed.launch passes it; torchrun sets LOCAL_RANK.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.add_argument(
+        '--launcher',
+        choices=LAUNCHERS,
+        default='none',
+        help='Launcher that started the processes of a distributed job (default: '
+        '%(default)s).',
+    )
+    # torch.distributed.launch passes this flag; torchrun sets LOCAL_RANK instead.
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=0,
+        help='Rank of the process on its machine, set by torch.distributed.launch.',
+    )

@@ -1,4 +1,4 @@
-"""Draw the images that the model is trained on: augmented, with boxes and masks."""
+"""Draw training images after augmentation, with their boxes and masks."""
 
 import argparse
 import os
@@ -10,23 +10,34 @@ from .command import command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_config_parser(__doc__)
     parser.add_argument(
         '--out-dir',
         default='work_dirs/browse',
-        help='folder for the pictures (default: %(default)s)',
+        help='Write the drawings to this folder (default: %(default)s).',
     )
     parser.add_argument(
         '--number',
         type=int,
         default=20,
-        help='how many pictures, spread over the data set (default: '
-        '%(default)s); 0 for all',
+        help='Number of images to draw, spread evenly over the data set; 0 draws all '
+        'of them (default: %(default)s).',
     )
-    parser.add_argument('--split', default='train', choices=['train', 'val', 'test'])
-    parser.add_argument('--seed', type=int, default=0, help='seed of the augmentation')
     parser.add_argument(
-        '--show', action='store_true', help='also show them in a window'
+        '--split',
+        default='train',
+        choices=['train', 'val', 'test'],
+        help='Split whose dataset and pipeline are used (default: %(default)s).',
+    )
+    parser.add_argument(
+        '--seed',
+        type=int,
+        default=0,
+        help='Seed of the random augmentation (default: %(default)s).',
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='Also show each drawing in a window.'
     )
     return parser.parse_args(argv)
 
@@ -52,7 +63,9 @@ def main(args: argparse.Namespace) -> None:
     for seed in random.seed, np.random.seed, torch.manual_seed:
         seed(args.seed)
     cfg.visualizer.vis_backends = []
-    if cfg.visualizer.type == 'DetLocalVisualizer':  # it fails without enough colours
+    if (
+        cfg.visualizer.type == 'DetLocalVisualizer'
+    ):  # fails if there are too few colours
         cfg.visualizer.type = DetectionVisualizer
     visualizer = VISUALIZERS.build(cfg.visualizer)
 
@@ -64,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
         os.makedirs(args.out_dir, exist_ok=True)
         for index in tqdm(indices.tolist(), unit='image'):
             item = dataset[index]
-            # As the model gets it, except for normalisation and padding.
+            # As the model gets the image, before normalisation and padding.
             image = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1]
             sample = item['data_samples'].cpu()
             instances = sample.gt_instances
@@ -81,6 +94,6 @@ def main(args: argparse.Namespace) -> None:
                 out_file=osp.join(args.out_dir, name),
             )
     print(
-        f'{number} of the {len(dataset)} images that the {args.split} '
-        f'pipeline gives: {args.out_dir}/'
+        f'Drew {number} of the {len(dataset)} images of the {args.split} dataset: '
+        f'{args.out_dir}/'
     )

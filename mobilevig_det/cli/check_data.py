@@ -1,6 +1,6 @@
 """Check the COCO-format data sets of a config.
 
-The exit code is 0 if nothing was found, 1 otherwise.
+The exit code is 0 if no problem was found, and 1 otherwise.
 """
 
 import argparse
@@ -10,30 +10,33 @@ from ..errors import UserError
 from .arguments import make_config_parser
 from .command import command
 
-SHOWN = 10  # findings of each kind without --all
+SHOWN = 10  # findings of each kind that are listed without --all
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_config_parser(__doc__)
     parser.add_argument(
         '--splits',
         nargs='+',
         default=['train', 'val', 'test'],
         choices=['train', 'val', 'test'],
-        help='whose data; by default all that the config has',
+        help='Splits to check (default: all that the config has).',
     )
     parser.add_argument(
         '--all',
         action='store_true',
-        help=f'list every finding, not the first {SHOWN} of each kind',
+        help=f'List every finding, not only the first {SHOWN} of each kind.',
     )
     parser.add_argument(
         '--quick',
         action='store_true',
-        help='look at the beginning and end of the images only, as '
-        'tools/train.py does, instead of decoding them',
+        help='Read only the beginning and the end of each image file, as '
+        'mobilevig_det train does, instead of decoding it.',
     )
-    parser.add_argument('--workers', type=int, help='threads reading images')
+    parser.add_argument(
+        '--workers', type=int, help='Number of threads that read images.'
+    )
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""Run a command: parse its arguments, register our classes, explain its errors."""
+"""Decorators for commands: parse arguments, register classes and explain errors."""
 
 import contextlib
 import functools
@@ -16,38 +16,43 @@ from typing import Any
 
 from ..errors import UserError
 
-INTERRUPTED = 130  # exit code after Ctrl-C, as a shell has it
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells report it
 _DEAD_PROCESSES = (
     (
         r'DataLoader worker \(pid\D* [\d, ]+\) (is killed by|exited unexpectedly)',
-        'A process that loads data was killed, as systems do when memory runs out: '
-        'a smaller train_dataloader.num_workers (or val_dataloader.num_workers) '
-        'needs less; in a container, look at its limits, also of /dev/shm.',
+        'A data loading worker was killed, most likely because the machine ran out '
+        'of memory. Reduce train_dataloader.num_workers (or '
+        'val_dataloader.num_workers); in a container, also check its memory limit '
+        'and the size of /dev/shm.',
     ),
     (
         r'Connection (closed|reset) by peer',
-        'Another process of this job died: its own messages, above or in its log, '
+        'Another process of this job died. Its own messages, above or in its log, '
         'say why.',
     ),
 )
 
 
 def program_name() -> str:
-    """Return how this program was called: ``mobilevig_det train`` or ``train.py``."""
+    """Return the program's name, such as ``mobilevig_det train`` or ``train.py``."""
     return Path(sys.argv[0]).name
 
 
 def command(
     parse_args: Callable[[list[str] | None], Namespace], after_interrupt: str = ''
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate the function that does the work of a command.
+    """Turn a function of parsed arguments into the ``main`` of a command.
 
-    The decorated function takes the list of arguments (by default those of the program)
-    instead of the parsed ones, and is run as by :func:`explain_errors`.
+    The decorated function takes a list of argument strings, by default those of the
+    program, parses them and calls the function within :func:`explain_errors`.
 
     Args:
-        parse_args (Callable): Parses the list of arguments, and imports nothing slow.
-        after_interrupt (str): What to do after Ctrl-C, for the message. Defaults to ''.
+        parse_args (Callable): Parses the list of arguments. It must not import slow
+            libraries.
+        after_interrupt (str): Advice that is printed after Ctrl-C. Defaults to ''.
+
+    Returns:
+        Callable: The decorator.
     """
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
@@ -65,22 +70,26 @@ def command(
 def explain_errors(
     run: Callable[..., None], after_interrupt: str = ''
 ) -> Callable[..., None]:
-    """Decorate a function that a program runs.
+    """Decorate the main function of a program.
 
-    The decorated function registers our classes, loads all checkpoints safely (MMEngine
-    asks torch for the unsafe mode on OneDL's packages, and before torch 2.6), and exits
-    with one message after a mistake in the arguments or the config, if another process
-    died, and after Ctrl-C (exit code 130).
+    The decorated function registers our classes and makes MMEngine load all checkpoints
+    safely. (MMEngine asks torch for the unsafe mode with OneDL's packages and before
+    torch 2.6.) Instead of a traceback, it exits with one message after a mistake in the
+    arguments or the config, after the death of another process of the job, and after
+    Ctrl-C (exit code 130).
 
     Args:
         run (Callable): The function.
-        after_interrupt (str): What to do after Ctrl-C, for the message. Defaults to ''.
+        after_interrupt (str): Advice that is printed after Ctrl-C. Defaults to ''.
+
+    Returns:
+        Callable: The decorated function, which takes the same arguments.
     """
 
     @functools.wraps(run)
     def main(*args: Any, **kwargs: Any) -> None:
-        from .. import registration  # noqa: F401  first: it checks the versions
-        from .. import engine  # noqa: F401  isort:skip  hooks by their short names
+        from .. import registration  # noqa: F401  first, as it checks the versions
+        from .. import engine  # noqa: F401  isort:skip  registers hooks and loops
         from ..checkpoints import load_all_safely
         from ..engine.launch import leave_process_group
 
@@ -90,12 +99,12 @@ def explain_errors(
             try:
                 run(*args, **kwargs)
             except BaseException as error:
-                # Libraries turn a KeyboardInterrupt into errors of their own.
+                # Some libraries turn a KeyboardInterrupt into an error of their own.
                 if interrupts or isinstance(error, KeyboardInterrupt):
                     hint = f'; {after_interrupt}' if after_interrupt else ''
                     print(f'{program_name()}: stopped{hint}.', file=sys.stderr)
                     sys.exit(INTERRUPTED)
-                if isinstance(error, SystemExit):  # as after a signal
+                if isinstance(error, SystemExit):  # raised after a signal, for example
                     leave_process_group()
                     raise
                 message = isinstance(error, Exception) and explain(error)
@@ -112,20 +121,20 @@ def _raise_on_interrupt() -> Iterator[list[int]]:
     """Raise KeyboardInterrupt at Ctrl-C, instead of ending the process at once.
 
     Yields:
-        list[int]: Gets an entry for each Ctrl-C.
+        list[int]: List to which each Ctrl-C appends its signal number.
     """
     interrupts: list[int] = []
     process = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # forked by a library
+        if os.getpid() != process:  # in a process that a library forked
             os._exit(INTERRUPTED)
         interrupts.append(number)
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or before is signal.SIG_IGN:  # as in a shell's background job
+    if not in_main or before is signal.SIG_IGN:  # ignored in background jobs of a shell
         yield interrupts
         return
     signal.signal(signal.SIGINT, handle)
@@ -136,7 +145,14 @@ def _raise_on_interrupt() -> Iterator[list[int]]:
 
 
 def explain(error: Exception) -> str | None:
-    """Return a message for the user if the error has a known cause, else None."""
+    """Explain an error that has a known cause.
+
+    Args:
+        error (Exception): The error.
+
+    Returns:
+        str | None: Message for the user, or None if the cause is unknown.
+    """
     from ..config_errors import explain_config_error
 
     if isinstance(error, UserError):
@@ -151,13 +167,13 @@ def explain(error: Exception) -> str | None:
 
 
 def _explain_address(error: Exception) -> str | None:
-    """Explain an error of MMEngine's loaders of checkpoints from addresses."""
+    """Explain an error that MMEngine raises while it loads a checkpoint by address."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         address = frame.f_locals.get('filename')
         if frame.f_code.co_name == '_load_checkpoint' and isinstance(address, str):
             reason = f'{type(error).__name__}: {error}'
             text = f'The checkpoint {address} cannot be loaded ({reason}).'
-            return re.sub(r'//[^/\s]*@', '//', text)  # passwords
+            return re.sub(r'//[^/\s]*@', '//', text)  # hide passwords
     return None
 
 
@@ -166,5 +182,5 @@ def _explain_dead_process(error: Exception) -> str | None:
     for pattern, meaning in _DEAD_PROCESSES:
         if re.search(pattern, str(error)):
             first_line = str(error).strip().splitlines()[0]
-            return f'{meaning} Go on with --resume. ({first_line})'
+            return f'{meaning} Then resume with --resume. ({first_line})'
     return None

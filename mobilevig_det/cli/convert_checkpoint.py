@@ -1,8 +1,8 @@
-"""Write a checkpoint, ImageNet or COCO, with other names of its backbone's weights.
+"""Convert an ImageNet or COCO checkpoint between the authors' key layout and ours.
 
-They are renamed between the authors' layout and ours. Everything else (order, values,
-classifier, heads, optimizer) stays as it is. This package loads the authors' files as
-they are: the command is for other code, which knows only one of the layouts.
+The weights of the backbone are renamed. Everything else (order, values, classifier,
+heads, optimizer state) is unchanged. This package loads both layouts; the command is
+for other code that knows only one of them.
 """
 
 import argparse
@@ -16,28 +16,33 @@ LAYOUTS = ('authors', 'mobilevig_det')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_parser(__doc__)
-    parser.add_argument('input', help='checkpoint file to read')
-    parser.add_argument('output', help='checkpoint file to write')
+    parser.add_argument('input', help='Checkpoint file to read.')
+    parser.add_argument('output', help='Checkpoint file to write.')
     parser.add_argument(
         '--to',
         choices=LAYOUTS,
         required=True,
-        help="authors: the names of the authors' code; mobilevig_det: ours",
+        help="Key layout to convert to: the authors' or that of this package.",
     )
     parser.add_argument(
-        '--overwrite', action='store_true', help='write also if the output file exists'
+        '--overwrite', action='store_true', help='Replace the output file if it exists.'
     )
     return parser.parse_args(argv)
 
 
 def convert_checkpoint(checkpoint: dict, layout: str, name: str) -> dict:
-    """Convert every set of weights: raw, averaged, or the bare dict.
+    """Rename the keys of every set of weights in a checkpoint.
 
     Args:
-        checkpoint (dict): What was read from the file.
-        layout (str): The layout to convert to, of ``LAYOUTS``.
-        name (str): Of the file, for error messages.
+        checkpoint (dict): Content of the file: bare weights, or a dict with raw and
+            perhaps averaged weights.
+        layout (str): Key layout to convert to, one of ``LAYOUTS``.
+        name (str): Name of the file, for error messages.
+
+    Returns:
+        dict: The converted checkpoint, which shares its tensors with the given one.
 
     Raises:
         UserError: If there are no weights of a MobileViG in the other layout.
@@ -51,12 +56,12 @@ def convert_checkpoint(checkpoint: dict, layout: str, name: str) -> dict:
     for key, weights in sets.items():
         if find_backbones(weights, other):
             converted[key] = type(weights)(convert(weights, layout))
-            if hasattr(weights, '_metadata'):  # which torch keeps there
+            if hasattr(weights, '_metadata'):  # set by torch on state dicts
                 converted[key]._metadata = weights._metadata  # type: ignore
     if not converted:
         if any(find_backbones(weights, layout) for weights in sets.values()):
-            raise UserError(f'{name} is in the layout {layout!r} already.')
-        raise UserError(f'{name} holds no weights of a MobileViG.')
+            raise UserError(f'{name} is already in the layout {layout!r}.')
+        raise UserError(f'{name} contains no weights of MobileViG or its siblings.')
     return converted.get(None) or {**checkpoint, **converted}
 
 
@@ -70,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
 
     output = Path(args.output)
     if output.exists() and not args.overwrite:
-        raise UserError(f'{output} exists: give another name, or --overwrite.')
+        raise UserError(f'{output} exists: give another name, or pass --overwrite.')
     checkpoint = convert_checkpoint(
         read_checkpoint(args.input, 'cpu'), args.to, args.input
     )

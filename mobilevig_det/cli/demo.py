@@ -1,6 +1,6 @@
-"""Generate the shapes data, train on it, evaluate, draw: `make demo`.
+"""Generate a data set of shapes, train a detector on it, evaluate and draw results.
 
-Run it again to resume after an interruption.
+`make demo` runs this command. After an interruption, run it again to resume.
 """
 
 import argparse
@@ -22,12 +22,12 @@ BACKBONES = {
     for arch in archs
 }
 DEFAULT = 'mobilevig_ti'
-ZOOM = 2  # of the pictures: the images are too small for labels
+ZOOM = 2  # enlargement of the drawings, in which labels would not fit otherwise
 SCORE_THR = 0.5
-EXPECTED_AP = 0.5  # of the default backbone
+EXPECTED_AP = 0.5  # least mask AP with the default backbone
 PROGRAM = [sys.executable, '-m', 'mobilevig_det']
-# Lines of a command's output that are shown: progress and results. The logs in the work
-# dir have all of them.
+# Lines of a command's output to show: progress and results. The logs in the work dir
+# contain all of them.
 SHOWN = {
     'train': re.compile(r'Epoch\((?:train|val)\)|resumed epoch'),
     'test': re.compile(r'Average Precision|Evaluate annotation|Epoch\('),
@@ -36,37 +36,45 @@ SHOWN = {
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_parser(__doc__)
     parser.add_argument(
         '--backbone',
         choices=BACKBONES,
         default=DEFAULT,
         metavar='NAME',
-        help=f'one of {", ".join(BACKBONES)} (default: {DEFAULT})',
+        help=f'Backbone to train: one of {", ".join(BACKBONES)} (default: {DEFAULT}).',
     )
     parser.add_argument(
         '--work-dir',
-        help='folder for the results (default: work_dirs/demo, or '
-        'work_dirs/demo_BACKBONE for another backbone)',
+        help='Write the results to this folder (default: work_dirs/demo, or '
+        'work_dirs/demo_BACKBONE for another backbone).',
     )
     parser.add_argument(
         '--restart',
         action='store_true',
-        help='train from the start, although there is a run to resume',
+        help='Train from the start, even if there is a run to resume.',
     )
     return parser.parse_args(argv)
 
 
 def run(name: str, *args: str) -> str:
-    """Run one of our commands, show its progress and return all that it printed.
+    """Run a command of this package in a subprocess and show its progress.
+
+    Args:
+        name (str): Name of the command, a key of ``SHOWN``.
+        *args (str): Arguments of the command.
+
+    Returns:
+        str: Everything that the command printed.
 
     Raises:
         UserError: If the command fails.
     """
     print('$', ' '.join(['mobilevig_det', name, *args]), flush=True)
     lines: list[str] = []
-    # Threads that soon stop spinning while they wait: 14 % slower than torch's
-    # default on an idle machine, ten times as fast on a busy one.
+    # Threads stop spinning soon while they wait. That is 14 % slower than torch's
+    # default on an idle machine, and ten times as fast on a busy one.
     env = {'GOMP_SPINCOUNT': '1000', **os.environ, 'PYTHONUNBUFFERED': '1'}
     pipes: dict = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     with subprocess.Popen(
@@ -76,7 +84,7 @@ def run(name: str, *args: str) -> str:
         for line in process.stdout:
             lines.append(line)
             if SHOWN[name].search(line):
-                # without the time stamp and the name of the logger
+                # without time stamp and logger name
                 print(re.sub(r'^\S+ \S+ - \w+ - \w+ - ', '', line), end='', flush=True)
     if process.returncode:
         raise UserError(
@@ -87,7 +95,7 @@ def run(name: str, *args: str) -> str:
 
 
 def average_precisions(log: str) -> dict[str, float]:
-    """Return the APs that ``test`` printed last, by the name of the metric."""
+    """Return the last APs in the output of ``test``, as fractions by metric name."""
     return {
         name: float(value)
         for name, value in re.findall(
@@ -97,7 +105,7 @@ def average_precisions(log: str) -> dict[str, float]:
 
 
 def backbone_options(name: str) -> list[str]:
-    """Return the flags of our commands that put another backbone into the config."""
+    """Return the command-line flags that set the backbone of the demo's config."""
     from .. import backbones
 
     if name == DEFAULT:
@@ -116,9 +124,9 @@ def draw_pictures(predictions: Path, out_dir: Path, number: int = 24) -> None:
     """Draw ground truth (left) and predictions (right) of the first test images.
 
     Args:
-        predictions (Path): The pickle file that ``test --out`` wrote.
-        out_dir (Path): Folder for the pictures.
-        number (int): Number of pictures.
+        predictions (Path): Pickle file that ``test --out`` wrote.
+        out_dir (Path): Folder to write the drawings to.
+        number (int): Number of images. Defaults to 24.
     """
     import numpy as np
     from mmcv import imread, imwrite
@@ -149,7 +157,7 @@ def draw_pictures(predictions: Path, out_dir: Path, number: int = 24) -> None:
 
 
 def _draw(image, caption, metainfo, boxes, labels, scores, masks):
-    """Draw objects into an enlarged image, and a caption above it."""
+    """Draw objects on an enlarged image, with a caption above it."""
     import cv2
     import numpy as np
 
@@ -170,11 +178,17 @@ def _draw(image, caption, metainfo, boxes, labels, scores, masks):
 
 
 def join_pictures(pictures: Path, curves: Path, out: Path) -> None:
-    """Write one picture of four of the pictures, with the curves under them."""
+    """Write an image that combines four drawings with the training curves below them.
+
+    Args:
+        pictures (Path): Folder of the drawings.
+        curves (Path): Image file of the curves.
+        out (Path): Image file to write.
+    """
     import numpy as np
     from mmcv import imread, imrescale, imwrite
 
-    # The first three are special (one has a crowd, one shows nothing).
+    # The first three are test cases, such as a crowd or an image without objects.
     chosen = [imread(str(path)) for path in sorted(pictures.iterdir())[3:7]]
     top = np.vstack([np.hstack(chosen[:2]), np.hstack(chosen[2:])])
     bottom = imread(str(curves))
@@ -198,7 +212,7 @@ def main(args: argparse.Namespace) -> None:
     work_dir = Path(args.work_dir or '_'.join(['work_dirs/demo', *other]))
     options = backbone_options(args.backbone)
     last = work_dir / f'epoch_{load_config(CONFIG).max_epochs}.pth'
-    # MMEngine writes the name of a checkpoint into it once that is complete.
+    # MMEngine writes the name of a checkpoint to this file once it is complete.
     latest = work_dir / 'last_checkpoint'
     if args.restart:
         latest.unlink(missing_ok=True)
@@ -207,9 +221,9 @@ def main(args: argparse.Namespace) -> None:
     root = make_shapes(os.environ.get('SHAPES_ROOT', 'data/shapes'))
     print(f'The images and their annotations are in {root}.')
 
-    step('2/4 Training, for some minutes')
+    step('2/4 Training, which takes some minutes')
     if latest.exists() and latest.read_text().strip().endswith(last.name):
-        print(f'{last} is there already (--restart trains again).')
+        print(f'{last} exists already (--restart trains again).')
     else:
         resume = [] if args.restart else ['--resume']
         run('train', CONFIG, '--work-dir', str(work_dir), *resume, *options)
@@ -232,7 +246,7 @@ Done in {(time.time() - start) / 60:.1f} minutes.
   mask AP      {ap['segm_mAP']:.3f}   (AP50 {ap['segm_mAP_50']:.3f})
   pictures     {pictures} (ground truth left, predictions right)
   curves       {curves}
-  in one       {work_dir / 'demo.jpg'}
+  overview     {work_dir / 'demo.jpg'}
   checkpoint   {last}""")
     expected = 0.001 if other else EXPECTED_AP
     if ap['segm_mAP'] < expected:

@@ -1,6 +1,7 @@
-"""Pretrain on generated classes, and train the demo's detector with and without it.
+"""Train the demo's detector from scratch and from pretrained weights.
 
-Both AP curves are drawn. Run it again to resume after an interruption.
+The backbone is pretrained as a classifier of generated images, and the AP curves of
+both detectors are plotted. After an interruption, run the command again to resume.
 """
 
 import argparse
@@ -13,22 +14,43 @@ from .demo import run
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_parser(__doc__)
-    parser.add_argument('--work-dir', default='work_dirs/demo_pretraining')
-    parser.add_argument('--data-dir', default='data', help='for the generated images')
-    parser.add_argument('--class-images', type=int, default=3000, help='to pretrain on')
-    parser.add_argument('--images', type=int, default=600, help='to detect in')
-    parser.add_argument('--epochs', type=int, default=12, help='of pretraining')
-    parser.add_argument('--detector-epochs', type=int, default=5)
-    parser.add_argument('--out', help='picture (default: WORK_DIR/pretraining.png)')
+    for flag, default, text in (
+        ('work-dir', 'work_dirs/demo_pretraining', 'Write the results to this folder'),
+        ('data-dir', 'data', 'Write the generated images to this folder'),
+        ('class-images', 3000, 'Number of training images of the classifier'),
+        ('images', 600, 'Number of training images of the detectors'),
+        ('epochs', 12, 'Number of epochs of pretraining'),
+        ('detector-epochs', 5, 'Number of epochs of each detector'),
+    ):
+        parser.add_argument(
+            f'--{flag}',
+            type=type(default),
+            default=default,
+            help=f'{text} (default: %(default)s).',
+        )
+    parser.add_argument(
+        '--out', help='Image file to write (default: WORK_DIR/pretraining.png).'
+    )
     return parser.parse_args(argv)
 
 
 def train(config: str, work_dir: Path, epochs: int, *options: str) -> Path:
-    """Train unless the last checkpoint is there, and return its path."""
+    """Train, or resume training, unless the last checkpoint exists already.
+
+    Args:
+        config (str): Name of the config.
+        work_dir (Path): Folder for checkpoints and logs.
+        epochs (int): Number of epochs.
+        *options (str): Further settings of the config, as ``KEY=VALUE``.
+
+    Returns:
+        Path: The last checkpoint.
+    """
     checkpoint = work_dir / f'epoch_{epochs}.pth'
     if checkpoint.is_file():
-        print(f'{checkpoint} is there already.')
+        print(f'{checkpoint} exists already.')
         return checkpoint
     resume = ['--resume'] if list(work_dir.glob('epoch_*.pth')) else []
     length = [f'train_cfg.max_epochs={epochs}', f'max_epochs={epochs}']

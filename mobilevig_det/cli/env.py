@@ -1,4 +1,4 @@
-"""Print the versions, the devices and the operators in use, for a bug report."""
+"""Print the versions, devices and operators in use, for a bug report."""
 
 import argparse
 import platform
@@ -11,19 +11,25 @@ from .. import __version__
 from .arguments import make_parser
 
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet')
-# Of MMEngine's list: 30 lines of compiler flags, and a setting that is never there.
+# Omitted from MMEngine's list: 30 lines of compiler flags, and a setting that is never
+# set here.
 LEFT_OUT = ('PyTorch compiling details', 'numpy_random_seed')
 T = TypeVar('T')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     return make_parser(__doc__).parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command.
 
-    It is not decorated with ``command``, as it reports what the import raises.
+    Unlike other commands, it is not decorated with ``command``, because it reports the
+    errors that importing the package raises.
+
+    Args:
+        argv (list[str], optional): Arguments; by default those of the program.
     """
     parse_args(argv)
     for name, value in report().items():
@@ -31,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def report() -> dict[str, str]:
-    """Return the lines by name. Those that can't be found out say why."""
+    """Return the lines of the report by name; an unknown value says why."""
     lines = {
         'problem': problem() or 'none: these versions fit together',
         'platform': platform.platform(),
@@ -47,10 +53,10 @@ def report() -> dict[str, str]:
 
 
 def problem() -> str | None:
-    """Return why the package can't be used, or None."""
+    """Return the error that prevents the package from being used, or None."""
     try:
         from .. import registration  # noqa: F401
-    except Exception as error:  # any error is what the report is for
+    except Exception as error:  # the report must show any error
         return f'{type(error).__name__}: {error}'
     return None
 
@@ -58,10 +64,14 @@ def problem() -> str | None:
 def distributions(module: str) -> str:
     """Return names and versions of the distributions that installed a module.
 
-    Several provide ``mmcv``: OpenMMLab's mmcv and mmcv-lite, OneDL's, or two of them.
+    ``mmcv``, for example, comes from OpenMMLab's mmcv or mmcv-lite, from onedl-mmcv,
+    or, by mistake, from two of them.
+
+    Args:
+        module (str): Name of the module.
     """
     names = metadata.packages_distributions().get(module, ())
-    # Our distribution is not one of mmcv's: it only adds mmcv/_ext.py.
+    # Our own distribution is listed only because it adds mmcv/_ext.py.
     others = [n for n in names if n not in ('mobilevig_det', 'mobilevig-det')]
     found = [f'{name} {metadata.version(name)}' for name in dict.fromkeys(others)]
     return ' and '.join(found) or 'not installed'
@@ -80,21 +90,21 @@ def device() -> str:
 
 
 def operators() -> str:
-    """Return whose operators ``mmcv.ops`` calls."""
+    """Return which implementation of the operators ``mmcv.ops`` uses."""
     from ..mmcv_ops.mmcv_ext import in_use
 
     return in_use()
 
 
 def collect_env() -> dict[str, str]:
-    """Return MMEngine's own list."""
+    """Return MMEngine's description of the environment."""
     from mmengine.utils.dl_utils import collect_env
 
     return {key: v for key, v in collect_env().items() if key not in LEFT_OUT}
 
 
 def _ask(question: Callable[[], T]) -> T | str:
-    """Return the answer, or why there is none."""
+    """Return the result of a function, or the reason why it failed."""
     try:
         return question()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Tables and plots of an error analysis, and the files that it compares."""
+"""Tables and plots of an error analysis, and the loading of its input files."""
 
 import contextlib
 import csv
@@ -24,13 +24,16 @@ COLOURS = ('#4878d0', '#ee854a', '#6acc64', '#956cb4', '#d5d5d5')
 def load_truth(cfg: Config) -> tuple[COCO, dict[str, int], str]:
     """Load the annotations of the config's test set.
 
+    Args:
+        cfg (Config): The config.
+
     Returns:
-        tuple: The annotations, the ids of the classes by name, and the path of the
-        annotation file.
+        tuple[COCO, dict[str, int], str]: The annotations, the category ids by class
+        name, and the path of the annotation file.
 
     Raises:
-        UserError: If there are several test sets, or the annotations have none of the
-            config's classes.
+        UserError: If there are several test sets, or if the annotations contain none
+            of the config's classes.
     """
     check_data_paths(cfg, ['test'])
     init_default_scope(cfg.get('default_scope') or 'mmdet')
@@ -47,14 +50,21 @@ def load_truth(cfg: Config) -> tuple[COCO, dict[str, int], str]:
     ids = {name: ids[name] for name in dataset.metainfo['classes'] if name in ids}
     if not ids:
         raise UserError(
-            f"None of the config's classes is in {dataset.ann_file}: "
-            f'tools/check_data.py {cfg.filename} says more.'
+            f"None of the config's classes is in {dataset.ann_file}. For details, run "
+            f'tools/check_data.py {cfg.filename}.'
         )
     return truth, ids, dataset.ann_file
 
 
 def load_predictions(path: str) -> list[dict]:
-    """Load detections in COCO's results format or as ``infer`` writes them.
+    """Load detections in COCO's results format or as ``predict`` writes them.
+
+    Args:
+        path (str): JSON file.
+
+    Returns:
+        list[dict]: Detections with ``image_id``, ``category_id``, ``score``, and
+        ``bbox`` or ``segmentation``.
 
     Raises:
         UserError: If the file is a pickle, unreadable, in another format, or empty.
@@ -62,7 +72,7 @@ def load_predictions(path: str) -> list[dict]:
     if path.endswith(('.pkl', '.pickle')):
         raise UserError(
             f'{path} is a pickle, which could run code when it is loaded. '
-            'Let tools/test.py write JSON: --cfg-options '
+            'Have tools/test.py write JSON instead: --cfg-options '
             'test_evaluator.outfile_prefix=PREFIX'
         )
     try:
@@ -86,18 +96,20 @@ def load_predictions(path: str) -> list[dict]:
 
 
 def match_images(path: str, truth: COCO, kind: str | None) -> tuple[str, COCO]:
-    """Load detections in the images of a test set.
+    """Load detections and match them with the images of a test set.
 
     Args:
-        path (str): See :func:`load_predictions`.
+        path (str): File of detections, see :func:`load_predictions`.
         truth (COCO): The annotations of the test set.
-        kind (str | None): ``bbox``, ``segm``, or None for masks if there are any.
+        kind (str | None): ``bbox``, ``segm``, or None for masks if all detections have
+            them, else boxes.
 
     Returns:
-        tuple: ``bbox`` or ``segm``, and the detections.
+        tuple[str, COCO]: ``bbox`` or ``segm``, and the detections.
 
     Raises:
-        UserError: If masks are missing or images are unknown, too.
+        UserError: As :func:`load_predictions`, and if masks were asked for and are
+            missing, or if images are not in the test set.
     """
     found = load_predictions(path)
     masks = all('segmentation' in item for item in found)
@@ -107,19 +119,26 @@ def match_images(path: str, truth: COCO, kind: str | None) -> tuple[str, COCO]:
     if unknown:
         raise UserError(
             f'{path} has detections in {len(unknown)} images that the test set does '
-            f'not have (image_id {", ".join(map(str, unknown[:5]))}): it was made of '
+            f'not have (image_id {", ".join(map(str, unknown[:5]))}): it was made from '
             'another data set.'
         )
     kind = kind or ('segm' if masks else 'bbox')
     if kind == 'segm':
-        # Otherwise pycocotools takes areas and shapes from the boxes.
+        # If there are boxes, pycocotools takes areas and shapes from them.
         found = [{k: v for k, v in item.items() if k != 'bbox'} for item in found]
     with contextlib.redirect_stdout(io.StringIO()):
         return kind, truth.loadRes(found)
 
 
 def rows_of(by_class: dict[str, dict[str, Loss]]) -> dict[str, Loss]:
-    """Return the rows of the table: one a class, and the means by size of objects."""
+    """Return the rows of the table: one for each class, then means by object size.
+
+    Args:
+        by_class (dict[str, dict[str, Loss]]): Losses by class name and object size.
+
+    Returns:
+        dict[str, Loss]: Losses by the name of the row.
+    """
     rows = {name: sizes['all'] for name, sizes in by_class.items()}
     for size in SIZES:
         name = 'all' if size == 'all' else f'all, {size}'
@@ -146,7 +165,7 @@ def write_csv(rows: dict[str, Loss], path: str) -> None:
 
 
 def plot_losses(rows: dict[str, Loss], kind: str, path: str) -> None:
-    """Draw AP50 and what was lost of it as stacked bars, one a row."""
+    """Plot AP50 and the losses of each row as a stacked bar."""
     rows = {name: loss for name, loss in rows.items() if loss.objects}
     names = list(rows)[::-1]
     figure = Figure(figsize=(9, 1.4 + 0.32 * len(names)), layout='constrained')
@@ -169,7 +188,15 @@ def plot_losses(rows: dict[str, Loss], kind: str, path: str) -> None:
 def plot_confusion(
     counts: np.ndarray, classes: list[str], score_thr: float, path: str
 ) -> None:
-    """Draw the confusion matrix (classes + 1, classes + 1), rows are ground truth."""
+    """Plot a confusion matrix.
+
+    Args:
+        counts (np.ndarray): Integers of shape (C + 1, C + 1), as
+            :func:`.error_analysis.confusion` returns them.
+        classes (list[str]): Names of the C classes.
+        score_thr (float): Score threshold of the matrix, for the title.
+        path (str): Image file to write.
+    """
     sums = counts.sum(1, keepdims=True)
     share = counts / np.maximum(sums, 1)
     side = 3 + 0.36 * len(classes)

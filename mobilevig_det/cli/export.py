@@ -1,6 +1,7 @@
-"""Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or a page for the browser.
+"""Export a detector to ONNX, OpenVINO, ExecuTorch, Core ML or a web page.
 
-The file is saved only if it gives the same results as PyTorch.
+The file is saved only if it gives the same results as PyTorch. (Core ML models run only
+on Apple's machines and are not compared elsewhere.)
 """
 
 import argparse
@@ -15,37 +16,42 @@ FORMATS = ('onnx', 'openvino', 'executorch', 'coreml', 'web')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_config_parser(__doc__)
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--format', choices=FORMATS, required=True)
+    parser.add_argument('checkpoint', help='Checkpoint file of the detector.')
+    parser.add_argument(
+        '--format', choices=FORMATS, required=True, help='Format of the exported file.'
+    )
     parser.add_argument(
         '--part',
         choices=['detector', 'backbone'],
-        help='the whole detector (default for onnx, openvino and web), or its '
-        'backbone with its neck (for every format but web)',
+        help='Export the whole detector (the default for onnx, openvino and web) or '
+        'only its backbone and neck (possible with every format except web).',
     )
     parser.add_argument(
         '--size',
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='the one image size that a backbone shall take; phones need one',
+        help='Fix the image size of a backbone. Required by the formats for phones, '
+        'executorch and coreml.',
     )
     parser.add_argument(
         '--int8',
         action='store_true',
-        help='have the layers compute in int8, calibrated on training images; '
-        'refused if that loses more than 0.006 AP on the validation set',
+        help='Quantize the layers to int8, calibrated on training images. The export '
+        'fails if this costs more than 0.006 AP on the validation set.',
     )
     parser.add_argument(
         '--out',
-        help='file to write; for web a folder (default: one in work_dirs/export)',
+        help='File to write, or folder with --format web (default: a name in '
+        'work_dirs/export made from that of the config).',
     )
     parser.add_argument(
         '--ort-web',
         metavar='FOLDER',
-        help='for web: the npm package onnxruntime-web, unpacked (by default npm '
-        'fetches it, once)',
+        help='Folder of the unpacked npm package onnxruntime-web, for --format web '
+        '(default: npm downloads it once).',
     )
     return parser.parse_args(argv)
 
@@ -98,11 +104,13 @@ def main(args: argparse.Namespace) -> None:
         written = export.write(
             args.format, part, model, float32, size, metadata, ort_web
         )
-        if args.format != 'coreml':  # runs on Apple's machines only
+        if args.format != 'coreml':  # it runs only on Apple's machines
             export.verify(part, model, written, size, cfg)
         if args.int8:
             write_int8(float32, path, metadata, model, cfg)
-            shutil.rmtree(float32.parent)  # verified, but not what was asked for
+            shutil.rmtree(
+                float32.parent
+            )  # only needed to make and verify the int8 file
     print(f'Written: {out}')
     if args.format == 'web':
-        print(f'Open the address that this prints: python {out / "serve.py"}')
+        print(f'To open the page, run: python {out / "serve.py"}')

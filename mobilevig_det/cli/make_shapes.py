@@ -1,4 +1,4 @@
-"""Make the shapes data sets: COCO's format or image folders, no download."""
+"""Generate a small data set of geometric shapes, for detection or classification."""
 
 import argparse
 
@@ -8,28 +8,32 @@ from .command import command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_parser(__doc__)
     parser.add_argument(
         '--task',
         choices=['detection', 'classification'],
         default='detection',
-        help="COCO's format, or a folder for each of ten classes "
-        '(default: %(default)s)',
+        help='Task of the data set: detection writes annotations in COCO format, '
+        'classification a folder for each of ten classes (default: %(default)s).',
     )
     for flag, kind, text in (
-        ('out-dir', str, 'folder to write to (data/shapes, data/shape_classes)'),
-        ('num-train', int, 'training images (600, 3000)'),
-        ('num-val', int, 'held-out images (100, 500)'),
-        ('size', int, 'height and width, in pixels (128, 64)'),
-        ('seed', int, 'the same seed, the same files (0)'),
+        ('out-dir', str, 'Folder to write to (data/shapes, data/shape_classes).'),
+        ('num-train', int, 'Number of training images (600, 3000).'),
+        ('num-val', int, 'Number of held-out images (100, 500).'),
+        ('size', int, 'Height and width of the images, in pixels (128, 64).'),
+        ('seed', int, 'Seed; the same seed gives the same files (0).'),
         (
             'num-classes',
             int,
-            'of detection, up to 5: circle, square, triangle, ring, cross (3)',
+            'Number of classes for detection, at most 5: circle, square, triangle, '
+            'ring, cross (3).',
         ),
     ):
         parser.add_argument(f'--{flag}', type=kind, help=text)
-    parser.epilog = 'In parentheses: defaults for detection, for classification.'
+    parser.epilog = (
+        'Defaults are in parentheses: for detection, then for classification.'
+    )
     return parser.parse_args(argv)
 
 
@@ -45,7 +49,9 @@ def main(args: argparse.Namespace) -> None:
     if given.pop('task') == 'detection':
         root = make_shapes(**given)
     elif given.pop('num_classes', 10) != 10:
-        raise UserError('--num-classes: --task classification has 10 classes.')
+        raise UserError(
+            '--num-classes cannot be changed: --task classification has 10 classes.'
+        )
     else:
         root = make_shape_classes(**given)
     print(f'The data set is in {root}.')

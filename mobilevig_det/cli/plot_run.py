@@ -1,6 +1,6 @@
-"""Draw loss, learning rate and AP of training runs, and print the AP table.
+"""Plot the loss, learning rate and AP of training runs, and print a table of the AP.
 
-Runs may be unfinished. The authors' published curves are shown behind them.
+Runs may be unfinished. The authors' published curves are shown in the background.
 """
 
 import argparse
@@ -19,23 +19,35 @@ if TYPE_CHECKING:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_parser(__doc__)
     parser.add_argument(
-        'work_dirs', nargs='+', metavar='WORK_DIR', help='of tools/train.py'
+        'work_dirs', nargs='+', metavar='WORK_DIR', help='Work dir of a training run.'
     )
     parser.add_argument(
         '--published',
         choices=['auto', 'm', 'b', 'none'],
         default='auto',
-        help="the authors' COCO run to show behind (auto: by the run's "
-        'config, none if it is not on COCO)',
+        help="Which of the authors' published COCO runs to show for comparison; auto "
+        'chooses by the config of the run, and none if it is not on COCO (default: '
+        '%(default)s).',
     )
-    parser.add_argument('--out', help='picture to write (default: WORK_DIR/curves.png)')
+    parser.add_argument(
+        '--out', help='Image file to write (default: WORK_DIR/curves.png).'
+    )
     return parser.parse_args(argv)
 
 
 def percent(row: dict | None, names: Sequence[str]) -> str:
-    """Format APs of an evaluation; a dash where there is none."""
+    """Format APs in percent, with a dash for each one that is missing.
+
+    Args:
+        row (dict | None): An evaluation, with metrics as fractions.
+        names (Sequence[str]): Metrics to format.
+
+    Returns:
+        str: Columns of six characters.
+    """
     values = [-1 if row is None else row.get(name, -1) for name in names]
     return ' '.join('     -' if v < 0 else f'{100 * v:6.1f}' for v in values)
 
@@ -43,7 +55,12 @@ def percent(row: dict | None, names: Sequence[str]) -> str:
 def table(runs: list['Run'], published: list['Run']) -> str:
     """Format the evaluations of runs next to published ones of the same epoch.
 
-    The last lines are the best published results.
+    Args:
+        runs (list[Run]): Runs to show.
+        published (list[Run]): Published runs to compare them with.
+
+    Returns:
+        str: The table, followed by the best results of the published runs.
     """
     from ..evaluation.run_log import METRICS
 
@@ -55,7 +72,7 @@ def table(runs: list['Run'], published: list['Run']) -> str:
         unit = 'epoch' if run.by_epoch else 'iteration'
         text = f'{run.name}: {unit} {last["at"]:.2f}, loss {last["loss"]:.4f}'
         for other in published:
-            # The nearest row: the published curve has one row in 500 iterations.
+            # The nearest row, as the published curve has one row every 500 iterations.
             near = min(other.train, key=lambda r: abs(r['at'] - last['at']))
             text += f' ({other.name} there: {near["loss"]:.4f})'
         lines.append(text)
@@ -76,7 +93,15 @@ def table(runs: list['Run'], published: list['Run']) -> str:
 
 
 def draw(runs: list['Run'], published: list['Run']) -> 'Figure':
-    """Draw loss, learning rate and AP side by side."""
+    """Plot loss, learning rate and AP side by side.
+
+    Args:
+        runs (list[Run]): Runs to plot.
+        published (list[Run]): Published runs, plotted in gray behind them.
+
+    Returns:
+        Figure: The figure.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.8), layout='constrained')
@@ -108,7 +133,7 @@ def draw(runs: list['Run'], published: list['Run']) -> 'Figure':
     ):
         axes.set(title=title, xlabel=unit)
         axes.grid(alpha=0.3)
-        # Loss and learning rate as far as the runs have come, AP to the end.
+        # Loss and learning rate up to the last step of the runs, AP up to the end.
         axes.set_xlim(0, 1.02 * (12 if axes is ap and published else end))
     ap.set_ylim(bottom=0)
     loss.legend(fontsize='small')
@@ -123,18 +148,18 @@ def main(args: argparse.Namespace) -> None:
     runs = [read_run(path) for path in args.work_dirs]
     if len({run.by_epoch for run in runs}) > 1:
         raise UserError(
-            'Some of these runs count epochs, others iterations: plot them apart.'
+            'Some of these runs count epochs, others iterations: plot them separately.'
         )
     archs = {args.published} - {'none'}
     if args.published == 'auto':
         archs = {arch for arch in map(comparable_arch, args.work_dirs) if arch}
     if not runs[0].by_epoch:
-        archs = set()  # their epochs have no place on an axis of iterations
+        archs = set()  # they count epochs, which don't fit an axis of iterations
     published = [published_run(arch) for arch in sorted(archs, reverse=True)]
     print(table(runs, published))
     out = Path(args.out or Path(args.work_dirs[0]) / 'curves.png')
     try:
         draw(runs, published).savefig(out, dpi=110)
     except (OSError, ValueError) as error:
-        raise UserError(f'Cannot write the picture {out}: {error}') from error
+        raise UserError(f'Cannot write the image {out}: {error}') from error
     print(f'Curves: {out}')

@@ -1,7 +1,7 @@
-"""Detect objects in images, folders of them, and videos.
+"""Detect objects in images and videos.
 
-With a classifier's config, tell the five best classes of each image. The exit code is 0
-if all of them could be used.
+With a classifier's config, print the five most probable classes of each image instead.
+The exit code is 0 if every input could be used.
 """
 
 import argparse
@@ -23,99 +23,113 @@ def _score(text: str) -> float:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_parser(__doc__)
     parser.add_argument(
         'inputs',
         nargs='+',
         metavar='IMAGES',
-        help='image files, videos, folders, or patterns such as "a/**/*.jpg"; lists '
-        'of paths (.txt, .lst, or - for a pipe), tar shards (.tar), and Parquet with '
-        'a column of paths, or of names and one of bytes; folders, lists and Parquet '
-        'also at s3://, gs://, hdfs://',
+        help='Images to process: image files, videos, folders, patterns such as '
+        '"a/**/*.jpg", lists of paths (.txt, .lst, or - for standard input), tar '
+        'shards (.tar), or Parquet files with a column of paths, or with columns of '
+        'names and of image bytes. Folders, lists and Parquet files may also be at '
+        's3://, gs:// or hdfs://.',
     )
     parser.add_argument(
         '--config',
-        help='config file: a path, or the name of one of ours; by default '
-        'the one in the folder of the checkpoint',
+        help='Config file: a path, or the name of a config of this package (default: '
+        'the config in the folder of the checkpoint).',
     )
     parser.add_argument(
         '--checkpoint',
-        help='checkpoint file, or an exported detector (.onnx, .xml); if neither is '
-        'given, the run of `make demo`',
+        help='Checkpoint file, or an exported detector (.onnx, .xml). If neither '
+        '--config nor --checkpoint is given, the model of `make demo` is used.',
     )
     parser.add_argument(
         '--score-thr',
         type=_score,
         default=0.3,
-        help='leave out detections with a lower score (default: %(default)s); to '
-        'compute AP, use 0',
+        help='Omit detections with a lower score (default: %(default)s). To compute '
+        'the AP of the result, use 0.',
     )
     parser.add_argument(
         '--batch-size',
         type=positive(int),
-        help='images in a batch; they are padded to one size (default: as many as have '
-        'the pixels of one image of 800x1344, at most 8)',
+        help='Number of images in a batch, which are padded to the same size (default: '
+        'as many as together have the pixels of one image of 800x1344, at most 8).',
     )
     parser.add_argument(
         '--resume',
         action='store_true',
-        help='resume an earlier run that wrote into the same --out-dir',
+        help='Resume an earlier run that wrote to the same --out-dir.',
     )
     add_cfg_options(parser)
     parser.add_argument(
         '--executor',
         choices=EXECUTORS,
-        help='local: this process; torchrun: the processes that torchrun or Slurm has '
-        'started; ray: the machines of a Ray cluster, or this one',
+        help='Where to run: in this process (local), in the processes that torchrun '
+        'or Slurm started (torchrun), or on a Ray cluster, which may be this machine '
+        'alone (ray). The default is local, or torchrun if --launcher is given.',
     )
     parser.add_argument(
         '--out-dir',
-        help='folder for the result, rows/ and vis/; with Ray one that all machines '
-        f'share, or an address as s3://… (default: {OUT_DIRS["local"]}; with Ray '
-        f'{OUT_DIRS["ray"]})',
+        help='Write the result, the rows (rows/) and the drawings (vis/) to this '
+        'folder. With Ray, all machines must share it, or it must be an address such '
+        f'as s3://bucket/folder (default: {OUT_DIRS["local"]}; with Ray '
+        f'{OUT_DIRS["ray"]}).',
     )
     parser.add_argument(
-        '--device', help='for example cuda:1 or cpu; by default a GPU if there is one'
+        '--device',
+        help='Device to run on, for example cuda:1 or cpu (default: a GPU if there is '
+        'one).',
     )
     parser.add_argument(
-        '--no-save-vis', action='store_true', help='draw nothing; Ray never draws'
+        '--no-save-vis',
+        action='store_true',
+        help='Save no drawings. With Ray, none are saved in any case.',
     )
     parser.add_argument(
         '--format',
         choices=['coco', 'parquet', 'rows'],
-        help='of the result: predictions.json, a folder predictions.parquet/, or only '
-        'the rows/ that both are made of (default: coco; with Ray rows)',
+        help='Format of the result: predictions.json (coco), a folder '
+        'predictions.parquet/ (parquet), or only the rows/ from which both are made '
+        '(default: coco; with Ray rows).',
     )
     parser.add_argument(
-        '--launcher', choices=LAUNCHERS, help='which launcher started the processes'
+        '--launcher',
+        choices=LAUNCHERS,
+        help='Launcher that started the processes of a distributed job.',
     )
     ray = parser.add_argument_group('for --executor ray')
     ray.add_argument(
         '--address',
-        help='of a Ray cluster, as HOST:6379, or auto on a machine of one; by default '
-        'Ray is started here',
+        help='Address of a Ray cluster, such as HOST:6379, or auto on a machine of the '
+        'cluster (default: start Ray on this machine).',
     )
     ray.add_argument(
         '--actors',
         type=positive(int),
-        help='models; by default one a GPU, or else a CPU',
+        help='Number of models that run in parallel (default: one per GPU, or one per '
+        'CPU if there are no GPUs).',
     )
     ray.add_argument(
         '--cpus-per-actor',
         type=positive(float),
-        help='CPUs to reserve, and threads to use, for each model (default: a bit '
-        'less than one, to leave some to Ray)',
+        help='Number of CPUs to reserve, and of threads to use, for each model '
+        '(default: slightly less than one, which leaves some to Ray).',
     )
     ray.add_argument(
         '--num-gpus',
         type=float,
-        help='GPUs for each model, for example 0.5 (default: 1 where there are any)',
+        help='Number of GPUs to reserve for each model, for example 0.5 (default: 1 if '
+        'there are GPUs).',
     )
     ray.add_argument(
         '--block-size',
         type=positive(int),
-        help='images that a worker does at a time, and rows in a file (default: 200, '
-        'fewer of few images, more of millions; of Parquet with bytes: a row group)',
+        help='Number of images that a worker processes at a time, and of rows in a '
+        'file (default: 200, fewer for few images, more for millions; one row group '
+        'for Parquet files with image bytes).',
     )
     args = parser.parse_intermixed_args(argv)
     _complete(args, parser.error)
@@ -123,7 +137,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _complete(args: argparse.Namespace, error: Callable[[str], NoReturn]) -> None:
-    """Set the defaults that depend on the executor, and check what doesn't fit it."""
+    """Set defaults that depend on the executor, and reject flags of another one."""
     launched = args.launcher not in (None, 'none')
     if args.executor is None:
         args.executor = 'torchrun' if launched else 'local'

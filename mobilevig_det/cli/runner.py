@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .. import engine  # its hooks and loops, by their short names
+from .. import engine  # also registers its hooks and loops
 from ..config import load_config
 from ..datasets import check_data_paths
 from ..engine.launch import check_launcher, init_process_group, restarts
@@ -22,20 +22,26 @@ from ..ops import prepare_process_for_cpu
 
 
 def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
-    """Read the config that the flags of ``add_runner_arguments`` ask for.
+    """Read a config and apply the flags of ``add_runner_arguments`` to it.
+
+    It also checks the data and the work dir, and prepares distributed jobs.
 
     Args:
-        args (Namespace): The flags, and ``config``.
-        splits (list[str]): Whose data must be there, of ``train``, ``val``, ``test``.
+        args (Namespace): Parsed arguments: ``config``, ``cfg_options`` and the flags.
+        splits (list[str]): Splits whose data must exist: ``train``, ``val``, ``test``.
+
+    Returns:
+        Config: The config.
 
     Raises:
-        UserError: If the config, its data or the launcher's environment is missing.
+        UserError: If the config, its data or the launcher's environment variables are
+            missing, or if the work dir is not writable.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     check_launcher(args.launcher)
     cfg = load_config(args.config, args.cfg_options)
     check_data_paths(cfg, splits)
-    # --work-dir, else the config's own, else named after the config
+    # Precedence: --work-dir, the config's own setting, a name made from the config's.
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -44,14 +50,14 @@ def prepare_config(args: argparse.Namespace, splits: list[str]) -> Config:
     cfg.launcher = args.launcher
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader') or {}
-        if loader.get('num_workers') == 0:  # torch refuses what only workers have
+        if loader.get('num_workers') == 0:  # torch rejects settings of workers then
             loader.pop('prefetch_factor', None)
             loader['persistent_workers'] = False
     engine.ignore_signals_in_workers(cfg)
     if args.launcher != 'none' and get_device() == 'cpu':
         _use_gloo(cfg)
     elif args.launcher == 'pytorch' and restarts():
-        # Before MMEngine does, whose processes would look for the dead ones.
+        # Before MMEngine does it, whose processes would wait for the dead ones.
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
         dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
         init_process_group(dist_cfg.get('backend', 'nccl'), dist_cfg.get('timeout'))
@@ -63,10 +69,10 @@ def check_writable(folder: str | Path, flag: str) -> None:
 
     Args:
         folder (str | Path): The folder.
-        flag (str): What it was given with, for the error message.
+        flag (str): Flag that names the folder, for the error message.
 
     Raises:
-        UserError: If not.
+        UserError: If the folder is not writable.
     """
     place = Path(folder).absolute()
     while not (place.exists() or place.is_symlink()):
@@ -81,18 +87,18 @@ def check_writable(folder: str | Path, flag: str) -> None:
 
 
 def _use_gloo(cfg: Config) -> None:
-    """Let a launcher work without GPUs, which is slow and meant for trials."""
+    """Configure distributed training on CPUs, which is slow and meant for trials."""
     print_log(
-        'No GPU: the processes talk over gloo, and each keeps BatchNorm '
-        'statistics of its own (torch synchronises them on GPUs only).',
+        'There is no GPU: the processes communicate over gloo, and each keeps its '
+        'own BatchNorm statistics (torch synchronises them only on GPUs).',
         level='WARNING',
     )
     cfg.merge_from_dict({'env_cfg.dist_cfg': dict(backend='gloo')})
     if cfg.launcher == 'pytorch' and not torch.distributed.is_initialized():
-        # Before MMEngine does, which asks torch for a GPU first.
+        # Before MMEngine does it, which would ask torch for a GPU first.
         init_process_group('gloo')
     cfg.sync_bn = None
-    # By itself MMEngine names a GPU, which torch refuses for a CPU's model.
+    # MMEngine's default passes a GPU id, which torch rejects for a model on the CPU.
     cfg.setdefault(
         'model_wrapper_cfg',
         dict(
@@ -105,7 +111,16 @@ def _use_gloo(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config; on CPUs with our operators."""
+    """Build MMEngine's runner from a config.
+
+    Without a GPU, the process is prepared for fast computation on CPUs first.
+
+    Args:
+        cfg (Config): The complete config.
+
+    Returns:
+        Runner: The runner.
+    """
     if get_device() == 'cpu':
         prepare_process_for_cpu()
     if 'runner_type' in cfg:

@@ -1,4 +1,7 @@
-"""Test a detector or a classifier; takes all flags of MMDetection's test.py."""
+"""Evaluate a detector or a classifier on the test set of its config.
+
+All flags of MMDetection's test.py are accepted.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -18,37 +21,45 @@ VISUALIZER = 'mobilevig_det.inference.visualization.DetectionVisualizer'
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_config_parser(__doc__)
     parser.add_argument(
-        'checkpoint', help='checkpoint file, or an exported detector (.onnx, .xml)'
+        'checkpoint', help='Checkpoint file, or an exported detector (.onnx, .xml).'
     )
     add_runner_arguments(parser)
-    parser.add_argument('--out', help='dump predictions to a pickle file (.pkl)')
     parser.add_argument(
-        '--show', action='store_true', help='show predictions in a window'
+        '--out', help='Write the predictions to this pickle file (.pkl).'
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='Show the predictions in a window.'
     )
     parser.add_argument(
         '--show-dir',
-        help='save pictures of ground truth next to predictions, in '
-        'WORK_DIR/TIMESTAMP/SHOW_DIR',
+        help='Save drawings of the ground truth next to the predictions in '
+        'WORK_DIR/TIMESTAMP/SHOW_DIR.',
     )
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds to show each picture'
+        '--wait-time',
+        type=float,
+        default=2,
+        help='Seconds for which --show shows each image (default: %(default)s).',
     )
     parser.add_argument(
-        '--tta', action='store_true', help='test time augmentation (boxes)'
+        '--tta',
+        action='store_true',
+        help='Use test-time augmentation, which supports boxes but not masks.',
     )
     parser.add_argument(
         '--fuse',
         action='store_true',
-        help="fold the backbone's norms into its convolutions: faster, and "
-        'the same results to rounding',
+        help="Fold the backbone's normalization layers into its convolutions. This is "
+        'faster and gives the same results except for rounding.',
     )
     parser.add_argument(
         '--ema',
         action='store_true',
-        help="evaluate a classifier's averaged weights, not the raw ones, which have "
-        'the published top-1 accuracy',
+        help="Evaluate a classifier's averaged weights instead of the raw ones, to "
+        'which the published top-1 accuracy refers.',
     )
     args = parser.parse_args(argv)
     if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
@@ -57,9 +68,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def use_tta(cfg: 'Config') -> None:
-    """Switch on MMDetection's test-time augmentation, which is for boxes only.
+    """Enable MMDetection's test-time augmentation, which supports only boxes.
 
-    Unless the config says otherwise, the augmentation is a horizontal flip.
+    Unless the config defines another one, the augmentation is a horizontal flip.
+
+    Args:
+        cfg (Config): The config, which is changed.
     """
     from mmengine.config import ConfigDict
     from mmengine.logging import print_log
@@ -83,21 +97,38 @@ def use_tta(cfg: 'Config') -> None:
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
         if 'segm' in evaluator.get('metric', ()):
             print_log(
-                '--tta: MMDetection augments box detection only; masks are left out.',
+                '--tta: MMDetection supports only boxes; masks are not evaluated.',
                 level='WARNING',
             )
             evaluator.metric = 'bbox'
 
 
 def refuse(args: argparse.Namespace, flags: Sequence[str], reason: str) -> None:
-    """Raise a UserError if one of the flags is given."""
+    """Reject flags that don't apply.
+
+    Args:
+        args (Namespace): Parsed arguments.
+        flags (Sequence[str]): Names of the flags, without ``--``.
+        reason (str): End of the message, after the name of the flag.
+
+    Raises:
+        UserError: If one of the flags is given.
+    """
     for flag in flags:
         if getattr(args, flag.replace('-', '_')) not in (None, False, 'none'):
             raise UserError(f'--{flag} {reason}')
 
 
 def test_classifier(cfg: 'Config', args: argparse.Namespace) -> None:
-    """Log the top-1 and top-5 accuracy of a classifier's raw or averaged weights."""
+    """Evaluate a classifier and log its top-1 and top-5 accuracy.
+
+    Args:
+        cfg (Config): Config of a classifier.
+        args (Namespace): Parsed arguments; ``ema`` selects the averaged weights.
+
+    Raises:
+        UserError: If a flag is only for detectors, or the checkpoint does not fit.
+    """
     from mmengine.evaluator import DumpResults
     from mmengine.logging import print_log
     from mmengine.model import is_model_wrapper
@@ -106,7 +137,7 @@ def test_classifier(cfg: 'Config', args: argparse.Namespace) -> None:
     from .runner import build_runner
 
     refuse(args, ['show', 'show-dir', 'tta'], 'is for detectors.')
-    cfg.custom_hooks = []  # EMAHook would exchange the weights again
+    cfg.custom_hooks = []  # EMAHook would swap the weights again
     runner = build_runner(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     load_classifier(model, args.checkpoint, args.ema)
@@ -123,7 +154,11 @@ def test_classifier(cfg: 'Config', args: argparse.Namespace) -> None:
 
 
 def fuse(model: 'nn.Module') -> None:
-    """Fold the norms of a model's backbone into its convolutions."""
+    """Fold the normalization layers of a model's backbone into its convolutions.
+
+    Raises:
+        UserError: If the model has no backbone of this package.
+    """
     from ..backbones import fuse_backbones
 
     if not fuse_backbones(model.eval()):
@@ -149,7 +184,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out is not None:
         folder = Path(args.out).parent
         if not folder.is_dir():
-            raise UserError(f'--out: there is no folder {folder}.')
+            raise UserError(f'--out: the folder {folder} does not exist.')
         check_writable(folder, '--out')
     cfg = prepare_config(args, ['test'])
     exported = args.checkpoint.endswith(SUFFIXES)

@@ -1,4 +1,7 @@
-"""Train a detector or a classifier; takes all flags of MMDetection's train.py."""
+"""Train a detector or a classifier.
+
+All flags of MMDetection's train.py are accepted.
+"""
 
 import argparse
 from importlib.util import find_spec
@@ -13,48 +16,53 @@ if TYPE_CHECKING:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the arguments of the command, by default those of the program."""
     parser = make_config_parser(__doc__)
     add_runner_arguments(parser)
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='enable automatic mixed precision (needs a GPU)',
+        help='Enable automatic mixed precision, which needs a GPU.',
     )
     parser.add_argument(
         '--amp-dtype',
         choices=['float16', 'bfloat16'],
         default='float16',
-        help='dtype of --amp; bfloat16 needs no loss scale, and an mmcv without '
-        'compiled operators (default: %(default)s)',
+        help='Dtype of --amp (default: %(default)s). bfloat16 works without loss '
+        'scaling, but only with an mmcv that has no compiled operators.',
     )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate by the batch size divided by the '
-        'auto_scale_lr.base_batch_size of the config',
+        help='Multiply the learning rate by the total batch size divided by '
+        'auto_scale_lr.base_batch_size of the config.',
     )
     parser.add_argument(
         '--tensorboard',
         action='store_true',
-        help='also log to TensorBoard, in WORK_DIR/TIMESTAMP/vis_data',
+        help='Also write TensorBoard logs, to WORK_DIR/TIMESTAMP/vis_data.',
     )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, by default from the newest in the work '
-        'dir that can be read',
+        help='Resume from this checkpoint or, if none is named, from the newest '
+        'readable one in the work dir.',
     )
     parser.add_argument(
         '--no-data-check',
         action='store_true',
-        help='do not check annotations and images before training',
+        help='Do not check annotations and images before training.',
     )
     return parser.parse_args(argv)
 
 
 def use_fused_adamw(cfg: 'Config') -> None:
-    """Use the fused AdamW where torch has it: on GPUs, and on CPUs since torch 2.4."""
+    """Use the fused AdamW where torch has it: on GPUs, and on CPUs since torch 2.4.
+
+    Args:
+        cfg (Config): The config, which is changed.
+    """
     import torch
     from mmengine.device import get_device
     from mmengine.utils import digit_version
@@ -70,7 +78,11 @@ def use_fused_adamw(cfg: 'Config') -> None:
 
 
 def use_amp(cfg: 'Config', dtype: str) -> None:
-    """Train with automatic mixed precision.
+    """Enable automatic mixed precision.
+
+    Args:
+        cfg (Config): The config, which is changed.
+        dtype (str): 'float16' or 'bfloat16'.
 
     Raises:
         UserError: If there is no GPU, or mmcv's compiled operators lack the dtype.
@@ -80,12 +92,12 @@ def use_amp(cfg: 'Config', dtype: str) -> None:
     from ..mmcv_ops.mmcv_ext import is_compiled
 
     if get_device() == 'cpu':
-        raise UserError('--amp needs a GPU, and torch sees none: leave it out.')
+        raise UserError('--amp needs a GPU, but torch finds none: train without --amp.')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     if dtype == 'float16':
         cfg.optim_wrapper.loss_scale = 'dynamic'
         return
-    # bfloat16 has the range of float32, so that the loss needs no scaling.
+    # bfloat16 has the range of float32, so the loss needs no scaling.
     cfg.optim_wrapper.update(dtype=dtype, loss_scale=1.0)
     if is_compiled():
         raise UserError(
@@ -96,7 +108,14 @@ def use_amp(cfg: 'Config', dtype: str) -> None:
 
 
 def log_to_tensorboard(cfg: 'Config') -> None:
-    """Add TensorBoard to the logging backends, once."""
+    """Add TensorBoard to the logging backends, unless it is there already.
+
+    Args:
+        cfg (Config): The config, which is changed.
+
+    Raises:
+        UserError: If TensorBoard is not installed.
+    """
     if find_spec('tensorboard') is None:
         raise UserError(
             '--tensorboard: TensorBoard is not installed: pip install tensorboard'
@@ -107,12 +126,12 @@ def log_to_tensorboard(cfg: 'Config') -> None:
 
 
 def resume(cfg: 'Config', where: str) -> None:
-    """Resume from a checkpoint file.
+    """Configure a run to resume from a checkpoint.
 
     Args:
-        cfg (Config): Is changed.
-        where (str): The file, or ``auto`` for the newest in the work dir; if that has
-            none, training starts as the config says.
+        cfg (Config): The config, which is changed.
+        where (str): Checkpoint file, or ``auto`` for the newest one in the work dir. If
+            the work dir has none, training starts as the config says.
     """
     cfg.resume = True
     checkpoint: dict = cfg.get('default_hooks', {}).get('checkpoint') or {}
@@ -151,13 +170,13 @@ def main(args: argparse.Namespace) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(
                 f'--auto-scale-lr: {args.config} does not say for which batch '
-                'its learning rate is meant. Add, for example, '
+                'size its learning rate is meant. Add, for example, '
                 'auto_scale_lr = dict(base_batch_size=8).'
             )
         cfg.auto_scale_lr.enable = True
 
     if restarts():
-        # torchrun --max-restarts: resume from what the failed start saved.
+        # Restarted by torchrun --max-restarts: resume from the last saved checkpoint.
         if args.resume not in (None, 'auto'):
             cfg.load_from = args.resume
         resume(cfg, 'auto')
@@ -174,5 +193,5 @@ def main(args: argparse.Namespace) -> None:
         check_before_training(cfg)
     with pointing_to_check_data(cfg):
         runner = build_runner(cfg)
-        report_normalization(cfg.model)  # now that there is a log
+        report_normalization(cfg.model)  # after the runner has opened the log
         runner.train()

@@ -242,7 +242,7 @@ def test_unusable_folders(plot_run, work_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         'sys.argv', ['plot_run.py', str(work_dir), str(tmp_path / 'iters')]
     )
-    with pytest.raises(SystemExit, match='plot them apart'):
+    with pytest.raises(SystemExit, match='plot them separately'):
         plot_run.main()
     next(folder.glob('*.log')).unlink()
     with pytest.raises(UserError, match='no text log'):
