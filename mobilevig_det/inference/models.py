@@ -245,7 +245,7 @@ def _load_exported(cfg: Config | None, path: str) -> DetectionPredictor:
 
 
 def _load_classifier(cfg: Config, checkpoint: str) -> ClassificationPredictor:
-    """Load a classifier with its raw (not EMA) weights, which top-1 is reported for."""
+    """Load a classifier with its raw weights, for which the top-1 is published."""
     model = MODELS.build(cfg.model)
     classes = load_classifier(model, checkpoint) or _class_names(cfg)
     pipeline = test_pipeline(cfg.test_dataloader.dataset.pipeline)

@@ -1,9 +1,9 @@
-"""Images in object stores and in Parquet.
+"""Images in object stores and Parquet files.
 
-An address is one that pyarrow knows. It may hold credentials and the way to a store:
-``s3://KEY:SECRET@bucket/folder?endpoint_override=HOST:PORT``. Names of images are as
-other tools of object stores print them, ``s3://bucket/folder/a b#1.jpg``: nothing in
-them is escaped, and secrets stay out of records and messages.
+URLs have the format of pyarrow and may contain credentials and an endpoint:
+``s3://KEY:SECRET@bucket/folder?endpoint_override=HOST:PORT``. Names of images such as
+``s3://bucket/folder/a b#1.jpg`` are not escaped, as in other tools for object stores.
+Records and messages never contain credentials.
 """
 
 import os
@@ -27,31 +27,37 @@ from .names import CHUNK, LISTS, DigestSet, ListError, is_address, is_list, spli
 
 SCHEMES = ('s3', 'gs', 'hdfs', 'file')
 PARTS = re.compile(r'([^:/]+)://(?:([^/?]*)@)?([^/?]*)([^?]*)(\?.*)?', re.DOTALL)
-# Each makes connections of its own, and asks for the bucket's region.
+# Cached because each file system opens connections and looks up the bucket's region.
 _from_uri = lru_cache(fs.FileSystem.from_uri)
 
-# Paths or names are in one of these columns if several hold text.
+# Names of the column with paths or names if there are several text columns.
 NAME_COLUMNS = ('image', 'path', 'name', 'file_name')
-ROWS_AT_ONCE = 32  # encoded images of a Parquet file in memory
-# The name of an image; in Parquet also the file, the row group, and the row in it.
+ROWS_AT_ONCE = 32  # Encoded images to read from a Parquet file at a time.
+# Name of an image, Parquet file (or None), index of the row group, index of the row.
 Place = tuple[str, str | None, int, int]
 
 
 class AddressError(UserError):
-    """A string that pyarrow doesn't know as an address; the message says why."""
+    """A string is not a URL that pyarrow supports; the message gives the reason."""
 
 
 def find_filesystem(path: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a local path or an address, and the path in it.
+    """Return the file system of a local path or a URL.
+
+    Args:
+        path (str): The path or URL.
+
+    Returns:
+        tuple[FileSystem, str]: The file system and the path in it.
 
     Raises:
-        AddressError: If pyarrow doesn't know such an address.
-        UserError: If it can't be reached.
+        AddressError: If pyarrow does not support the URL.
+        UserError: If the object store can't be reached.
     """
     if not is_address(path):
         return fs.LocalFileSystem(), osp.abspath(path)
     shown = without_secrets(path)
-    # Characters that addresses may not contain, and that people use nonetheless.
+    # Escape characters, such as spaces, that are invalid in URLs but common in names.
     escaped = quote(os.fsencode(path), safe=string.punctuation.replace('#', ''))
     try:
         if path.partition('://')[0] not in SCHEMES:
@@ -70,11 +76,14 @@ def find_filesystem(path: str) -> tuple[fs.FileSystem, str]:
 
 
 def image_name(where: str, path: str) -> str:
-    """Return the name of an image in a folder.
+    """Return the name of an image in a folder of an object store.
 
     Args:
-        where (str): The address of a folder.
-        path (str): Of the image, in the file system of the address.
+        where (str): The URL of the folder.
+        path (str): The path of the image in the file system of the URL.
+
+    Returns:
+        str: The URL of the image, without credentials, query and escapes.
     """
     scheme, _, host, _, _ = _parts(where)
     # Paths of object stores begin with the bucket, which is the host.
@@ -82,15 +91,18 @@ def image_name(where: str, path: str) -> str:
 
 
 def find_image(name: str, where: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system of an image by its name, and the path in it.
+    """Return the file system of an image and the path in it.
 
     Args:
-        name (str): An address in which nothing is escaped.
-        where (str): The path or address that the name was found at or in. Its
-            credentials and query are used for all names of its scheme.
+        name (str): The name of the image: a URL without escapes.
+        where (str): The path or URL of the folder, list or table that contains the
+            name. Its credentials and query are used if the scheme is the same.
+
+    Returns:
+        tuple[FileSystem, str]: The file system and the path in it.
 
     Raises:
-        UserError: As :func:`find_filesystem`.
+        UserError: If the URL is not supported or can't be reached.
     """
     scheme, _, rest = name.partition('://')
     host, _, path = rest.partition('/')
@@ -104,7 +116,7 @@ def find_image(name: str, where: str) -> tuple[fs.FileSystem, str]:
 
 
 def _parts(address: str) -> tuple[str, str | None, str, str, str | None]:
-    """Scheme, credentials, host or bucket, path, and query with its mark."""
+    """Split into scheme, credentials, host or bucket, path, and query with ``?``."""
     found = PARTS.fullmatch(address)
     assert found, 'find_filesystem() accepted it'
     scheme, user, host, path, query = found.groups()
@@ -112,16 +124,20 @@ def _parts(address: str) -> tuple[str, str | None, str, str, str | None]:
 
 
 def images_at(where: str, suffixes: tuple[str, ...]) -> Iterator[Place]:
-    """Yield the images of a folder or a list in an object store, or of Parquet.
+    """Yield the images in a folder or a list of an object store, or in Parquet files.
 
     Args:
-        where (str): The address of a folder, a list of names or Parquet files, or the
-            path of a Parquet file. Parquet has a column of paths, or one of names and
-            one of bytes, the images' files.
-        suffixes (tuple[str, ...]): Of the images in a folder.
+        where (str): The URL of a folder, a list of names or a Parquet file, or the path
+            of a Parquet file. Parquet files have either a column of paths, or a column
+            of names and a column with the bytes of the image files.
+        suffixes (tuple[str, ...]): Suffixes of the images in a folder.
+
+    Yields:
+        tuple[str, str | None, int, int]: The name of the image; for images inside a
+        Parquet file also the file, the index of the row group, and the row in it.
 
     Raises:
-        UserError: If it cannot be read, or its columns are ambiguous.
+        UserError: If ``where`` can't be read, or its columns are ambiguous.
     """
     shown = without_secrets(where)
     try:
@@ -193,10 +209,18 @@ def _in_parquet(
 
 
 def image_columns(where: str, schema: pa.Schema) -> tuple[str, str | None]:
-    """Return the column of names or paths, and that of the files' bytes, if any.
+    """Find the columns with the names and the bytes of images.
+
+    Args:
+        where (str): The path or URL of the table, for the error message.
+        schema (pyarrow.Schema): The schema of the table.
+
+    Returns:
+        tuple[str, str | None]: The column of names or paths, and the column with the
+        bytes of the image files, if there is one.
 
     Raises:
-        UserError: If that is ambiguous.
+        UserError: If the columns are ambiguous.
     """
     types = pa.types
     texts = [
@@ -221,18 +245,18 @@ def image_columns(where: str, schema: pa.Schema) -> tuple[str, str | None]:
 
 
 def read_bytes(name: str, file: str | None, group: int, row: int, where: str) -> bytes:
-    """Read the encoded file of an image.
+    """Read the encoded bytes of an image.
 
     Args:
-        name (str): Its name, or its address.
-        file (str | None): The Parquet file that holds it.
-        group (int): The row group there.
-        row (int): The row in the row group.
-        where (str): What it was found at; its credentials are used.
+        name (str): The name or URL of the image.
+        file (str | None): The Parquet file that contains the image.
+        group (int): The index of the row group in the Parquet file.
+        row (int): The index of the row in the row group.
+        where (str): The path or URL that listed the image; its credentials are used.
 
     Raises:
-        ImageFileError: If there is no such file.
-        UserError: If the store cannot be reached: no other image will be read either.
+        ImageFileError: If this image can't be read.
+        UserError: If the object store can't be reached, so that all images would fail.
     """
     try:
         if file is not None:
@@ -247,18 +271,18 @@ def read_bytes(name: str, file: str | None, group: int, row: int, where: str) ->
     except AddressError as error:
         raise ImageFileError(str(error)) from None
     except (OSError, pa.ArrowException) as error:
-        _row_group.cache_clear()  # of connections that have failed
+        _row_group.cache_clear()  # drops failed connections
         if isinstance(error, pa.ArrowInvalid) or not is_address(where or name):
             raise ImageFileError(f'cannot be read: {error}') from None
         raise UserError(
             f'{without_secrets(file or name)} cannot be read: '
-            f'{hide_secrets(str(error), where)}. Go on with '
-            '--resume when it can.'
+            f'{hide_secrets(str(error), where)}. Use --resume '
+            'when it can be read again.'
         ) from error
 
 
 class _RowGroup:
-    """Reads the images of a Parquet row group in about their order, a few at a time."""
+    """Reader of a Parquet row group, for images in approximately sequential order."""
 
     def __init__(self, where: str, path: str, group: int) -> None:
         self._open = (find_filesystem(where)[0], path, group)

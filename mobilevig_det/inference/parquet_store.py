@@ -1,4 +1,4 @@
-"""Store of records in Parquet, on any file system, which many machines write."""
+"""Store of records in Parquet files, to which several machines can write."""
 
 import hashlib
 import json
@@ -22,19 +22,19 @@ from .names import DigestSet, inside, printable
 from .object_stores import find_filesystem
 from .stores import SETTINGS, RecordStore, SortedRecords
 
-READERS = 16  # files that are opened at once, for object stores take their time
+READERS = 16  # Files to read in parallel, because object stores have a high latency.
 
 
 class ParquetStore(RecordStore):
-    """``OUT_DIR/rows`` with a file ``part-….parquet`` of each block of images, and
-    ``OUT_DIR/settings.json``, for readers of Parquet take every file of a folder.
+    """Store with one Parquet file in ``OUT_DIR/rows`` for each block of images.
 
-    A block's file has the same name whoever writes it, and appears complete or not at
-    all. So a block that is predicted again, because a worker or the driver died, gives
-    each record once, even if the first worker's file appears late.
+    The settings are in ``OUT_DIR/settings.json``, because Parquet readers read every
+    file in a folder. Writes are atomic, and the name of a file depends only on its
+    images. A block that is predicted again after a worker or the driver has died
+    therefore replaces its file and never duplicates records.
 
     Args:
-        out_dir (str): An absolute path, or an address as s3://….
+        out_dir (str): An absolute path or a URL of the output folder.
     """
 
     def __init__(self, out_dir: str) -> None:
@@ -46,6 +46,7 @@ class ParquetStore(RecordStore):
         self._done = DigestSet()
 
     def begin(self, settings: Mapping[str, Any], resume: bool) -> None:
+        """Create the folder, and start or resume a run; see :class:`RecordStore`."""
         try:
             self._filesystem.create_dir(self._folder, recursive=True)
             super().begin(settings, resume)
@@ -56,21 +57,21 @@ class ParquetStore(RecordStore):
             ) from None
 
     def is_done(self, name: str) -> bool:
-        """Whether an image has a record."""
+        """Return whether an image had a record when the run began."""
         return printable(name) in self._done
 
     def write_block(
         self, names: Sequence[str], records: list[dict], categories: Mapping[int, str]
     ) -> None:
-        """Write the file of a block.
+        """Write the records of a block atomically to one file.
 
         Args:
-            names (Sequence[str]): Of the block's images, which name the file.
-            records (list[dict]): Their records.
-            categories (Mapping[int, str]): Names of the classes, by id.
+            names (Sequence[str]): Names of the images, which determine the file name.
+            records (list[dict]): The records of the images.
+            categories (Mapping[int, str]): Class name by category id.
 
         Raises:
-            OSError: If it cannot be written. Nothing incomplete is left.
+            OSError: If the file can't be written. No incomplete file remains.
         """
         table = pa.Table.from_pylist(
             [dict(record, image=printable(record['image'])) for record in records],
@@ -79,8 +80,8 @@ class ParquetStore(RecordStore):
         text = '\0'.join(names).encode(errors='surrogateescape')
         digest = hashlib.blake2b(text, digest_size=10).hexdigest()
         path = f'{self._folder}/part-{digest}.parquet'
-        # A file system shows files before they are complete, an object store doesn't;
-        # readers of Parquet skip names that begin with a dot.
+        # On a file system an incomplete file is visible, in an object store it is not.
+        # Parquet readers skip names that begin with a dot.
         renames = self._filesystem.type_name in ('local', 'hdfs')
         part = f'{self._folder}/.{uuid.uuid4().hex}.part' if renames else path
         try:
@@ -89,12 +90,13 @@ class ParquetStore(RecordStore):
                 self._filesystem.move(part, path)
         except OSError as error:
             if renames:
-                with suppress(OSError):  # it isn't there, or the disk is gone
+                with suppress(OSError):  # The file or the disk is missing.
                     self._filesystem.delete_file(part)
             reason = hide_secrets(str(error), self.out_dir)
             raise OSError(f'{path} cannot be written: {reason}') from None
 
     def records(self) -> SortedRecords:
+        """Return all records, in the order of the inputs."""
         tables = self._read(['place', 'error'])
 
         @lru_cache(8)
@@ -113,10 +115,13 @@ class ParquetStore(RecordStore):
         return SortedRecords(np.asarray(locations)[order], read)
 
     def check(self, count: int) -> int:
-        """Return how many images could not be used.
+        """Check that the records are complete.
 
         Args:
-            count (int): How many images the run has.
+            count (int): The number of images in the run.
+
+        Returns:
+            int: The number of images that could not be used.
 
         Raises:
             UserError: If not every image has exactly one record.
@@ -127,9 +132,9 @@ class ParquetStore(RecordStore):
         missing = count - len(names)
         if missing > 0 or twice:
             raise UserError(
-                f'{max(missing, 0)} images have no row, and {twice} rows are there '
-                f'twice: another program has written into {self.path}, or deleted '
-                'from it. Use --resume, or another --out-dir.'
+                f'{max(missing, 0)} images have no row, and {twice} rows are '
+                f'duplicates: another program has changed files in {self.path}. '
+                'Use --resume, or another --out-dir.'
             )
         return sum(len(t) - t['error'].null_count for t in tables)
 
@@ -159,8 +164,10 @@ class ParquetStore(RecordStore):
         return [info.path for info in found if info.path.endswith(suffix)]
 
     def _read(self, columns: list[str]) -> list[tuple[str, pa.Table]]:
-        """Read columns of all complete files; delete others, whose images are not
-        done."""
+        """Read columns of all complete files, and delete incomplete files.
+
+        The images of a deleted file are predicted again.
+        """
 
         def read(path: str) -> tuple[str, pa.Table] | None:
             try:
@@ -190,11 +197,11 @@ class ParquetStore(RecordStore):
 
 
 def arrow_schema(categories: Mapping[int, str]) -> pa.Schema:
-    """Return the columns of records in Parquet.
+    """Return the Parquet schema of records.
 
     Args:
-        categories (Mapping[int, str]): Names of the classes by category id. They are
-            stored as JSON in the schema's metadata, under ``categories``.
+        categories (Mapping[int, str]): Class name by category id. It is stored as JSON
+            in the schema's metadata, under the key ``categories``.
     """
     mask = pa.struct([('size', pa.list_(pa.int32())), ('counts', pa.string())])
     return pa.schema(

@@ -1,8 +1,9 @@
-"""Decode, predict and draw images at the same time, in threads.
+"""Decode, predict and draw images concurrently in threads.
 
-Decoding, convolutions, run-length encoding and drawing release Python's lock. At small
-sizes half of a prediction is Python, and two models on one core each predict more
-images than one model on two.
+Threads are useful because decoding, convolutions, run-length encoding and drawing
+release Python's global interpreter lock (GIL). For small images, half of the time of a
+prediction is Python code, and two models with one core each are faster than one model
+with two cores.
 """
 
 import contextlib
@@ -23,25 +24,25 @@ from .predictors import Predictor, Prepared, SizeBucketer
 from .results import Result
 
 MAX_READERS = 8
-MAX_MODELS = 4  # at once on a CPU; more of them would wait for Python's lock
-# How long images wait for others of their size when the source has no more at hand.
+MAX_MODELS = 4  # Models in parallel on a CPU; more would wait for the GIL.
+# Time that images wait for others of their size while the source yields none.
 MAX_BATCH_WAIT_S = 0.5
 END = object()
 
 
 class Pipeline:
-    """Threads that predict images; a context manager, which ends them.
+    """Context manager that predicts images in a pool of threads.
 
-    Use one pipeline for many runs: with new threads for each, memory would grow, for
-    glibc keeps an arena of what a model once needed for every thread that it saw.
+    Reuse a pipeline for several runs: glibc keeps a memory arena for every thread, so
+    new threads for each run would increase the memory.
 
     Args:
-        predictor (Predictor): The model. On a CPU up to ``MAX_MODELS`` copies of it,
-            which share the weights, run at once.
-        batch_size (int | None): Images in a batch, of those that are padded to the
-            same size. Defaults to None: by their size.
-        drawings (Drawings, optional): Draws each result, in the threads. Defaults to
-            None.
+        predictor (Predictor): The model. On a CPU, up to ``MAX_MODELS`` copies that
+            share the weights run in parallel.
+        batch_size (int | None): Maximum number of images in a batch. Defaults to None,
+            which chooses it by image size.
+        drawings (Drawings, optional): Draws each result in the threads. Defaults to
+            None, which draws nothing.
 
     Example:
         >>> with Pipeline(predictor) as pipeline:
@@ -77,18 +78,23 @@ class Pipeline:
     def run(
         self, images: Iterable[InputImage], ordered: bool = False
     ) -> Generator[Result, None, None]:
-        """Yield the result of each image, after it has been drawn.
+        """Predict images and yield their results.
 
-        Only images that are padded to the same size share a batch, so that results
-        don't depend on the batch size, except for rounding. Images of one size stay in
-        order; with a batch of one all do. An error in a thread, or in ``images``, is
-        raised here. Close the iterator, or exhaust it, before the next run.
+        Only images that are padded to the same size share a batch, so the batch size
+        changes results by rounding only. Images of the same size keep their order; with
+        a batch size of 1, all images do. Exceptions in a thread or in ``images`` are
+        raised here. Exhaust or close the generator before the next run.
 
         Args:
-            images (Iterable[InputImage]): Iterated in a thread, a few images ahead.
-            ordered (bool): Yield in the order of ``images``; their ``place`` must
-                count from 0. At most some dozens of results are held back. Defaults
-                to False.
+            images (Iterable[InputImage]): The images, iterated in a thread, a few
+                images ahead.
+            ordered (bool): Whether to yield results in the order of ``images``, whose
+                ``place`` must count from 0. Some dozens of results may be held back.
+                Defaults to False.
+
+        Yields:
+            Result: The result of each image, which has been drawn if there are
+            drawings.
         """
         ahead = (self.batch_size or 1) * (self.workers + 1) + self.readers
         fed: queue.Queue = queue.Queue(ahead)
@@ -108,20 +114,20 @@ class Pipeline:
             with contextlib.suppress(queue.Empty):
                 while True:
                     fed.get_nowait()
-            # One that waits for a pipe ends with the process.
+            # A thread that is blocked by a pipe ends with the process.
             feeder.join(MAX_BATCH_WAIT_S)
 
     def _feed(
         self, images: Iterable[InputImage], fed: queue.Queue, stopped: threading.Event
     ) -> None:
-        """Have the images prepared; their futures keep the order."""
+        """Submit the images for preprocessing, and queue their futures in order."""
         last: Any = END
         try:
             for image in images:
                 if stopped.is_set():
                     return
                 fed.put(self._read_pool.submit(self._prepare, image))
-        except BaseException as error:  # raised where the results are asked for
+        except BaseException as error:  # raised by the generator of results
             last = Future()
             last.set_exception(error)
         fed.put(last)
@@ -137,7 +143,7 @@ class Pipeline:
     def _finish(self, result: Result) -> Result:
         if self.drawings is not None:
             result.drawn = self.drawings.draw(result)
-        result.pixels = None  # its source can be read again
+        result.pixels = None  # The source can be read again.
         return result
 
     def _results(self, fed: queue.Queue) -> Iterator[Result]:
@@ -180,7 +186,7 @@ def _in_order(results: Iterator[Result]) -> Iterator[Result]:
 
 @contextlib.contextmanager
 def _pool(name: str, threads: int) -> Iterator[ThreadPoolExecutor]:
-    # OpenMP's number of threads is a thread's own.
+    # OpenMP's number of threads is a setting of each thread.
     pool = ThreadPoolExecutor(
         threads, name, torch.set_num_threads, (torch.get_num_threads(),)
     )
@@ -192,13 +198,20 @@ def _pool(name: str, threads: int) -> Iterator[ThreadPoolExecutor]:
 
 @contextlib.contextmanager
 def model_copies(predictor: Predictor) -> Iterator[tuple[queue.SimpleQueue, int]]:
-    """Yield the models that may run at once, for :meth:`.Predictor.predict_batch`, and
-    how many threads to use them. None in the queue is the predictor's own model."""
+    """Copy a model so that several threads can predict in parallel.
+
+    Args:
+        predictor (Predictor): The predictor. Its model is not copied on a GPU.
+
+    Yields:
+        tuple[SimpleQueue, int]: The models for :meth:`.Predictor.predict_batch`, where
+        None stands for the predictor's own model, and the number of threads to use.
+    """
     models: queue.SimpleQueue = queue.SimpleQueue()
     models.put(None)
     model = predictor.model
     threads = torch.get_num_threads()
-    # A GPU's memory is for one batch; another is encoded meanwhile.
+    # One batch at a time fits the GPU's memory; the other thread encodes masks.
     if predictor.device != 'cpu' or not predictor.can_copy:
         yield models, 2
         return
@@ -207,7 +220,7 @@ def model_copies(predictor: Predictor) -> Iterator[tuple[queue.SimpleQueue, int]
         id(t): t for t in (*model.parameters(), *model.buffers())
     }
     for _ in range(workers - 1):
-        # The same weights in modules of their own: some keep state while they run.
+        # Copies share the weights but not the modules, some of which keep state.
         models.put(copy.deepcopy(model, dict(tensors)))
     torch.set_num_threads(threads // workers)
     try:

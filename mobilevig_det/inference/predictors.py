@@ -1,8 +1,8 @@
-"""Predictors: a model with its preprocessing, which turns images into results.
+"""Predictors: models with their preprocessing, which turn images into results.
 
-A detector of PyTorch, an exported one (ONNX Runtime, OpenVINO) and a classifier have
-one interface: :meth:`Predictor.prepare` an image, and :meth:`Predictor.predict_batch`
-prepared images that are padded to the same size.
+PyTorch detectors, exported detectors (ONNX Runtime, OpenVINO) and classifiers share one
+interface: :meth:`Predictor.prepare` preprocesses an image, and
+:meth:`Predictor.predict_batch` predicts images that are padded to the same size.
 """
 
 import contextlib
@@ -25,27 +25,27 @@ from ..errors import UserError
 from .images import MEMORY, InputImage, is_memory_error
 from .results import MAX_PIXELS, MAX_SIDE, Classification, Detections, Result
 
-# Images after which a batch is predicted that others of its size have not filled.
+# An incomplete batch is predicted after this many further images of other sizes.
 MAX_WAITING = 64
-# By default a batch takes no more pixels than one image of COCO's recipe does; more
-# than a few small images at once gain nothing.
+# Default limits of a batch: the pixels of one image of the COCO recipe, because larger
+# batches of small images are not faster.
 BATCH_PIXELS = 800 * 1344
 MAX_BATCH = 8
 
 
 class Prepared(NamedTuple):
-    """An image that is ready for the model.
+    """A preprocessed image.
 
     Attributes:
-        source (InputImage): The image's name and where it is from.
-        pixels (np.ndarray | None): The decoded image, uint8 (H, W, 3), BGR; None of a
-            very large one, which is decoded again to draw it.
-        size (tuple[int, ...]): Its height and width.
-        data (dict): What the test pipeline returned.
-        scale (tuple[float, float]): (x, y) factors from the image to the coordinates
-            of the model's boxes and masks: 1 except for very large images.
-        padded_size (tuple[int, ...]): The size that it will be padded to, divided by
-            the model's divisor.
+        source (InputImage): The input image.
+        pixels (np.ndarray | None): The decoded image, uint8 of shape (H, W, 3), BGR.
+            None for a very large image, which is decoded again if it is drawn.
+        size (tuple[int, ...]): Height and width of the image in pixels.
+        data (dict): The output of the test pipeline.
+        scale (tuple[float, float]): (x, y) factors from image coordinates to those of
+            the model's boxes and masks: 1 except for very large images.
+        padded_size (tuple[int, ...]): Shape of the input tensor (C, H, W) after
+            padding, in multiples of the model's ``pad_size_divisor``.
     """
 
     source: InputImage
@@ -57,25 +57,33 @@ class Prepared(NamedTuple):
 
 
 class SizeBucketer:
-    """Collect images into batches of one padded size.
+    """Collect images into batches in which all images have the same padded size.
 
-    The graph steps of the backbones wrap around the padded map, so that padding an
-    image further would change its features. Images of one size stay in order, and none
-    waits for more than ``MAX_WAITING`` others.
+    The graph steps of the backbones wrap around the padded feature map, so more padding
+    would change an image's features. Images of the same size keep their order, and no
+    image waits for more than ``MAX_WAITING`` others.
 
     Args:
-        batch_size (int | None): Of a full batch. None: as many images as have
-            ``BATCH_PIXELS`` pixels, at least one and at most ``MAX_BATCH``.
+        batch_size (int | None): The number of images in a full batch. None limits a
+            batch to ``BATCH_PIXELS`` pixels and ``MAX_BATCH`` images, but to at least
+            one image.
     """
 
     def __init__(self, batch_size: int | None) -> None:
         self.batch_size = batch_size
-        self._waiting: dict[tuple, list[Prepared]] = {}  # the longest waiting first
+        self._waiting: dict[tuple, list[Prepared]] = {}  # oldest batch first
         self._since: dict[tuple, int] = {}
         self._count = 0
 
     def add(self, prepared: Prepared) -> Iterator[list[Prepared]]:
-        """Add an image, and yield the batches that are due."""
+        """Add an image.
+
+        Args:
+            prepared (Prepared): The image.
+
+        Yields:
+            list[Prepared]: Each batch that is full or has waited too long.
+        """
         size = prepared.padded_size
         batch = self._waiting.setdefault(size, [])
         self._since.setdefault(size, self._count)
@@ -89,7 +97,7 @@ class SizeBucketer:
                 yield self._pop(oldest)
 
     def rest(self) -> Iterator[list[Prepared]]:
-        """Yield the batches that are not full; none waits any more."""
+        """Yield the remaining, incomplete batches and clear the bucketer."""
         for size in list(self._waiting):
             yield self._pop(size)
 
@@ -100,25 +108,27 @@ class SizeBucketer:
     def _full(self, prepared: Prepared) -> int:
         if self.batch_size is not None:
             return self.batch_size
-        # The image as it was decoded counts too: it is kept until it is predicted.
+        # The decoded image counts as well, because it is kept until the prediction.
         height, width = prepared.data['inputs'].shape[-2:]
         pixels = max(height * width, int(np.prod(prepared.size)))
         return min(MAX_BATCH, max(1, BATCH_PIXELS // pixels))
 
 
 class Predictor:
-    """A model and its preprocessing.
+    """A model with its preprocessing.
 
-    Several threads may share it: the model runs in one at a time, except for copies
-    that :mod:`.pipeline` makes for its threads.
+    A predictor is thread-safe: the model runs in one thread at a time, except for the
+    copies that :mod:`.pipeline` makes for its threads.
 
     Args:
-        model (BaseModel): MMEngine's, in evaluation mode.
-        pipeline (Callable): The test pipeline; takes ``dict(img=array)``.
+        model (BaseModel): The MMEngine model, in evaluation mode.
+        pipeline (Callable): The test pipeline, which takes ``dict(img=array)``.
         classes (Sequence[str]): Names of the classes, by label.
-        score_thr (float): Predictions that score less are left out. Defaults to 0.
-        labels (Sequence[int], optional): The labels to keep. Defaults to None: all.
-        can_copy (bool): Whether copies of the model may run at once. Defaults to True.
+        score_thr (float): Minimum score of a prediction. Defaults to 0.
+        labels (Sequence[int], optional): The labels to keep. Defaults to None, which
+            keeps all labels.
+        can_copy (bool): Whether copies of the model may run in parallel. Defaults to
+            True.
     """
 
     is_classifier = False
@@ -147,8 +157,15 @@ class Predictor:
         return next((p.device.type for p in self.model.parameters()), 'cpu')
 
     def prepare(self, source: InputImage) -> Prepared | Result:
-        """Decode and preprocess an image; a result with an ``error`` if it can't be
-        used."""
+        """Decode and preprocess an image.
+
+        Args:
+            source (InputImage): The image.
+
+        Returns:
+            Prepared | Result: The preprocessed image, or a result with an ``error`` if
+            it can't be used.
+        """
         for alone in (False, True):
             try:
                 return self._prepare(source, alone)
@@ -172,7 +189,7 @@ class Predictor:
         except Exception as error:
             if is_memory_error(error):
                 raise
-            # It depends on the image: one of 20,000 x 1 pixels can't be scaled down.
+            # Some images can't be resized, for example one of 20,000 x 1 pixels.
             reason = _first_line(getattr(error, 'err', None) or error)
             if pixels is None:
                 return self._failed(source, f'cannot be decoded ({reason})')
@@ -183,7 +200,7 @@ class Predictor:
             return self._failed(source, reason, pixels.shape[:2])
         divisor = getattr(self.model.data_preprocessor, 'pad_size_divisor', 1)
         padded = tuple(-(-side // divisor) for side in data['inputs'].shape)
-        # Those that wait would fill the memory.
+        # Large images that wait for their batch would fill the memory.
         kept = None if size[0] * size[1] > MAX_PIXELS else pixels
         return Prepared(source, kept, size, data, scale, padded)
 
@@ -193,13 +210,17 @@ class Predictor:
         """Predict images that are padded to the same size.
 
         Args:
-            batch (list[Prepared]): Images of one ``padded_size``.
-            models (SimpleQueue, optional): Copies of the model, one of which is
-                borrowed; None in it is the predictor's own. Defaults to None, which
-                waits for the predictor's own.
+            batch (list[Prepared]): Images with the same ``padded_size``.
+            models (SimpleQueue, optional): Copies of the model, one of which is used
+                and put back. An item None stands for the predictor's own model.
+                Defaults to None, which uses the predictor's own model.
+
+        Returns:
+            list[Result]: The result of each image. A single image that needs too much
+            memory gets a result with an ``error``.
 
         Raises:
-            UserError: In a process that was forked after the model was built.
+            UserError: If this process was forked after the model was built.
         """
         if os.getpid() != self._process:
             raise UserError(
@@ -249,7 +270,7 @@ class Predictor:
         return [sample.cpu() for sample in model.test_step(data)]
 
     def _shrink(self, pixels: np.ndarray, data: dict) -> tuple[float, float]:
-        """Have a very large image's masks at the model's scale; return that scale."""
+        """Keep predictions of a very large image at the model's scale; return it."""
         return 1.0, 1.0
 
     def _result(self, prepared: Prepared, sample: Any) -> Result:
@@ -264,12 +285,13 @@ class Predictor:
 
 
 class DetectionPredictor(Predictor):
-    """A detector of PyTorch or, behind the same interface, an exported one.
+    """Predictor for PyTorch detectors and exported detectors.
+
+    The other arguments are those of :class:`Predictor`.
 
     Args:
-        palette (Sequence | None): (r, g, b) of each class. Defaults to None.
-
-    For others see :class:`Predictor`.
+        palette (Sequence | None): The colour (r, g, b) of each class. Defaults to
+            None, which chooses the colours automatically.
     """
 
     _kind = Detections
@@ -300,7 +322,7 @@ class DetectionPredictor(Predictor):
             rles = encode_rle(found.masks.numpy(), (height, width))
         if 'bboxes' in found:
             boxes = found.bboxes.numpy() / np.array(prepared.scale * 2)
-        else:  # of a detector that predicts masks only
+        else:  # The detector predicts masks only.
             boxes = np.array([mask_utils.toBbox(rle) for rle in rles or ()])
             boxes = boxes.reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
@@ -319,12 +341,12 @@ class DetectionPredictor(Predictor):
 
 
 class ClassificationPredictor(Predictor):
-    """A classifier; its results are the best classes, the best one first.
+    """Predictor for classifiers, which returns the classes of the highest scores.
+
+    The other arguments are those of :class:`Predictor`.
 
     Args:
-        topk (int): How many classes. Defaults to 5.
-
-    For others see :class:`Predictor`.
+        topk (int): Maximum number of classes in a result. Defaults to 5.
     """
 
     is_classifier = True
@@ -335,7 +357,7 @@ class ClassificationPredictor(Predictor):
         self.topk = topk
 
     def _shrink(self, pixels: np.ndarray, data: dict) -> tuple[float, float]:
-        # Nothing pads images, as detectors' are, unless the config does.
+        # Images are not padded, unlike those of detectors, unless the config says so.
         least = getattr(self.model.backbone, 'min_size', 1)
         if min(data['inputs'].shape[-2:]) < least:
             raise ValueError(f'the model needs at least {least} x {least}')

@@ -1,4 +1,4 @@
-"""Predict blocks of images on a Ray cluster: each becomes a Parquet file of records."""
+"""Ray executor: predict blocks of images on a cluster, with one output file each."""
 
 import json
 import logging
@@ -30,31 +30,31 @@ from .parquet_store import ParquetStore
 from .pipeline import Pipeline
 from .sources import Inputs
 
-CONNECT_S = 60  # seconds to wait for a cluster
-# Seconds without a finished block. Ray restarts dead workers without end; an image
-# that kills each of them must not do so for ever.
+CONNECT_S = 60  # Seconds to wait for a cluster.
+# Seconds without a finished block after which the run is aborted. Ray restarts dead
+# workers indefinitely, even if the same image crashes each of them.
 STUCK_S = 4 * 3600
-# Images in a block: at most MAX_BLOCK, fewer if there would be too few blocks to share,
-# and more if there would be too many files.
+# Images in a block: at most MAX_BLOCK, fewer if there would be less than MIN_BLOCKS
+# blocks to share, and more if there would be more than MAX_FILES files.
 MIN_BLOCK, MAX_BLOCK = 8, 200
 MIN_BLOCKS, MAX_FILES = 64, 20_000
 
 
 @dataclass
 class RayJob:
-    """What all workers of a run do, on whichever machine.
+    """Settings of a run that are the same for all workers on all machines.
 
     Attributes:
-        config (str | None): The text of a config; None for an exported detector.
-        checkpoint (str): An absolute path, an address or a name.
-        categories (Mapping[int, str]): Names of the classes by id, in the model's
-            order.
-        score_thr (float): Detections that score less are left out.
-        batch_size (int | None): Images in a batch; None: by their size.
-        out_dir (str): An absolute path or an address.
-        folder (str): What relative names of images are relative to.
-        must_see (list[str]): Of these, local paths must exist on all machines.
-        threads (int): CPU threads of a worker. Defaults to 1.
+        config (str | None): The text of the config; None for an exported detector.
+        checkpoint (str): The absolute path, URL or name of the weights.
+        categories (Mapping[int, str]): Class name by category id, in the model's order.
+        score_thr (float): Minimum score of a detection.
+        batch_size (int | None): Maximum number of images in a batch; None chooses it by
+            image size.
+        out_dir (str): The absolute path or URL of the output folder.
+        folder (str): The working directory for relative names of images.
+        must_see (list[str]): Paths that must exist on all machines; URLs are ignored.
+        threads (int): Number of CPU threads of a worker. Defaults to 1.
     """
 
     config: str | None
@@ -69,22 +69,22 @@ class RayJob:
 
 
 class RayWorker:
-    """Predicts blocks of images and writes one Parquet file of each.
+    """Ray actor that predicts blocks of images and writes a Parquet file for each.
 
     Args:
-        job (RayJob): The same for all workers.
+        job (RayJob): The settings of the run.
     """
 
     def __init__(self, job: RayJob) -> None:
         self.job = job
-        # Ray would restart a worker that fails here again and again: every call
-        # returns the message instead.
+        # Ray would restart a worker that raises here indefinitely. Every call returns
+        # the error message instead.
         self.refusal: str | None = None
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
         load_all_safely()
         hush_opencv()
         torch.set_num_threads(job.threads)
-        with suppress(OSError):  # absolute names need no folder
+        with suppress(OSError):  # Absolute names do not need the folder.
             os.chdir(job.folder)
         try:
             self._check_node()
@@ -93,7 +93,7 @@ class RayWorker:
             if predictor.device == 'cpu':
                 prepare_process_for_cpu()
             self.store = ParquetStore(job.out_dir)
-            self._stack = ExitStack()  # its threads end with this object
+            self._stack = ExitStack()  # Its threads end with this object.
             self.pipeline = self._stack.enter_context(
                 Pipeline(predictor, job.batch_size)
             )
@@ -110,11 +110,14 @@ class RayWorker:
                 )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Predict blocks of :func:`make_blocks`.
+        """Predict blocks of images.
+
+        Args:
+            batch (pyarrow.Table): Blocks of :func:`make_blocks`, one in each row.
 
         Returns:
-            pyarrow.Table: Of each, the number of ``images``, and as ``refusal`` why it
-            can't be done on this machine.
+            pyarrow.Table: A row for each block, with the number of predicted ``images``
+            and, as ``refusal``, the error message if this machine can't predict it.
         """
         rows = []
         for chunks in batch['chunks'].to_pylist():
@@ -156,19 +159,20 @@ def run(
     num_cpus: float | None,
     num_gpus: float | None,
 ) -> None:
-    """Have all blocks predicted on a cluster, or on one that is started here.
+    """Predict all blocks on a Ray cluster.
 
     Args:
-        blocks (list[pyarrow.Table]): From :func:`.ray_worker.make_blocks`.
-        left (int): Number of images in them.
-        job (RayJob): What to do with them.
-        address (str | None): The cluster's; None starts one here.
-        actors (int | None): Models; see :func:`share_out`.
-        num_cpus (float | None): CPUs, and threads, of each model.
-        num_gpus (float | None): GPUs of each model.
+        blocks (list[pyarrow.Table]): The blocks, from :func:`make_blocks`.
+        left (int): The number of images in the blocks.
+        job (RayJob): The settings of the run.
+        address (str | None): The address of the cluster; None starts Ray on this
+            machine.
+        actors (int | None): The number of models; see :func:`share_out`.
+        num_cpus (float | None): The number of CPUs and threads of each model.
+        num_gpus (float | None): The number of GPUs of each model.
 
     Raises:
-        UserError: If there is no cluster, or a worker can't do its part.
+        UserError: If the cluster can't be reached, or a worker fails.
     """
     start(address)
     try:
@@ -176,7 +180,7 @@ def run(
             ray.cluster_resources(), actors, num_cpus, num_gpus, address is not None
         )
         context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False  # ours counts images
+        context.enable_progress_bars = False  # The bar below counts images.
         context.execution_no_progress_timeout_s = STUCK_S
         logging.getLogger('ray.data').setLevel(logging.CRITICAL)
         found = ray.data.from_arrow(blocks).map_batches(
@@ -200,14 +204,22 @@ def run(
 
 
 def start(address: str | None) -> None:
-    """Start Ray here, or connect to a cluster, within a minute."""
-    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')  # in its log files too
+    """Start Ray on this machine, or connect to a cluster within ``CONNECT_S`` seconds.
+
+    Args:
+        address (str | None): The address of the cluster, ``HOST:PORT`` or ``auto``;
+            None starts Ray on this machine.
+
+    Raises:
+        UserError: If Ray can't be started, or the cluster does not answer.
+    """
+    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')  # also in Ray's log files
     quiet = dict(log_to_driver=False, logging_level='error')
     if address is None:
-        # Without an address it would join a cluster that `ray start` left running.
+        # Without 'local', Ray would join a cluster that is already running here.
         try:
             ray.init('local', include_dashboard=False, **quiet)
-        except Exception as error:  # also a bare one
+        except Exception as error:  # Ray raises plain Exceptions as well.
             raise UserError(
                 f'Ray cannot be started here: {error} Its logs are in '
                 '/tmp/ray/session_latest/logs. Is there memory left, and room in /tmp?'
@@ -215,9 +227,10 @@ def start(address: str | None) -> None:
         return
     unreachable = UserError(
         f'--address {address}: no Ray cluster answers there. `ray status` on its head '
-        'tells whether it runs; its port is 6379 unless `ray start --head` was told '
-        'another. Run this tool on a machine of the cluster; where that asks for a '
-        "token, with RAY_AUTH_MODE=token and the head's ~/.ray/auth_token."
+        'tells whether it runs; its port is 6379 unless `ray start --head` was given '
+        'another one. Run this tool on a machine of the cluster; if the cluster '
+        "requires a token, set RAY_AUTH_MODE=token and copy the head's "
+        '~/.ray/auth_token.'
     )
     host, _, port = address.removeprefix('ray://').rpartition(':')
     if address != 'auto':
@@ -247,25 +260,27 @@ def share_out(
     num_gpus: float | None,
     may_grow: bool,
 ) -> tuple[int, float, float]:
-    """Divide a cluster among models, as far as the user hasn't.
+    """Divide the resources of a cluster among models.
 
     Args:
-        resources (dict[str, float]): What ``ray.cluster_resources()`` returns.
-        actors (int | None): Models.
-        num_cpus (float | None): CPUs of each.
-        num_gpus (float | None): GPUs of each.
-        may_grow (bool): Whether machines may still be added.
+        resources (dict[str, float]): The result of ``ray.cluster_resources()``.
+        actors (int | None): The number of models; None uses the whole cluster.
+        num_cpus (float | None): The number of CPUs of each model; None uses 0.8.
+        num_gpus (float | None): The number of GPUs of each model; None uses one if the
+            cluster has GPUs.
+        may_grow (bool): Whether machines may be added to the cluster later.
 
     Returns:
-        tuple[int, float, float]: Number of models, and the CPUs and GPUs of each.
+        tuple[int, float, float]: The number of models, and the number of CPUs and GPUs
+        of each.
 
     Raises:
-        UserError: If that is more than there is, and it can't grow.
+        UserError: If the models need more than a cluster that can't grow has.
     """
     cpus, gpus = resources.get('CPU', 1), resources.get('GPU', 0)
     if num_gpus is None:
         num_gpus = float(gpus > 0)
-    # Ray's own tasks would wait if the models had all CPUs.
+    # Leave CPUs for Ray's own tasks.
     num_cpus = num_cpus or 0.8
     if actors is None:
         most = gpus // num_gpus if num_gpus else cpus // max(1, num_cpus)
@@ -284,17 +299,19 @@ def make_blocks(
 ) -> tuple[list[pa.Table], int, int]:
     """Divide images into blocks for :class:`RayWorker`.
 
-    Which images share a block depends on the inputs only, so that what is predicted
-    again is the same. Images in Parquet with bytes have a block per row group.
+    The division depends on the inputs only, so a resumed run has the same blocks.
+    Images that are stored in Parquet files have one block for each row group.
 
     Args:
         inputs (Inputs): The images; videos are skipped.
-        size (int | None): Images in a block; None: by their number.
-        is_done (Callable): Whether the image of a name has a record.
+        size (int | None): The number of images in a block; None chooses it by the
+            number of images.
+        is_done (Callable): Returns whether the image with a name has a record.
 
     Returns:
-        tuple[list[pyarrow.Table], int, int]: The blocks of what isn't done, each a
-        table of one row; the number of images in them; the number of all images.
+        tuple[list[pyarrow.Table], int, int]: The blocks of images without a record,
+        each a table with one row; the number of images in them; the total number of
+        images.
     """
     chunks: list[tuple[bool, int, str]] = []
     count = left_count = 0
@@ -322,17 +339,21 @@ def make_blocks(
 
 
 def unpack(chunks: list[str]) -> list[InputImage]:
-    """Return the images of a block."""
+    """Return the images of a block.
+
+    Args:
+        chunks (list[str]): The column ``chunks`` of a block of :func:`make_blocks`.
+    """
     return [InputImage(*fields) for chunk in chunks for fields in json.loads(chunk)]
 
 
 def _chunks(inputs: Inputs, size: int) -> Iterator[tuple[bool, list[InputImage]]]:
-    """Yield neighbours: ``size`` images, or a row group of Parquet (True)."""
+    """Yield (False, ``size`` images) or (True, images of a Parquet row group)."""
     chunk: list[InputImage] = []
     group = None
     for image in inputs:
         if image.is_video:
-            inputs.report.skip(image.name, 'the Ray executor reads no videos')
+            inputs.report.skip(image.name, 'the Ray executor does not support videos')
             continue
         is_row = image.file is not None and image.file.endswith('.parquet')
         own = (image.file, image.offset) if is_row else None

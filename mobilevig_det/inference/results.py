@@ -1,7 +1,7 @@
-"""Results of inference in one image: detections, or the best classes.
+"""Results of inference on one image: detections, or the most probable classes.
 
-A result is stored as a record: a line of JSON in the ``rows/`` of the local and
-torchrun executors, and a row of Parquet in those of the Ray executor.
+A result is stored as a record in the folder ``rows/``: the local and distributed
+executors write JSON lines, the Ray executor writes Parquet rows.
 """
 
 import os
@@ -24,22 +24,29 @@ if TYPE_CHECKING:
     from mmdet.structures import DetDataSample
 
 ResultT = TypeVar('ResultT', bound='Result')
-# Larger images are drawn smaller, and masks are predicted in coordinates of the model's
-# input: a hundred masks of a gigapixel don't fit into a memory.
+# Larger images are downscaled to be drawn, and their masks stay at the model's input
+# size: 100 masks of a gigapixel image do not fit into memory.
 MAX_PIXELS = 2**24
 MAX_SIDE = 2**15
 
 
 class Record(TypedDict):
-    """What a model found in an image or a frame.
+    """Stored predictions of one image or video frame.
 
-    ``image`` is its name and ``place`` its position among the inputs. ``boxes`` are
-    [x, y, width, height] in pixels of the image, ``labels`` category ids and ``masks``
-    COCO's RLE, ``{'size': [height, width], 'counts': text}``, or None if the model
-    predicts none. A classifier's record has labels and scores of the best classes and
-    no boxes. ``error`` says why an image could not be used; then there are no
-    detections, and no size if it could not be decoded. Frames also have ``video`` and
-    ``frame``; a completed video has a record of its own with its number of ``frames``.
+    A frame's record also has ``video``, the path of its video, and ``frame``, its
+    number. A completed video has a record of its own with the number of ``frames``.
+
+    Attributes:
+        place: Position of the image among the inputs, from 0.
+        image: Name of the image.
+        width: Width in pixels; None if the image could not be decoded.
+        height: Height in pixels; None if the image could not be decoded.
+        boxes: N boxes [x, y, width, height] in pixels; empty for a classifier.
+        labels: N category ids: of the detections, or of a classifier's best classes.
+        scores: N scores, in descending order.
+        masks: N masks in COCO's RLE, ``{'size': [height, width], 'counts': text}``;
+            None if the model predicts no masks.
+        error: Why the image could not be used; None if it was predicted.
     """
 
     place: int
@@ -60,8 +67,16 @@ def empty_record(
     width: int | None = None,
     height: int | None = None,
 ) -> Record:
-    """Return the record of an input without detections: one that could not be used, or
-    a completed video (``error`` None)."""
+    """Return a record without predictions.
+
+    Args:
+        place (int): Position of the input, from 0.
+        image (str): Name of the input.
+        error (str | None): Why the input could not be used; None for a completed
+            video.
+        width (int | None): Width in pixels, if it is known. Defaults to None.
+        height (int | None): Height in pixels, if it is known. Defaults to None.
+    """
     return Record(
         place=place,
         image=image,
@@ -77,18 +92,18 @@ def empty_record(
 
 @dataclass(repr=False, eq=False)
 class Result:
-    """What a model predicts in one image.
+    """Predictions for one image.
 
     Attributes:
-        source (InputImage): The image's name and where to read it.
+        source (InputImage): The input image.
         classes (Sequence[str]): Names of all classes of the model, by label.
-        height (int | None): Of the image in pixels; None if it could not be decoded.
-        width (int | None): Likewise.
-        scores (np.ndarray): float32 of shape (N,), descending.
+        height (int | None): Height in pixels; None if the image was not decoded.
+        width (int | None): Width in pixels; None if the image was not decoded.
+        scores (np.ndarray): float32 of shape (N,), in descending order.
         labels (np.ndarray): int64 of shape (N,), indices into ``classes``.
-        error (str | None): Why the image could not be used. Then N is 0.
-        pixels (np.ndarray | None): The decoded image, if it can't be read again.
-        drawn (np.ndarray | None): A frame of a video, drawn by the pipeline.
+        error (str | None): Why the image could not be used; N is 0 in this case.
+        pixels (np.ndarray | None): The image, uint8 (H, W, 3), BGR, if kept in memory.
+        drawn (np.ndarray | None): The drawing of a video frame, uint8 (H, W, 3), BGR.
     """
 
     source: InputImage
@@ -103,7 +118,7 @@ class Result:
 
     @property
     def name(self) -> str:
-        """The path of the image, or the name that its source gave it."""
+        """The path of the image, or another name that identifies it."""
         return self.source.name
 
     @property
@@ -113,14 +128,14 @@ class Result:
 
     @property
     def image(self) -> np.ndarray:
-        """The image, uint8 of shape (H, W, 3), BGR. Files are read again."""
+        """The image, uint8 of shape (H, W, 3), BGR, read from its file if necessary."""
         return self.source.read() if self.pixels is None else self.pixels
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __getitem__(self: ResultT, index: Any) -> ResultT:
-        """Select predictions by a slice, a boolean mask, indices or one index."""
+        """Select predictions by an index, indices, a slice or a boolean mask."""
         chosen = np.atleast_1d(np.arange(len(self))[index])
         return replace(self, **self._selected(chosen))
 
@@ -132,15 +147,18 @@ class Result:
         score_thr: float = 0.0,
         classes: str | Sequence[str] | None = None,
     ) -> ResultT:
-        """Keep predictions of a score of at least ``score_thr``, and of some classes.
+        """Return a result with the predictions of a minimum score and certain classes.
 
         Args:
-            score_thr (float): The lowest score to keep. Defaults to 0.
+            score_thr (float): Minimum score. Defaults to 0.
             classes (str | Sequence[str], optional): Names of the classes to keep.
-                Defaults to None, which keeps all.
+                Defaults to None, which keeps all classes.
 
         Raises:
-            UserError: If the model has no class of such a name.
+            UserError: If the model has no class with such a name.
+
+        Example:
+            >>> people = result.filter(score_thr=0.5, classes='person')
         """
         keep = self.scores >= score_thr
         if classes is not None:
@@ -148,11 +166,11 @@ class Result:
         return self[keep]
 
     def to_record(self, category_ids: Sequence[int] | None = None) -> Record:
-        """Return the record of :mod:`.records`.
+        """Return the result as a :class:`Record`.
 
         Args:
-            category_ids (Sequence[int], optional): Ids by label. Defaults to None:
-                1, 2, 3, ….
+            category_ids (Sequence[int], optional): Category id of each class, by
+                label. Defaults to None, which numbers the classes from 1.
         """
         source = self.source
         record = empty_record(
@@ -176,14 +194,13 @@ class Result:
 
 @dataclass(repr=False, eq=False)
 class Detections(Result):
-    """Objects that a detector found in one image.
+    """Detections in one image; see :class:`Result` for the other attributes.
 
     Attributes:
-        boxes (np.ndarray): float32 of shape (N, 4), (x1, y1, x2, y2) in pixels of the
+        boxes (np.ndarray): float32 of shape (N, 4): (x1, y1, x2, y2) in pixels of the
             original image.
-        rles (list[dict] | None): N masks as COCO's RLE, or None if the model predicts
-            no masks.
-        palette (Sequence | None): (r, g, b) of each class, for drawing.
+        rles (list[dict] | None): N masks in COCO's RLE, or None if there are none.
+        palette (Sequence | None): The colour (r, g, b) of each class, for drawing.
 
     Example:
         >>> result = Detector('coco-m')('photo.jpg')
@@ -196,7 +213,7 @@ class Detections(Result):
 
     @property
     def masks(self) -> np.ndarray | None:
-        """Masks, bool of shape (N, H, W), decoded now; None without a mask head."""
+        """The masks, decoded on access: bool (N, H, W); None if there are none."""
         if self.rles is None:
             return None
         if not self.rles:
@@ -208,6 +225,7 @@ class Detections(Result):
         return dict(super()._selected(chosen), boxes=self.boxes[chosen], rles=rles)
 
     def to_record(self, category_ids: Sequence[int] | None = None) -> Record:
+        """Return the result as a :class:`Record`; see :meth:`Result.to_record`."""
         record = super().to_record(category_ids)
         corners = self.boxes.tolist()
         record['boxes'] = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in corners]
@@ -217,17 +235,21 @@ class Detections(Result):
     def to_coco(
         self, image_id: int = 1, category_ids: Sequence[int] | None = None
     ) -> list[dict]:
-        """Return COCO annotations with a ``score``, without ids of their own.
+        """Return the detections as COCO results.
 
         Args:
-            image_id (int): The image's id. Defaults to 1.
-            category_ids (Sequence[int], optional): Ids by label. Defaults to None:
-                1, 2, 3, ….
+            image_id (int): The id of the image. Defaults to 1.
+            category_ids (Sequence[int], optional): Category id of each class, by
+                label. Defaults to None, which numbers the classes from 1.
+
+        Returns:
+            list[dict]: A COCO annotation for each detection, with a ``score`` and
+            without an ``id``.
         """
         return list(coco_annotations(self.to_record(category_ids), image_id))
 
     def to_data_sample(self) -> 'DetDataSample':
-        """Return MMDetection's data sample in coordinates of the original image."""
+        """Return a ``DetDataSample`` of MMDetection, in original image coordinates."""
         import torch
         from mmdet.structures import DetDataSample
         from mmengine.structures import InstanceData
@@ -247,7 +269,11 @@ class Detections(Result):
         return sample
 
     def to_supervision(self) -> Any:
-        """Return ``supervision.Detections`` (``pip install supervision``)."""
+        """Return the detections as ``supervision.Detections``.
+
+        Raises:
+            UserError: If the package supervision can't be imported.
+        """
         try:
             import supervision  # type: ignore[import-not-found]
         except ImportError as error:
@@ -263,14 +289,17 @@ class Detections(Result):
         )
 
     def draw(self, score_thr: float = 0.0) -> np.ndarray:
-        """Return a copy of the image with boxes, masks, names and scores drawn.
+        """Draw boxes, masks, class names and scores into a copy of the image.
 
         Args:
-            score_thr (float): Draw what scores at least so much. Defaults to 0.
+            score_thr (float): Minimum score of the detections to draw. Defaults to 0.
 
         Returns:
-            np.ndarray: uint8 (H, W, 3), BGR; smaller than the image if that has more
-            than ``MAX_PIXELS`` pixels.
+            np.ndarray: uint8 of shape (H, W, 3), BGR. The copy is downscaled if the
+            image exceeds ``MAX_PIXELS`` pixels or ``MAX_SIDE`` pixels per side.
+
+        Raises:
+            ImageFileError: If the image file can't be read again.
         """
         found = self.filter(score_thr)
         if self.pixels is None:
@@ -296,20 +325,21 @@ class Detections(Result):
         )
 
     def save(self, path: str | os.PathLike, score_thr: float = 0.0) -> None:
-        """Write the image with boxes, masks and names drawn.
+        """Draw the detections and write the drawing to an image file.
 
         Args:
-            path (str | PathLike): An image file; the suffix chooses the format.
-            score_thr (float): Draw what scores at least so much. Defaults to 0.
+            path (str | PathLike): The image file. Its suffix determines the format.
+            score_thr (float): Minimum score of the detections to draw. Defaults to 0.
 
         Raises:
-            UserError: If OpenCV cannot write such a format.
+            ImageFileError: If the image file can't be read again.
+            UserError: If OpenCV does not support the format.
         """
         save_image(path, self.draw(score_thr))
 
 
 class _MasksOnDemand:
-    """Masks that are decoded and resized one at a time, because all can be large."""
+    """Sequence of masks that decodes and resizes each on access to save memory."""
 
     def __init__(self, rles: list[dict], size: tuple[int, int]) -> None:
         self.rles = rles
@@ -321,21 +351,30 @@ class _MasksOnDemand:
 
 
 class Classification(Result):
-    """The best classes of one image; ``result.names[0]`` is the best one."""
+    """The most probable classes of one image; see :class:`Result` for the attributes.
+
+    Example:
+        >>> result = Classifier('m')('photo.jpg')
+        >>> result.names[0], result.scores[0]
+    """
 
 
 def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Write an image file atomically; its suffix chooses the format.
+    """Write an image file atomically.
+
+    Args:
+        path (str | PathLike): The file. Its suffix determines the format.
+        image (np.ndarray): uint8 of shape (H, W, 3), BGR.
 
     Raises:
-        UserError: If OpenCV cannot write such a format.
+        UserError: If OpenCV does not support the format.
     """
     suffix = os.path.splitext(path)[1]
     try:
         data = cv2.imencode(suffix, image)[1]
     except cv2.error as error:
         raise UserError(
-            f'{path}: OpenCV writes no {suffix or "such"} files.'
+            f'{path}: OpenCV cannot write images with the suffix {suffix!r}.'
         ) from error
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     with atomic_write(path) as part:
@@ -343,10 +382,14 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
 
 
 def labels_of(names: str | Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Return the labels of classes by name.
+    """Return the labels of classes.
+
+    Args:
+        names (str | Sequence[str]): One or several class names.
+        classes (Sequence[str]): Names of all classes of the model, by label.
 
     Raises:
-        UserError: If there is no class of such a name.
+        UserError: If the model has no class with such a name.
     """
     names = [names] if isinstance(names, str) else names
     unknown = [name for name in names if name not in classes]

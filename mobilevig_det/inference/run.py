@@ -1,4 +1,4 @@
-"""One run of the command ``predict``: a model over inputs, records, and a result."""
+"""Run the command ``predict``: predict inputs, store records and write the result."""
 
 import hashlib
 import json
@@ -38,19 +38,20 @@ from .writers import (
     write_result,
 )
 
-FORMAT = 2  # of the records; others are not resumed
+FORMAT = 2  # Version of the record format. Records of other versions can't be resumed.
 
 
 class Model(NamedTuple):
     """A loaded model and the ids of its classes.
 
     Attributes:
-        cfg (Config | None): As it was read, with --cfg-options.
-        checkpoint (str): Its file, address or name.
-        predictor (Predictor): The model.
-        score_thr (float): Predictions that score less are left out.
-        categories (dict[int, str]): Names of the classes by id, in the model's order.
-        image_ids (dict[str, int]): Of the test set's images, by real path.
+        cfg (Config | None): The config with --cfg-options applied; None for an
+            exported detector.
+        checkpoint (str): The path, URL or name of the weights.
+        predictor (Predictor): The model with its preprocessing.
+        score_thr (float): Minimum score of a prediction.
+        categories (dict[int, str]): Class name by category id, in the model's order.
+        image_ids (dict[str, int]): Image id by real path, of the test set's images.
     """
 
     cfg: Config | None
@@ -62,13 +63,22 @@ class Model(NamedTuple):
 
     @classmethod
     def load(cls, args: Namespace, device: str | None) -> 'Model':
+        """Load the model that the arguments name.
+
+        Args:
+            args (Namespace): The arguments of :mod:`mobilevig_det.cli.predict`.
+            device (str | None): The device; None uses a GPU if one is available.
+
+        Raises:
+            UserError: If the model is not found or can't be loaded.
+        """
         config, checkpoint = find_model(args.config, args.checkpoint)
         cfg = None
         if config is not None:
             cfg = load_config(config, args.cfg_options)
         elif args.cfg_options:
             raise UserError('--cfg-options need the --config that they change.')
-        # Of a classifier, the best classes are recorded whatever they score.
+        # A classifier's best classes are recorded regardless of their scores.
         classifier = cfg is not None and is_classifier(cfg)
         score_thr = 0.0 if classifier else args.score_thr
         predictor = load_predictor(cfg, checkpoint, device, score_thr)
@@ -83,8 +93,16 @@ class Model(NamedTuple):
         return cls(cfg, checkpoint, predictor, score_thr, categories, image_ids)
 
     def settings(self, **more: Any) -> dict[str, Any]:
-        """Return what the records depend on, as JSON represents it; ``--resume`` never
-        mixes those of two models."""
+        """Return the settings that determine the records.
+
+        ``--resume`` compares them, so that it never mixes the records of two models.
+
+        Args:
+            more: Further settings.
+
+        Returns:
+            dict[str, Any]: Values as they are read back from JSON.
+        """
         settings = dict(
             format=FORMAT,
             weights=_content(find_file(self.checkpoint)),
@@ -100,7 +118,7 @@ class Model(NamedTuple):
 
 def _content(path: Path) -> str:
     digest, size = hashlib.sha256(), 0
-    # The weights of OpenVINO's .xml are in a file of their own.
+    # OpenVINO stores the weights next to the .xml file, in a .bin file.
     for file in [path, *([path.with_suffix('.bin')] if path.suffix == '.xml' else [])]:
         with file.open('rb') as opened:
             while data := opened.read(2**20):
@@ -110,16 +128,16 @@ def _content(path: Path) -> str:
 
 
 def predict(args: Namespace, program: str) -> None:
-    """Run a model over inputs.
+    """Predict all inputs and write the result.
 
     Args:
         args (Namespace): The arguments of :mod:`mobilevig_det.cli.predict`.
-        program (str): The name at the start of messages.
+        program (str): The program name at the start of messages.
 
     Raises:
-        UserError: If something that the user gave is wrong.
-        KeyboardInterrupt: After a Ctrl-C, when what is done has been written.
-        SystemExit: If inputs could not be used.
+        UserError: If an argument, the model or an output folder can't be used.
+        KeyboardInterrupt: After Ctrl-C, when the results so far have been written.
+        SystemExit: If some inputs were skipped, or there are no inputs.
     """
     hush_opencv()
     _check_inputs(args.inputs, args.out_dir)
@@ -130,7 +148,7 @@ def predict(args: Namespace, program: str) -> None:
 
 
 def _check_inputs(inputs: Iterable[str], out_dir: str) -> None:
-    """Raise a UserError if an input is, or lies in, what this run would write."""
+    """Raise a UserError if this run would overwrite an input."""
 
     def comparable(path: str) -> str:
         return without_secrets(path) if is_address(path) else osp.realpath(path)
@@ -150,7 +168,7 @@ def _predict_here(args: Namespace, program: str) -> None:
     report = SkipReport(program, quiet=not processes.first)
     inputs = Inputs(args.inputs, report)
     if not inputs:
-        sys.exit(f'{program}: there is nothing to look at.')
+        sys.exit(f'{program}: the inputs contain no images or videos.')
     processes.check_inputs(inputs)
     check_format(args.format)
     model = Model.load(args, processes.device(args.device))
@@ -204,7 +222,7 @@ def _predict_here(args: Namespace, program: str) -> None:
 
 
 def _predict_on_ray(args: Namespace, program: str) -> None:
-    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'  # it would report to its makers
+    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'  # no telemetry
     try:
         import pyarrow  # noqa: F401
         import ray.data  # noqa: F401
@@ -222,7 +240,7 @@ def _predict_on_ray(args: Namespace, program: str) -> None:
             'store, rows/ is the result: use --format rows.'
         )
     report = SkipReport(program)
-    # Here first: what doesn't fit is reported before a cluster is asked for.
+    # Load the model here first, to report errors before a cluster is started.
     model = Model.load(args, 'cpu')
     out_dir, checkpoint = _absolute(args.out_dir), _absolute(model.checkpoint)
     inputs = Inputs(args.inputs, report)
@@ -258,7 +276,7 @@ def _predict_on_ray(args: Namespace, program: str) -> None:
             args.num_gpus,
         )
     errors = store.check(count)
-    lines = [f'{count} images, {errors} of which could not be used.']
+    lines = [f'{count} images, {errors} of which were skipped.']
     lines += _write(args, store, model)
     store.finish()
     print('\n'.join([*lines, f'Rows: {store.path}/*.parquet']))
@@ -267,7 +285,7 @@ def _predict_on_ray(args: Namespace, program: str) -> None:
 
 
 def _write(args: Namespace, store: RecordStore, model: Model) -> list[str]:
-    """Write the result of all records; return lines that say what was written."""
+    """Write the result of all records, and return lines that describe it."""
     lines = [f'Model: {without_secrets(model.checkpoint)}']
     classifier = model.predictor.is_classifier
     if args.format != 'rows':

@@ -1,5 +1,8 @@
-"""The images that arguments stand for: files, folders, patterns, lists, tar shards,
-videos, Parquet, object stores and arrays."""
+"""Resolve arguments to input images.
+
+Inputs are files, folders, patterns, lists, tar shards, videos, Parquet files, URLs of
+object stores, and arrays.
+"""
 
 import glob
 import itertools
@@ -31,22 +34,22 @@ from .names import (
 
 
 class Inputs:
-    """The images and videos that a list of arguments stands for.
+    """Iterable over the images and videos that command-line arguments name.
 
-    Named images come first, then lists, shards and tables in their order, then named
-    videos, each once. Lists and shards are read while they are iterated and never
-    held in memory.
+    Image files come first, then the contents of lists, shards and Parquet files in
+    their order, then video files. Each input occurs once. Lists and shards are streamed
+    and never held in memory.
 
     Args:
         names (list[str]): Files, folders, patterns, lists (``.txt``, ``.lst``; ``-``
-            is standard input), shards (``.tar``), Parquet, and addresses of folders,
-            lists and Parquet in object stores.
-        report (SkipReport): Told of what cannot be used.
+            for standard input), shards (``.tar``), Parquet files, and URLs of folders,
+            lists and Parquet files in object stores.
+        report (SkipReport): Reports the inputs that can't be used.
 
     Attributes:
-        images (list[str]): Named images.
-        videos (list[str]): Named videos.
-        streams (list[str]): Lists, shards, tables and addresses.
+        images (list[str]): Paths of image files.
+        videos (list[str]): Paths of video files.
+        streams (list[str]): Lists, shards, Parquet files and URLs.
     """
 
     def __init__(self, names: list[str], report: SkipReport) -> None:
@@ -84,7 +87,7 @@ class Inputs:
             else:
                 again += 1
         if again:
-            self.report.note(f'{again} of the listed names are repeated; used once.')
+            self.report.note(f'{again} of the listed names are repeated and ignored.')
 
     def _streamed(self) -> Iterator[InputImage]:
         for stream in self.streams:
@@ -114,7 +117,12 @@ class Inputs:
             yield InputImage(name, 0, shard, offset, size)
 
     def count(self) -> int | None:
-        """Images and frames as far as files tell; None of a pipe or a shard."""
+        """Return the number of images and frames.
+
+        Returns:
+            int | None: The number, which is an estimate for lists and some videos;
+            None if it is unknown, as for pipes and shards.
+        """
         total = len(self.images)
         for path in self.videos:
             if osp.isfile(path):
@@ -127,7 +135,7 @@ class Inputs:
         return total
 
     def described(self) -> Iterator[str]:
-        """What is the same in all processes that see the same inputs."""
+        """Yield strings that are equal in all processes with the same inputs."""
         yield from self.images
         yield from self.videos
         for stream in self.streams:
@@ -141,7 +149,16 @@ def _is_stream(path: str) -> bool:
 
 
 def find_files(names: list[str], report: SkipReport) -> list[str]:
-    """Expand folders, patterns and braces; each path once."""
+    """Expand folders, patterns and braces to paths.
+
+    Args:
+        names (list[str]): Paths, patterns and URLs.
+        report (SkipReport): Reports folders and patterns without images.
+
+    Returns:
+        list[str]: Paths and URLs, without duplicates. Names without a pattern are
+        returned even if there is no such file.
+    """
     paths: list[str] = []
     for name in names:
         if is_address(name):
@@ -149,7 +166,7 @@ def find_files(names: list[str], report: SkipReport) -> list[str]:
         elif osp.isdir(name):
             found = _in_folder(name, report)
         elif osp.lexists(name):
-            found = [name]  # whatever it is called
+            found = [name]  # A file name may look like a pattern.
         elif len(expanded := expand_braces(name)) > 1:
             found = expanded
         elif not glob.has_magic(name):
@@ -178,13 +195,18 @@ def _in_folder(folder: str, report: SkipReport) -> list[str]:
         reason = 'no images or videos are in this folder'
         if any(osp.isdir(osp.join(folder, name)) for name in names):
             below = osp.join(folder, '**', '*.jpg')
-            reason += f'; those in folders below it are found by "{below}"'
+            reason += f'; to include its subfolders, use the pattern "{below}"'
         report.skip(folder, reason)
     return [osp.join(folder, name) for name in found]
 
 
 def expand_braces(name: str) -> list[str]:
-    """Expand ``shard-{000..009}.tar`` to ten names, as an unquoted shell word."""
+    """Expand ranges of numbers in braces, as a shell does.
+
+    Example:
+        >>> expand_braces('shard-{08..10}.tar')
+        ['shard-08.tar', 'shard-09.tar', 'shard-10.tar']
+    """
     parts = re.split(r'\{(\d+)\.\.(\d+)\}', name)
     ranges = [
         [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
@@ -203,8 +225,11 @@ def iterate(source: Any) -> Iterator[InputImage]:
         source: A path (an image, a folder, a pattern, a list, a shard, a video), an
             array, a PIL image, or an iterable of paths, arrays and PIL images.
 
+    Yields:
+        InputImage: Each image and each frame of a video.
+
     Raises:
-        UserError: If it is none of them, or stands for no image.
+        UserError: If a path contains no images, or an item has an unsupported type.
     """
     if isinstance(source, str | os.PathLike):
         source = Inputs([os.fspath(source)], RaiseOnSkip('stream'))
@@ -220,5 +245,5 @@ def iterate(source: Any) -> Iterator[InputImage]:
         for frame in frames:
             if frame.pixels is not None and frame.video is None:
                 frame = replace(frame, name=f'array {count}')
-            yield replace(frame, place=count)  # among all images and frames
+            yield replace(frame, place=count)  # Images and frames are counted together.
             count += 1

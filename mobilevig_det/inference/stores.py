@@ -1,7 +1,7 @@
-"""Stores of records on disk, and the rule by which a run resumes.
+"""Stores of prediction records, from which a run can be resumed.
 
-A store is the folder ``rows/`` of a run, with the files of records (lines of JSON of
-the local and torchrun executors, Parquet of the Ray executor), and ``settings.json``.
+A store is the folder ``rows/`` of a run. It contains the records, as JSON lines (local
+and distributed executors) or Parquet (Ray executor), and their ``settings.json``.
 """
 
 import contextlib
@@ -23,41 +23,41 @@ from ..io import atomic_write, atomic_write_text
 from .names import DigestSet, digest_of
 
 SETTINGS = 'settings.json'
-# A power cut may take records that are younger than this; a kill takes none.
+# A power failure may lose the records of the last seconds; a killed process loses none.
 SYNC_SECONDS = 5.0
 
 
 class RecordStore:
-    """The records of a run, and which inputs have one.
+    """Base class of the stores of a run's records.
 
     Attributes:
-        path (str): The folder, as messages show it.
-        errors (int): Records of earlier runs that say why an input could not be used;
-            known after :meth:`begin`.
+        path (str): The folder, as it is shown in messages.
+        errors (int): Number of records of earlier runs with an error, which is set by
+            :meth:`begin`.
     """
 
     path: str
     errors = 0
 
     def begin(self, settings: Mapping[str, Any], resume: bool) -> None:
-        """Start a run, or resume one.
+        """Start or resume a run.
 
-        Records of a finished run are replaced, those of an unfinished one never.
+        The records of a finished run are replaced, those of an unfinished run never.
 
         Args:
-            settings (Mapping): What records depend on, see :mod:`.run`.
-            resume (bool): Keep the records of the earlier run.
+            settings (Mapping): What determines the records, see :mod:`.run`.
+            resume (bool): Whether to keep the records of the earlier run.
 
         Raises:
-            UserError: If there are records that would be overwritten, or that were
+            UserError: If records of an unfinished run would be overwritten, or were
                 made with other settings.
         """
         earlier = self._settings()
         has_records = self._has_records()
         if has_records and earlier is None:
             raise UserError(
-                f'{self.path} has rows, and no {SETTINGS} that says what made them: '
-                'choose another --out-dir, or delete that folder.'
+                f'{self.path} has rows but no {SETTINGS} with the settings of their '
+                'run: choose another --out-dir, or delete that folder.'
             )
         if has_records and not resume and earlier and not earlier.get('finished'):
             raise UserError(
@@ -72,16 +72,16 @@ class RecordStore:
         self._write_settings(json.dumps(dict(settings, finished=False), indent=1))
 
     def finish(self) -> None:
-        """Note that every input has its record."""
+        """Mark the run as finished: every input has its record."""
         settings = dict(self._settings() or {}, finished=True)
         self._write_settings(json.dumps(settings, indent=1))
 
     def records(self) -> 'SortedRecords':
-        """Return all records in the order of the inputs."""
+        """Return all records, in the order of the inputs."""
         raise NotImplementedError
 
     def _settings(self) -> dict[str, Any] | None:
-        """Return the settings of an earlier run; None if there are none, or damaged."""
+        """Return the settings of an earlier run, or None if missing or damaged."""
         try:
             settings = json.loads(self._read_settings())
         except (FileNotFoundError, ValueError, RecursionError):
@@ -89,7 +89,7 @@ class RecordStore:
         return settings if isinstance(settings, dict) else None
 
     def _open(self, settings: Mapping[str, Any]) -> None:
-        """Read the names of the records, and remove what is not complete."""
+        """Read the names of the records, and remove incomplete records."""
         raise NotImplementedError
 
     _has_records: Callable[[], bool]
@@ -99,10 +99,10 @@ class RecordStore:
 
 
 class SortedRecords:
-    """Records in the order of the inputs, read one by one while they are iterated.
+    """Iterable over records in the order of the inputs, which are read on demand.
 
     Args:
-        locations (np.ndarray): Where each is; int64.
+        locations (np.ndarray): Location of each record, int64 of shape (N,).
         read (Callable): Returns the record at a location.
     """
 
@@ -121,14 +121,14 @@ class SortedRecords:
 
 
 class JsonLinesStore(RecordStore):
-    """``OUT_DIR/rows`` with a file ``0.jsonl``, ``1.jsonl``, … of each process.
+    """Store of JSON lines: one file ``OUT_DIR/rows/RANK.jsonl`` for each process.
 
-    Files are only appended to. A kill leaves at most the beginning of a line at the
-    end of a file: readers stop there, and a resumed run truncates it. A context
-    manager: no other run begins in the folder meanwhile.
+    Files are only appended to. A killed process leaves at most one incomplete line at
+    the end of its file: readers stop there, and a resumed run removes it. Used as a
+    context manager, the store locks the folder against other runs.
 
     Args:
-        out_dir (str): The run's folder.
+        out_dir (str): The output folder of the run.
     """
 
     def __init__(self, out_dir: str) -> None:
@@ -146,11 +146,12 @@ class JsonLinesStore(RecordStore):
 
     @property
     def files(self) -> list[str]:
-        """The files of the processes, in their order."""
+        """Paths of the files, in the order of the ranks."""
         files = glob.glob(osp.join(glob.escape(self.path), '*.jsonl'))
         return sorted(files, key=lambda path: (len(path), path))
 
     def begin(self, settings: Mapping[str, Any], resume: bool) -> None:
+        """Lock the folder, and start or resume a run; see :meth:`RecordStore.begin`."""
         try:
             os.makedirs(self.path, exist_ok=True)
         except OSError as error:
@@ -164,24 +165,27 @@ class JsonLinesStore(RecordStore):
             np.save(file, self._done.digests)
 
     def done(self) -> DigestSet:
-        """Return the names that have a record: in any process, once one has begun."""
+        """Return the names with a record; any process may call it after ``begin``."""
         return DigestSet.from_digests(np.load(self._done_path))
 
     def writer(self, rank: int) -> 'JsonLinesWriter':
+        """Return a writer that appends to the file of a process."""
         return JsonLinesWriter(osp.join(self.path, f'{rank}.jsonl'))
 
     def records(self) -> SortedRecords:
+        """Return the records of all files, in the order of the inputs."""
         return sorted_lines(self.files)
 
     def finish(self) -> None:
+        """Mark the run as finished, and remove the index of names."""
         super().finish()
         os.remove(self._done_path)
 
     def _acquire_lock(self) -> None:
-        """Two runs that resumed the same records would predict every image twice."""
+        """Prevent two runs from resuming the same records."""
         try:
             import fcntl
-        except ImportError:  # Windows has none
+        except ImportError:  # not available on Windows
             return
         self._lock = open(osp.join(self.path, '.lock'), 'w')
         try:
@@ -221,10 +225,10 @@ class JsonLinesStore(RecordStore):
 
 
 class JsonLinesWriter:
-    """Appends records to a file; each is handed to the system at once.
+    """Writer that appends records to a file, without a buffer in this process.
 
     Args:
-        path (str): The file. It is made, or appended to.
+        path (str): The file, which is created if it does not exist.
     """
 
     def __init__(self, path: str) -> None:
@@ -236,8 +240,8 @@ class JsonLinesWriter:
         """Write a record.
 
         Raises:
-            OSError: If the disk is full, or fails. No part of the record is left, if
-                that can be helped.
+            OSError: If the disk is full or fails. An incomplete record is removed, if
+                possible.
         """
         line = memoryview(json.dumps(record).encode() + b'\n')
         start = self._file.seek(0, os.SEEK_END)
@@ -265,12 +269,12 @@ class JsonLinesWriter:
 def complete_lines(
     path: str, categories: Container[str] | None = None
 ) -> Iterator[tuple[int, int, dict]]:
-    """Yield start, end and record of each line, up to the first that is no record.
+    """Yield start, end and record of each line, up to the first invalid line.
 
     Args:
         path (str): The file.
-        categories (Container[str], optional): Ids of the classes, as text. Defaults
-            to None: any.
+        categories (Container[str], optional): Valid category ids, as strings. Defaults
+            to None, which accepts any id.
     """
     start = 0
     with open(path, 'rb') as file:
@@ -286,7 +290,7 @@ def complete_lines(
 
 
 def _is_record(value: Any, categories: Container[str] | None) -> bool:
-    """Whether parsed JSON is a record; other values may raise an error of Python."""
+    """Return whether parsed JSON is a record; invalid values may raise an error."""
     numbers = [value['place'], value.get('frame', 0), value.get('frames', 0)]
     sizes = value['height'], value['width']
     labels, masks = value['labels'], value['masks']
@@ -316,13 +320,13 @@ def _is_record(value: Any, categories: Container[str] | None) -> bool:
 
 
 def sorted_lines(paths: list[str]) -> SortedRecords:
-    """Return the records of several files of lines, in 28 bytes of memory each.
+    """Return the records of several JSON lines files, with 28 bytes of memory for each.
 
-    Of records of one name, which two runs can leave on a file system without locks,
-    the first is used.
+    If several records have the same name, which can happen on a file system without
+    locks, the first one is used.
     """
     places, frames, starts, names = array('q'), array('i'), array('q'), array('Q')
-    bases = [0]  # where each file would begin if they were one
+    bases = [0]  # start of each file in the concatenation of all files
     for path in paths:
         lines = tqdm(complete_lines(path), f'Reading {path}', unit='row', delay=2)
         for start, _, record in lines:
@@ -334,7 +338,7 @@ def sorted_lines(paths: list[str]) -> SortedRecords:
     first = np.sort(np.unique(np.asarray(names), return_index=True)[1])
     order = np.lexsort((np.asarray(frames)[first], np.asarray(places)[first]))
 
-    @lru_cache(128)  # of open files, which end with this function
+    @lru_cache(128)  # keeps files open
     def opened(number: int) -> BinaryIO:
         return open(paths[number], 'rb')
 
@@ -350,15 +354,15 @@ def sorted_lines(paths: list[str]) -> SortedRecords:
 def check_settings(
     folder: str, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
-    """Refuse to resume records that were made with other settings.
+    """Check that the settings of a resumed run have not changed.
 
     Args:
-        folder (str): Its name, for the message.
-        before (Mapping): What :func:`settings_of` returned then.
-        now (Mapping): What it returns now.
+        folder (str): The folder of the records, for the error message.
+        before (Mapping): The settings of the earlier run.
+        now (Mapping): The settings of this run.
 
     Raises:
-        UserError: With the differences.
+        UserError: If they differ. The message lists the first differences.
     """
     old, new = dict(_flat(before)), dict(_flat(now))
     old.pop('finished', None)
@@ -372,12 +376,12 @@ def check_settings(
         raise UserError(
             f'{folder} is of another model or other settings, and --resume would mix '
             f'the two: {"; ".join(differences[:3])}{more}. Choose another --out-dir, '
-            'or what was given before.'
+            'or use the earlier settings.'
         )
 
 
 def _flat(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
-    """Yield (a.b.0.c, value) of nested dicts and lists of dicts."""
+    """Yield (key, value) of nested dicts and lists, with keys such as ``a.b.0.c``."""
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         value = dict(enumerate(value))
     if isinstance(value, dict):

@@ -25,14 +25,14 @@ Size = tuple[int, int]  # (width, height)
 PlacedLabel = tuple[str, np.ndarray]  # the text and (x1, y1, x2, y2)
 
 MASK_OPACITY = 0.4
-# A box is small for a label that would cover more than this share of it.
+# A box counts as small if a label would cover more than this fraction of it.
 MAX_COVER = 0.15
-# A label may cover small boxes of other objects by this share, summed up.
+# Maximum sum of the fractions of small boxes of other objects that a label covers.
 MAX_COVER_OF_OTHERS = 0.5
-# All labels together may cover this share of the image.
+# Maximum fraction of the image that all labels together cover.
 MAX_LABEL_AREA = 0.2
 
-# Set to a font file to draw with it.
+# Environment variable with the path of the font file to use.
 FONT_VARIABLE = 'MOBILEVIG_FONT'
 # Parts of the file names of fonts with many characters, the best first.
 PREFERRED = (
@@ -81,7 +81,7 @@ def draw_detections(
     visible = ((boxes[:, 2:] >= 0) & (boxes[:, :2] <= (width, height))).all(1)
     boxes = np.clip(boxes, 0, (width - 1, height - 1) * 2).round().astype(int)
     sides = boxes[:, 2:] - boxes[:, :2] + 1
-    # Lines around small objects are thin, those around tiny ones are outside of them.
+    # Lines are thin for small objects, and outside of the box for tiny ones.
     boxes[sides.min(1) < 16] += (-1, -1, 1, 1)
     boxes = np.clip(boxes, 0, (width - 1, height - 1) * 2)
     by_size = [i for i in np.argsort(-sides.prod(1), kind='stable') if visible[i]]
@@ -143,12 +143,12 @@ def _shorten(name: str, font: Font, width: float) -> str:
 def place_labels(
     texts: Sequence[Sequence[str]], boxes: np.ndarray, font: Font, image_size: Size
 ) -> list[PlacedLabel | None]:
-    """Choose text and place of each label, one after another.
+    """Choose the text and the position of each label, one after another.
 
     Args:
-        texts (Sequence[Sequence[str]]): For each of N labels, texts of which the first
-            that finds a place is taken. Earlier labels take precedence.
-        boxes (np.ndarray): Boxes of their objects in the image, int, shape (N, 4).
+        texts (Sequence[Sequence[str]]): Alternative texts for each of N labels: the
+            first one that fits is used. Earlier labels take precedence.
+        boxes (np.ndarray): Boxes of the objects in the image, int of shape (N, 4).
         font (FreeTypeFont): The font of the labels.
         image_size (tuple[int, int]): Width and height of the image in pixels.
 
@@ -178,7 +178,7 @@ def place_labels(
             refused |= small[own] & (cover[:, own] > 0)
             if not refused.all():
                 cost = cover_of_small + 0.3 * (cover * ~small).sum(1)
-                cost += 0.02 * np.arange(len(places))  # prefers the first places
+                cost += 0.02 * np.arange(len(places))  # prefer the first positions
                 place = places[np.where(refused, np.inf, cost).argmin()]
                 taken = np.vstack([taken, place])
                 room -= area
@@ -199,7 +199,7 @@ def _padding(font: Font) -> int:
 
 
 def _places(box: np.ndarray, size: Size, image_size: Size) -> np.ndarray:
-    """Return places (M, 4) around a box and inside it, best first, in the image."""
+    """Return M boxes (M, 4) around and inside a box for its label, best first."""
     x1, y1, x2, y2 = box + (0, 0, 1, 1)
     width, height = size
     left, right, above, bottom = x1 - width, x2 - width, y1 - height, y2 - height
@@ -213,14 +213,14 @@ def _places(box: np.ndarray, size: Size, image_size: Size) -> np.ndarray:
 
 
 def _intersections(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return how many pixels M places and N boxes have in common, shape (M, N)."""
+    """Return the areas of intersection of M and N boxes in pixels, shape (M, N)."""
     start = np.maximum(places[:, None, :2], boxes[:, :2])
     end = np.minimum(places[:, None, 2:], boxes[:, 2:] + 1)
     return np.clip(end - start, 0, None).prod(2)
 
 
 def _draw_label(canvas: np.ndarray, label: PlacedLabel, font: Font, color: Color):
-    """Write black or white text on a rectangle of the colour."""
+    """Draw black or white text on a rectangle of a colour."""
     text, (x1, y1, x2, y2) = label
     drawn = Image.new('RGB', (x2 - x1, y2 - y1), color)
     luma = np.dot(color, (0.114, 0.587, 0.299))  # of ITU-R BT.601
@@ -231,12 +231,12 @@ def _draw_label(canvas: np.ndarray, label: PlacedLabel, font: Font, color: Color
 
 
 def class_colors(count: int, palette: Any = None) -> Sequence:
-    """Return (r, g, b) of each class.
+    """Return the colour (r, g, b) of each class.
 
     Args:
-        count (int): Number of classes.
-        palette (Sequence, optional): The data set's colours, which are returned if
-            there are enough. Defaults to None.
+        count (int): The number of classes.
+        palette (Sequence, optional): The colours of the data set, which are used if
+            there are enough of them. Defaults to None.
     """
     if palette is None or isinstance(palette, str) or len(palette) < count:
         return _distinct_colors(count)
@@ -245,7 +245,7 @@ def class_colors(count: int, palette: Any = None) -> Sequence:
 
 @functools.lru_cache(maxsize=8)
 def _distinct_colors(count: int) -> tuple[Color, ...]:
-    """Choose colours, each as far from those before as possible in CIE Lab."""
+    """Choose colours that are as different as possible in CIE Lab."""
     levels = np.linspace(0, 255, 16)
     rgb = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
     lab = cv2.cvtColor(rgb[None].astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[0]
@@ -264,22 +264,25 @@ def _distinct_colors(count: int) -> tuple[Color, ...]:
 
 @functools.lru_cache(maxsize=64)
 def find_font(characters: frozenset[str], preferred: str | None = None) -> str:
-    """Return the font file that has the most of some characters.
+    """Find the font that supports most of the given characters.
 
-    Of equal fonts the order is: ``preferred``, DejaVu Sans of Matplotlib, the fonts of
-    the system. A warning names the characters that no font has.
+    If several fonts are equal, the order of preference is ``preferred``, Matplotlib's
+    DejaVu Sans, and the system's fonts. A warning lists the unsupported characters.
 
     Args:
         characters (frozenset[str]): The characters.
-        preferred (str, optional): A font file. Defaults to None.
+        preferred (str, optional): The path of a font file. Defaults to None.
+
+    Returns:
+        str: The path of the font file.
     """
     best, fewest = '', sorted(characters)
     for path in _candidates(preferred):
         missing = _missing(path, characters)
         if missing is None and path == preferred:
             warnings.warn(
-                f'{FONT_VARIABLE}={path} is no font file that can be read; another '
-                'font is used.',
+                f'{FONT_VARIABLE}={path} is not a readable font file; another font is '
+                'used.',
                 stacklevel=2,
             )
         if missing is not None and (not best or len(missing) < len(fewest)):
@@ -297,7 +300,7 @@ def find_font(characters: frozenset[str], preferred: str | None = None) -> str:
 
 
 def _candidates(preferred: str | None) -> Iterator[str]:
-    """Yield font files; those of the system are searched only if they are needed."""
+    """Yield font files, searching those of the system only if they are needed."""
     import matplotlib
 
     def rank(path: str) -> tuple[int, bool, str]:
@@ -323,11 +326,11 @@ def _missing(path: str, characters: frozenset[str]) -> list[str] | None:
     from matplotlib.ft2font import FT2Font
 
     try:
-        ImageFont.truetype(path, 20)  # raises for fonts of fixed sizes, as of emojis
+        ImageFont.truetype(path, 20)  # raises for fixed-size fonts, e.g. emojis
         font = FT2Font(path)
     except (OSError, RuntimeError, ValueError):
         return None
-    if 'lastresort' in path.lower():  # It has a rectangle for every character.
+    if 'lastresort' in path.lower():  # It has placeholders only.
         return None
     visible = (c for c in sorted(characters) if c.isprintable() and not c.isspace())
     return [c for c in visible if not font.get_char_index(ord(c))]
@@ -335,14 +338,14 @@ def _missing(path: str, characters: frozenset[str]) -> list[str] | None:
 
 @VISUALIZERS.register_module()
 class DetectionVisualizer(DetLocalVisualizer):
-    """Draw boxes and masks by :func:`draw_detections`.
+    """MMDetection visualizer that draws with :func:`draw_detections`.
 
-    The arguments are those of MMDetection's ``DetLocalVisualizer``, but the colours,
-    the opacity and the line width have no effect.
+    The arguments are those of MMDetection's ``DetLocalVisualizer``, but colours,
+    opacity and line width have no effect.
 
     Attributes:
-        file_names (Mapping[str, str]): Names of the pictures, by the path of the
-            image. Others have the name of their image.
+        file_names (Mapping[str, str]): Output file name by image path. Other images
+            keep their file name.
     """
 
     file_names: Mapping[str, str] = MappingProxyType({})
@@ -356,7 +359,7 @@ class DetectionVisualizer(DetLocalVisualizer):
         out_file: str | None = None,
         **kwargs,
     ) -> None:
-        """Draw annotations and predictions; see MMDetection's."""
+        """Draw annotations and predictions; see ``DetLocalVisualizer``."""
         path = getattr(data_sample, 'img_path', '')
         if out_file is not None and path in self.file_names:
             out_file = os.path.join(os.path.dirname(out_file), self.file_names[path])

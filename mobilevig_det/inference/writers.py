@@ -18,15 +18,22 @@ from .names import printable
 
 FORMATS = {
     'coco': 'predictions.json',
-    'classes': 'predictions.json',  # of a classifier
+    'classes': 'predictions.json',  # for classifiers
     'parquet': 'predictions.parquet',
 }
-BATCH = 1000  # records of Parquet in memory at once
-BATCHES = 100  # in a file
+BATCH = 1000  # Parquet records in memory at a time.
+BATCHES = 100  # Maximum number of batches in a Parquet file.
 
 
 def check_format(format: str) -> None:
-    """Raise a UserError, before anything is done, if it can't be written here."""
+    """Check, before the run starts, that a format can be written.
+
+    Args:
+        format (str): The value of ``--format``.
+
+    Raises:
+        UserError: If a package that the format needs is missing.
+    """
     if format != 'parquet':
         return
     try:
@@ -38,13 +45,13 @@ def check_format(format: str) -> None:
 
 
 class Summary:
-    """Counts detections by class while records are written.
+    """Statistics of detections by class, collected while records are written.
 
     Args:
-        categories (Mapping[int, str]): Names of the classes, by id.
+        categories (Mapping[int, str]): Class name by category id.
 
     Attributes:
-        images (int): Images and frames that were predicted.
+        images (int): Number of images and frames that were predicted.
     """
 
     def __init__(self, categories: Mapping[int, str]) -> None:
@@ -55,6 +62,7 @@ class Summary:
         self.images = 0
 
     def add(self, record: Mapping[str, Any]) -> None:
+        """Add the predictions of a :class:`.results.Record`."""
         self.images += record['width'] is not None and record['error'] is None
         for label, score in zip(record['labels'], record['scores']):
             self._counts[label] += 1
@@ -64,11 +72,16 @@ class Summary:
 
     @property
     def detections(self) -> int:
+        """Total number of detections."""
         return sum(self._counts.values())
 
     def table(self) -> list[tuple]:
-        """Return (class, detections, images with one, mean score) of the classes that
-        were found, the most frequent first."""
+        """Return a row for each class with detections, the most frequent class first.
+
+        Returns:
+            list[tuple]: Class name, number of detections, number of images with at
+            least one, and mean score.
+        """
         found = [
             (name, count, self._images[id], self._scores[id] / count)
             for id, name in self._categories.items()
@@ -84,20 +97,21 @@ def write_result(
     categories: Mapping[int, str],
     image_ids: Mapping[str, int],
 ) -> tuple[str, Summary]:
-    """Write one file, or folder, of all records, atomically.
+    """Write all records atomically to one file or folder.
 
     Args:
-        out_dir (str): The folder.
-        format (str): One of ``FORMATS``.
-        records (Iterable[dict]): In the order of the inputs; iterated several times.
-        categories (Mapping[int, str]): Names of the classes, by id.
-        image_ids (Mapping[str, int]): Of the test set's images, by real path.
+        out_dir (str): The output folder.
+        format (str): A key of ``FORMATS``.
+        records (Iterable[dict]): The records in the order of the inputs; iterated
+            several times.
+        categories (Mapping[int, str]): Class name by category id.
+        image_ids (Mapping[str, int]): Image id by real path, of the test set's images.
 
     Returns:
-        tuple[str, Summary]: The path, and what is in it.
+        tuple[str, Summary]: The path of the result, and its statistics.
 
     Raises:
-        OSError: If it can't be written. An older result is kept.
+        OSError: If the result can't be written. An older result is kept.
     """
     path, summary = osp.join(out_dir, FORMATS[format]), Summary(categories)
     if format == 'parquet':
@@ -112,10 +126,16 @@ def write_result(
 def read_test_set(
     classes: Sequence[str], cfg: Config | None
 ) -> tuple[list[int], dict[str, int]]:
-    """Return category ids of a model's classes, and image ids by real path.
+    """Return the category ids of a model's classes and the image ids of its test set.
 
-    They are those of the config's test set, if its file is there and has all classes;
-    otherwise 1, 2, 3, … and none.
+    Args:
+        classes (Sequence[str]): Names of the classes, by label.
+        cfg (Config | None): The config with the test set.
+
+    Returns:
+        tuple[list[int], dict[str, int]]: The category ids by label, and the image ids
+        by real path. If the annotation file is not available or lacks classes, the
+        categories are numbered from 1 and there are no image ids.
     """
     category_ids = list(range(1, len(classes) + 1))
     image_ids: dict[str, int] = {}
@@ -131,7 +151,7 @@ def read_test_set(
                 for image in content['images']
             }
         except (OSError, ValueError, LookupError, TypeError):
-            continue  # it was only wanted for its ids
+            continue  # The annotation file is optional.
         if set(classes) <= set(ids):
             category_ids = [ids[name] for name in classes]
             image_ids.update(paths)
@@ -145,7 +165,7 @@ def _write_coco(
     image_ids: Mapping[str, int],
     summary: Summary,
 ) -> None:
-    """Write images, categories and, as annotations with a ``score``, the detections.
+    """Write COCO JSON, in which annotations with a ``score`` are the detections.
 
     ``pycocotools.coco.COCO(path)`` loads the file; ``COCO.loadRes`` takes the list
     under ``annotations``.
@@ -181,11 +201,14 @@ def _write_coco(
 
 
 def coco_annotations(record: Mapping[str, Any], image_id: int) -> Iterator[dict]:
-    """Yield a record's detections as COCO annotations without ids.
+    """Yield the detections of a record as COCO annotations without ``id``.
 
     Args:
         record (Mapping): A record of a detector.
-        image_id (int): The image's id.
+        image_id (int): The id of the image.
+
+    Yields:
+        dict: Each annotation, with ``bbox`` and ``area`` in pixels and a ``score``.
     """
     masks = record['masks'] or [None] * len(record['boxes'])
     for box, label, score, mask in zip(
@@ -207,11 +230,11 @@ def _write_items(file: TextIO, items: Iterable[dict]) -> None:
 def _numbered(
     records: Iterable[dict], image_ids: Mapping[str, int]
 ) -> Iterator[tuple[int, dict]]:
-    """Yield (image id, record) of the images that were predicted, in order.
+    """Yield (image id, record) of the images that were predicted, in input order.
 
-    Images outside the test set are numbered on from its largest id; one that could be
-    decoded and not be preprocessed takes a number, too. An image of the test set that
-    has several names among the inputs is listed once.
+    Images outside the test set are numbered from the test set's largest id plus one. An
+    image that was decoded but not preprocessed takes a number as well. An image of the
+    test set that occurs under several names is yielded once.
     """
     number = 1 + max((i for i in image_ids.values() if isinstance(i, int)), default=0)
     listed: set[int] = set()
@@ -220,7 +243,7 @@ def _numbered(
             continue
         id = None
         if image_ids:
-            name = record['image'].replace('\0', '')  # of a tar shard
+            name = record['image'].replace('\0', '')  # can occur in tar shards
             id = image_ids.get(osp.realpath(name))
         if id is None:
             id, number = number, number + 1
@@ -236,7 +259,7 @@ def _write_parquet(
     categories: Mapping[int, str],
     summary: Summary,
 ) -> None:
-    """Write a folder of Parquet files, a batch of records at a time."""
+    """Write a folder of Parquet files, with one batch of records in memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -244,7 +267,7 @@ def _write_parquet(
 
     def rows() -> Iterator[dict]:
         for record in records:
-            # Not those of complete videos: what was found is in their frames'.
+            # A video's own record is left out: its frames have the detections.
             if record['width'] is not None or record['error'] is not None:
                 summary.add(record)
                 yield dict(record, image=printable(record['image']))
@@ -267,8 +290,10 @@ def _write_parquet(
 def _write_classes(
     path: str, records: Iterable[dict], categories: Mapping[int, str], summary: Summary
 ) -> None:
-    """Write a JSON list of a ``file_name`` and its ``classes``, each with a ``name``
-    and a ``score``."""
+    """Write a JSON list with the classes of each image.
+
+    Each item has a ``file_name`` and ``classes``, a list of ``name`` and ``score``.
+    """
     with atomic_write(path) as part, part.open('w', encoding='utf-8') as file:
         start = '['
         for record in _used(records):
@@ -282,7 +307,13 @@ def _write_classes(
 
 
 def print_classes(records: Iterable[dict], categories: Mapping[int, str]) -> None:
-    """Print a line for each image that a classifier could use."""
+    """Print a line with the best classes of each image.
+
+    Args:
+        records (Iterable[dict]): Records of a classifier; those with an error are
+            left out.
+        categories (Mapping[int, str]): Class name by category id.
+    """
     for record in _used(records):
         classes = ', '.join(f'{n} {s:.3f}' for n, s in _named(record, categories))
         print(printable(f'{record["image"]}: {classes}'))

@@ -279,7 +279,7 @@ def test_nothing_to_look_at(infer, tmp_path, capsys):
     empty = tmp_path / 'empty'
     empty.mkdir()
     code, content = infer(empty)
-    assert code == 'infer.py: there is nothing to look at.'
+    assert code == 'infer.py: the inputs contain no images or videos.'
     assert content is None
     assert f'skipped {empty}: no images or videos' in capsys.readouterr().err
 

@@ -44,7 +44,7 @@ def told(capsys):
     return run
 
 
-NOTHING = 'infer.py: there is nothing to look at.'
+NOTHING = 'infer.py: the inputs contain no images or videos.'
 SKIPPED = 'infer.py: 1 skipped, see above.'
 
 
@@ -57,7 +57,7 @@ def test_folders(told):
     os.makedirs('empty/below')
     shutil.copy('images/a.png', 'empty/below/c.jpg')
     code, (line,) = told('empty')
-    assert code == NOTHING and line.startswith(f'{reason}; those in folders below')
+    assert code == NOTHING and line.startswith(f'{reason}; to include its subfolders')
     assert told(line.split('"')[1]) == (0, [])  # as it says
 
 

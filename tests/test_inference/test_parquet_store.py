@@ -72,7 +72,7 @@ def test_missing_and_repeated_records_are_refused(store):
     with pytest.raises(UserError, match='1 images have no row, and 0 rows'):
         store.check(3)
     store.write_block(['a', 'b'], [record(0, 'a')], {1: 'cat'})
-    with pytest.raises(UserError, match='1 rows are there twice'):
+    with pytest.raises(UserError, match='1 rows are duplicates'):
         store.check(2)
 
 
