@@ -94,7 +94,7 @@ def test_records_without_settings_are_not_resumed(store, kept):
     if kept is not None:
         with open(settings, 'wb') as file:
             file.write(whole[:kept])
-    with pytest.raises(UserError, match='no settings.json that says what made them'):
+    with pytest.raises(UserError, match='no settings.json with the settings'):
         store.begin(SETTINGS, True)
     assert len([f for f in files_of(store) if f.startswith('part')]) == 2
 
