@@ -231,7 +231,7 @@ def test_published_file(timm, tmp_path, monkeypatch):
 
 
 def test_file_of_another_size(timm, authors_file):
-    with pytest.raises(UserError, match="it is of arch='ti'"):
+    with pytest.raises(UserError, match="it has arch='ti'"):
         timm.create_model('mobilevig_s', checkpoint_path=authors_file)
 
 

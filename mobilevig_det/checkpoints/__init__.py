@@ -1,4 +1,4 @@
-"""Read checkpoint files safely, by name, path or address, in either key layout."""
+"""Find checkpoint files by name, path or address, and read them safely."""
 
 from .diagnosis import check_weights, explain_mismatch
 from .reading import read_checkpoint

@@ -1,4 +1,4 @@
-"""Explain why a checkpoint does not fit a model, and what to do."""
+"""Explain why a checkpoint does not fit a model, and what to do about it."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,14 +16,17 @@ def explain_mismatch(
     file: str,
     advice: str = 'use the config that it was trained with (a copy is in its work dir)',
 ) -> Iterator[None]:
-    """Turn the error of a strict loading in the block into a UserError.
+    """Turn the error of a strict ``load_state_dict`` in the block into a UserError.
 
     Args:
-        file (str): The checkpoint, for the message.
+        file (str): Name of the checkpoint file, for the message.
         advice (str): What to do, as the end of a sentence.
 
+    Yields:
+        None
+
     Raises:
-        UserError: If the weights don't fit. Other errors pass.
+        UserError: If the weights don't fit. Other errors are not changed.
 
     Example:
         >>> with explain_mismatch('epoch_1.pth'):
@@ -37,7 +40,7 @@ def explain_mismatch(
         raise UserError(f'{file}: {error}') from error
     except RuntimeError as error:
         # "Error(s) in loading state_dict" (torch), "The model and loaded state dict
-        # do not match exactly" (MMEngine); not an exhausted memory.
+        # do not match exactly" (MMEngine), but not "out of memory".
         if not re.search('load(ing|ed) state.dict', str(error)):
             raise
         raise UserError(
@@ -48,18 +51,18 @@ def explain_mismatch(
 def find_misfits(
     weights: Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> dict[str, list[str]]:
-    """Compare a checkpoint's weights with a model's.
+    """Compare the weights of a checkpoint with those of a model.
 
-    Counts of batches (``num_batches_tracked``), which MMEngine doesn't need, are
+    BatchNorm's counters (``num_batches_tracked``), which MMEngine doesn't need, are
     skipped.
 
     Args:
-        weights (Mapping): The checkpoint's, under the model's names.
+        weights (Mapping): Weights of the checkpoint, under the model's names.
         own (Mapping): The model's ``state_dict()``.
 
     Returns:
-        dict[str, list[str]]: Names that don't fit, and how, by kind of misfit; empty
-        if all fit.
+        dict[str, list[str]]: Names of weights that don't fit, with their shapes or
+        dtypes, by kind of misfit; empty if all fit.
     """
     names, given = (
         [key for key in state_dict if not key.endswith('num_batches_tracked')]
@@ -95,14 +98,15 @@ def check_weights(
     """Check that a checkpoint has every weight of a backbone, and no others.
 
     Args:
-        weights (Mapping): The checkpoint's, under the backbone's names.
+        weights (Mapping): Weights of the checkpoint, under the backbone's names.
         own (Mapping): The backbone's ``state_dict()``.
-        prefix (str): What stands before their names in the checkpoint.
+        prefix (str): Prefix of the backbone's names in the checkpoint.
         described (str): The backbone and its size, for the message.
-        families (Mapping): Sizes of every backbone, by its name.
+        families (Mapping): ``arch_settings`` of every backbone, by class name.
 
     Raises:
-        UserError: If they don't fit. The message says what the weights seem to be.
+        UserError: If they don't fit. The message says which model the weights seem to
+            belong to.
     """
     misfits = find_misfits(weights, own)
     if not misfits:
@@ -114,7 +118,7 @@ def check_weights(
 
 
 def describe_misfits(misfits: Mapping[str, list[str]]) -> str:
-    """Format the first names of :func:`find_misfits`, a line for each kind."""
+    """Format the first names of each kind that :func:`find_misfits` found."""
     return '\n'.join(
         f'  {kind}: {", ".join(keys[:4])}'
         + (f' and {len(keys) - 4} more' if len(keys) > 4 else '')
@@ -128,10 +132,10 @@ def _diagnose(
     prefix: str,
     families: Mapping[str, Mapping[str, Mapping]],
 ) -> str:
-    """Say what weights that don't fit seem to be, and what to do."""
+    """Say which model the weights seem to belong to, and what to do."""
     if not weights:
         return (
-            f'it holds no weights under {prefix!r}: it is of another model.'
+            f'it holds no weights under {prefix!r}: it belongs to another model.'
             if prefix
             else 'it holds no weights.'
         )
@@ -145,21 +149,21 @@ def _diagnose(
         )
     if found and found != guess_arch(own, sizes):
         return (
-            f'it is of arch={found!r}. Use the config of that size, '
+            f'it has arch={found!r}. Use the config of that size, '
             'or another checkpoint.'
         )
     if found:
-        return 'it is of this arch, but not complete, or changed.'
+        return 'it has this arch, but it is incomplete or was changed.'
     inner = {key[len('backbone.') :] for key in weights if key.startswith('backbone.')}
     if is_authors_layout(inner) or inner & set(own):
         return (
-            "it is a whole detector's. For its backbone alone add "
+            'it belongs to a complete detector. To load only its backbone, add '
             "prefix='backbone.' to init_cfg."
         )
-    # What follows 'backbone.' in a classifier's names.
+    # Names of a classifier, after 'backbone.'.
     if any(re.match(r'\d+\.\d+\.(fc1|graph_conv|dws|mixer)\.', k) for k in weights):
         return (
-            "it is a classifier's. It belongs into the backbone's "
-            'init_cfg, without a prefix.'
+            "it belongs to a classifier. Load it by the backbone's init_cfg, without a "
+            'prefix.'
         )
-    return 'it is of another model.'
+    return 'it belongs to another model.'

@@ -1,7 +1,8 @@
-"""Read the file formats of checkpoints: torch's zip archive, its older format before
-1.6, and safetensors.
+"""Readers for the file formats of checkpoints.
 
-The archive has one parser, ``zipfile``, so that what is checked is what is read.
+These are the zip archive that torch has written since 1.6, its older format, and
+safetensors. Archives are parsed only by ``zipfile``, so that the checked entries are
+the ones that are read.
 """
 
 import io
@@ -18,11 +19,11 @@ from .plain_unpickler import Budget, PlainUnpickler
 
 _MAGIC_NUMBER, _PROTOCOL_VERSION = 0x1950A86A20F9469CFC6C, 1001
 _LOCAL_HEADER = struct.Struct('<4s2xHH16xHH')
-_END_OF_DIRECTORY = 22  # bytes, without a comment
+_END_OF_DIRECTORY = 22  # bytes of the record if the archive has no comment
 
 
 def _fill(file: IO[bytes], storage: Tensor) -> None:
-    """Read a storage, a uint8 tensor, from where the file stands."""
+    """Read the bytes of a storage, a uint8 tensor, from the current file position."""
     if storage.is_meta:
         file.seek(len(storage), io.SEEK_CUR)
         return
@@ -38,26 +39,25 @@ def _fill(file: IO[bytes], storage: Tensor) -> None:
 
 
 def read_zip(file: IO[bytes], device: str | torch.device, budget: Budget) -> object:
-    """Read the format of torch since 1.6.
+    """Read the zip archive that torch has written since 1.6.
 
     Args:
-        file (IO[bytes]): An archive.
-        device (str | torch.device): Where the tensors are to be; 'meta' reads no
-            values.
-        budget (Budget): What its values may take.
+        file (IO[bytes]): The archive, opened for reading.
+        device (str | torch.device): Device of the tensors; 'meta' skips their values.
+        budget (Budget): Limit of the memory that the content may take.
 
     Returns:
-        object: What the file holds.
+        object: Content of the file.
 
     Raises:
-        UserError: If a check refuses it.
-        Exception: Whatever ``zipfile`` raises for damaged archives.
+        UserError: If a check rejects the file.
+        Exception: Anything that ``zipfile`` raises for a damaged archive.
     """
     file.seek(-_END_OF_DIRECTORY, io.SEEK_END)
     if file.read(4) != b'PK\5\6':
         raise UserError(
-            f'it is cut off ({budget.size:,} bytes are there), or something was '
-            'appended to it: copy or download it again.'
+            f'it is cut off (it has {budget.size:,} bytes), or something was appended '
+            'to it: copy or download it again.'
         )
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
@@ -74,8 +74,8 @@ def read_zip(file: IO[bytes], device: str | torch.device, budget: Budget) -> obj
             entry = entries[f'{prefix}data/{key}']
             if entry.file_size != size:
                 raise UserError(
-                    f'its storage {key[:40]} claims {size:,} bytes, and '
-                    f'{entry.file_size:,} are stored: it is damaged.'
+                    f'its storage {key[:40]} should have {size:,} bytes, but has '
+                    f'{entry.file_size:,}: it is damaged.'
                 )
             if key not in storages:
                 storages[key] = storage = torch.empty(
@@ -98,11 +98,13 @@ def _check_entries(
     archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]
 ) -> None:
     if len(entries) != len(archive.infolist()):
-        raise UserError('its archive has two entries of one name: it is damaged.')
+        raise UserError(
+            'its archive has two entries with the same name: it is damaged.'
+        )
     if any(name.endswith('/constants.pkl') for name in entries):
         raise UserError(
-            'it is a TorchScript program, where a checkpoint holds weights. Save its '
-            'state_dict() instead.'
+            'it is a TorchScript program, but a checkpoint must hold weights. Save the '
+            'state_dict() of the module instead.'
         )
     if min(entry.header_offset for entry in entries.values()) != 0 or any(
         entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -112,11 +114,11 @@ def _check_entries(
         )
         for entry in entries.values()
     ):
-        raise UserError('its archive is not of the kind that torch reads.')
+        raise UserError('its archive is not one that torch writes.')
 
 
 def _seek_values(file: IO[bytes], entry: zipfile.ZipInfo) -> None:
-    """Go to the bytes of a stored entry, after its own header."""
+    """Seek to the bytes of a stored entry, after its local header."""
     file.seek(entry.header_offset)
     signature, flags, method, name, extra = _LOCAL_HEADER.unpack(
         file.read(_LOCAL_HEADER.size)
@@ -127,14 +129,14 @@ def _seek_values(file: IO[bytes], entry: zipfile.ZipInfo) -> None:
         or (flags | entry.flag_bits) & 1  # encrypted
         or file.read(name) != entry.orig_filename.encode(encoding)
     ):
-        raise UserError('its archive has two different headers of one entry.')
+        raise UserError('its archive has two different headers for one entry.')
     file.seek(extra, io.SEEK_CUR)
 
 
 def read_legacy(file: IO[bytes], device: str | torch.device, budget: Budget) -> object:
     """Read the format of torch before 1.6: five pickles, then the storages.
 
-    Args, Returns and Raises: see :func:`read_zip`.
+    The arguments, the result and the errors are those of :func:`read_zip`.
     """
     storages: dict[str, tuple[Tensor, int]] = {}
     unclaimed = budget.size
@@ -154,12 +156,12 @@ def read_legacy(file: IO[bytes], device: str | torch.device, budget: Budget) -> 
 
     for expected in (_MAGIC_NUMBER, _PROTOCOL_VERSION):
         if PlainUnpickler(file, budget).load() != expected:
-            raise ValueError('it does not begin as a file of torch does')
+            raise ValueError('it does not begin like a file of torch')
     PlainUnpickler(file, budget).load()  # type sizes
     content = PlainUnpickler(file, budget, reserve).load()
     keys = PlainUnpickler(file, budget).load()
     if any(type(key) is not str for key in keys) or sorted(keys) != sorted(storages):
-        raise UserError('its storages are not those that its tensors need.')
+        raise UserError('its storages do not match those that its tensors need.')
     for key in keys:
         storage, element_size = storages[key]
         if int.from_bytes(file.read(8), 'little') * element_size != len(storage):
@@ -169,18 +171,29 @@ def read_legacy(file: IO[bytes], device: str | torch.device, budget: Budget) -> 
 
 
 def is_safetensors(start: bytes) -> bool:
-    """Return whether a file that starts with these bytes is in that format."""
+    """Return whether a file that starts with these bytes is a safetensors file."""
     return start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < 100 << 20
 
 
 def read_safetensors(path: str, device: str | torch.device) -> object:
-    """Read a file of safetensors, whose own reader checks it completely."""
+    """Read a safetensors file with the library's own reader, which validates it.
+
+    Args:
+        path (str): The file.
+        device (str | torch.device): Device of the tensors.
+
+    Returns:
+        object: Dict of tensors by name.
+
+    Raises:
+        UserError: If safetensors is not installed.
+    """
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise UserError('reading it needs safetensors: pip install safetensors.') from (
-            error
-        )
+        raise UserError(
+            'reading it requires safetensors: pip install safetensors.'
+        ) from (error)
     if str(device) == 'meta':
         return {key: value.to('meta') for key, value in load_file(path).items()}
     return load_file(path, device=str(device))

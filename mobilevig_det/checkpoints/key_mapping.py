@@ -1,4 +1,4 @@
-"""Map the names of a backbone's weights: the authors' and ours.
+"""Map the names of a backbone's weights between the authors' layout and ours.
 
 ========================================  ==================================
 authors (github.com/SLDGroup/MobileViG)   here
@@ -11,13 +11,13 @@ authors (github.com/SLDGroup/MobileViG)   here
 ``local_backbone.i.conv.{0,1}``           ``downsamples.s.{conv,norm}``
 ``backbone.b.0.…``                        ``stages.3.b.grapher.…``
 ``backbone.b.1.…``                        ``stages.3.b.ffn.…``
-``prediction.…, head.…, dist_head.…``     the same: the classifier
+``prediction.…, head.…, dist_head.…``     the same names (classifier)
 ========================================  ==================================
 
-``i`` counts the blocks of stages 1-3 (s = 0, 1, 2) and each downsampling convolution,
-so its meaning depends on the depths, which are read from the keys. The names of
-MobileViG's siblings are in :mod:`.sibling_keys`, those of Pyramid ViG in
-:mod:`.pyramid_keys`; the keys show whose a file has.
+``i`` counts the blocks of the first three stages (s = 0, 1, 2) and the downsampling
+convolutions, so its meaning depends on the depths, which are read from the keys. The
+names of MobileViG's siblings are in :mod:`.sibling_keys`, those of Pyramid ViG in
+:mod:`.pyramid_keys`. The keys of a file show which of them apply.
 """
 
 import re
@@ -32,7 +32,7 @@ T = TypeVar('T')
 
 CLASSIFIER_PREFIXES = ('prediction.', 'head.', 'dist_head.')
 
-# Longer names first: 'mid' is the beginning of 'mid_norm'.
+# Longer names come first, because 'mid' is a prefix of 'mid_norm'.
 _MBCONV = {
     'mlp.fc1': 'expand.conv',
     'mlp.norm1': 'expand.norm',
@@ -55,7 +55,7 @@ _SVGA = {
 
 LAYOUTS = ('authors', 'mobilevig_det')
 
-# A key that every backbone of the layout has, and no other model.
+# Keys that identify a layout: every backbone has one of them, and no other model does.
 _ANCHORS = {
     'authors': (
         'local_backbone.0.layer_scale_2',
@@ -67,15 +67,22 @@ _ANCHORS = {
 
 
 def is_authors_layout(keys: Iterable[str]) -> bool:
-    """Return whether keys (without a detector's ``backbone.``) are the authors'."""
+    """Return whether keys (without ``backbone.``) are in the authors' layout."""
     return any(
         key.startswith(('local_backbone.', 'stem.stem.', 'stem.convs.')) for key in keys
     )
 
 
 def backbone_of_classifier(state_dict: dict[str, T]) -> dict[str, T]:
-    """Return the backbone's weights of a classifier that was trained here, without
-    ``backbone.``; other weights are returned unchanged."""
+    """Extract the backbone's weights of a classifier that this package trained.
+
+    Args:
+        state_dict (dict): Weights by name.
+
+    Returns:
+        dict: The backbone's weights without the prefix ``backbone.``; weights of other
+        models are returned unchanged.
+    """
     if not any(key.startswith('head.prediction.') for key in state_dict):
         return state_dict
     prefix = 'backbone.'
@@ -83,8 +90,14 @@ def backbone_of_classifier(state_dict: dict[str, T]) -> dict[str, T]:
 
 
 def with_parts(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Put ``backbone.`` or ``head.`` before the keys of the authors' ImageNet
-    files."""
+    """Prefix the keys of the authors' ImageNet files with ``backbone.`` or ``head.``.
+
+    Args:
+        state_dict (Mapping): Weights of a backbone and its classifier.
+
+    Returns:
+        dict: The same values under the names of :class:`.ImageClassifier`.
+    """
     return {
         ('head.' if key.startswith(CLASSIFIER_PREFIXES) else 'backbone.') + key: value
         for key, value in state_dict.items()
@@ -92,12 +105,12 @@ def with_parts(state_dict: Mapping[str, T]) -> dict[str, T]:
 
 
 def _numbers(pattern: str, keys: Iterable[str]) -> set[int]:
-    """Collect the number that the pattern finds in front of each key."""
+    """Collect the numbers that a pattern finds at the beginning of the keys."""
     return {int(found[1]) for key in keys if (found := re.match(pattern, key))}
 
 
 def _modules(state_dict: Mapping[str, Any], layout: str) -> dict[str, str]:
-    """Map the authors' names of the modules that keys belong to, to ours.
+    """Map the authors' names of the modules in a state dict to ours.
 
     Args:
         state_dict (Mapping): Weights under the keys of the layout.
@@ -137,7 +150,7 @@ def _modules(state_dict: Mapping[str, Any], layout: str) -> dict[str, str]:
 
 
 def _rename(key: str, modules: Mapping[str, str]) -> str:
-    """Rename the longest known module at the start of a key, if any."""
+    """Rename the longest known module name at the start of a key, if any."""
     head, tail = key, ''
     while head:
         if head in modules:
@@ -148,19 +161,19 @@ def _rename(key: str, modules: Mapping[str, str]) -> str:
 
 
 def _under(names: Mapping[str, str], state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Return the values under their new names, which must differ."""
+    """Return the values under their new names, which must be unique."""
     olds: dict[str, str] = {}
     for old, new in names.items():
         if olds.setdefault(new, old) != old:
             raise UserError(
                 f'The checkpoint has two weights of one name: {olds[new]} and {old} '
-                f'are both {new}. It mixes two layouts, or was changed.'
+                f'would both become {new}. It mixes two layouts, or was changed.'
             )
     return {names[key]: value for key, value in state_dict.items()}
 
 
 def _new_names(state_dict: Mapping[str, Any], layout: str) -> dict[str, str]:
-    """Map each key, in the layout, to its name in the other one."""
+    """Map each key of a layout to its name in the other layout."""
     modules = _modules(state_dict, layout)
     if layout != 'authors':
         modules = {b: a for a, b in modules.items()}
@@ -168,27 +181,51 @@ def _new_names(state_dict: Mapping[str, Any], layout: str) -> dict[str, str]:
 
 
 def from_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Rename the authors' keys to ours; unknown keys stay as they are.
+    """Rename the authors' keys to ours; unknown keys are not changed.
 
-    Pyramid ViG's position matrices, which are computed here, are left out.
+    Pyramid ViG's position matrices, which this package computes, are omitted.
+
+    Args:
+        state_dict (Mapping): Weights of a backbone under the authors' keys.
+
+    Returns:
+        dict: The same values under our keys, in the same order.
 
     Raises:
-        UserError: If two weights would have one name, or a position matrix is not the
-            one of Pyramid ViG.
+        UserError: If two weights would have the same name, or if a position matrix is
+            not that of Pyramid ViG.
     """
     weights = without_positions(state_dict)
     return _under(_new_names(weights, 'authors'), weights)
 
 
 def to_authors(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Rename our keys to the authors'; the inverse of :func:`from_authors`."""
+    """Rename our keys to the authors', the inverse of :func:`from_authors`.
+
+    Args:
+        state_dict (Mapping): Weights of a backbone under our keys.
+
+    Returns:
+        dict: The same values under the authors' keys, with Pyramid ViG's position
+        matrices.
+
+    Raises:
+        UserError: If two weights would have the same name.
+    """
     names = _new_names(state_dict, 'mobilevig_det')
     return with_positions(_under(names, state_dict))
 
 
 def find_backbones(keys: Iterable[str], layout: str) -> list[str]:
-    """Find the prefixes of the keys of backbones in a layout: '' in an ImageNet file,
-    'backbone.' in a detector's."""
+    """Find the prefixes of backbones whose keys are in a layout.
+
+    Args:
+        keys (Iterable[str]): Keys of a checkpoint.
+        layout (str): 'authors' or 'mobilevig_det'.
+
+    Returns:
+        list[str]: For example '' for an ImageNet file, or 'backbone.' for a detector.
+    """
     return [
         key[: -len(anchor)]
         for key in map(str, keys)
@@ -205,11 +242,12 @@ def convert(state_dict: Mapping[str, T], layout: str) -> dict[str, T]:
         layout (str): 'authors' or 'mobilevig_det'.
 
     Returns:
-        dict: The same values in the same order, without or with Pyramid ViG's position
-        matrices. Converting them back restores the keys.
+        dict: The same values in the same order. Pyramid ViG's position matrices are
+        added for the authors' layout and removed for ours. Converting the result back
+        restores the keys.
 
     Raises:
-        UserError: As :func:`from_authors`.
+        UserError: See :func:`from_authors`.
     """
     (other,) = set(LAYOUTS) - {layout}
     prefixes = find_backbones(state_dict, other)
@@ -232,14 +270,14 @@ def convert(state_dict: Mapping[str, T], layout: str) -> dict[str, T]:
 
 
 def guess_arch(state_dict: Mapping, arch_settings: Mapping) -> str | None:
-    """Return the name of the size whose widths and depths the weights have.
+    """Find the size of a backbone that has the widths and depths of some weights.
 
     Args:
         state_dict (Mapping): Weights under our keys.
-        arch_settings (Mapping): Sizes of a backbone, by name.
+        arch_settings (Mapping): Settings of the backbone's sizes, by name.
 
     Returns:
-        str | None: None if no size fits.
+        str | None: Name of the size, or None if no size fits.
     """
     keys = ('stem.1.conv.weight', *(f'downsamples.{i}.conv.weight' for i in range(3)))
     shapes = [tuple(getattr(state_dict.get(key), 'shape', ())) for key in keys]

@@ -1,9 +1,9 @@
 """Unpickle checkpoints into plain values, in bounded memory and time.
 
-The safe mode of ``torch.load`` calls what the file names with the arguments that the
-file gives. :class:`PlainUnpickler` calls only functions of :mod:`.plain_values`, and
-pays for each value from a :class:`Budget`, so that memory and time are bounded by the
-file's size.
+The safe mode of ``torch.load`` calls allowed functions with any arguments that the file
+gives. :class:`PlainUnpickler` calls only functions of :mod:`.plain_values`, which check
+their arguments, and charges each value to a :class:`Budget`. This bounds the memory and
+the time by the size of the file.
 """
 
 import pickle
@@ -21,8 +21,9 @@ from torch import Tensor
 from ..errors import UserError
 from .plain_values import Storage, are_sizes, as_dict, build, check_keys, known_name
 
-# Weights that others compress shrink little, and nobody repeats tensors by strides. Ten
-# times the file's size is far beyond that; below 16 MiB no claim does any harm.
+# Limits against decompression bombs. Trained weights compress poorly, and nobody saves
+# tensors that repeat their values by strides, so that ten times the file's size is more
+# than any honest file needs. Content below 16 MiB is harmless.
 MAX_EXPANSION = 10
 ALWAYS_ALLOWED_BYTES = 16 << 20
 _BYTES_PER_VALUE = 48  # a small Python object
@@ -32,7 +33,7 @@ _SCALARS = (
     *(torch.dtype, torch.device, torch.Size),
 )
 _CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set)
-# The opcodes of torch.save, less those that PlainUnpickler defines.
+# The opcodes that torch.save writes, except those that PlainUnpickler overrides.
 _OPCODES = (
     *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.BINPERSID),
     *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT),
@@ -45,7 +46,7 @@ _OPCODES = (
 
 
 class Budget:
-    """Bytes that the content of a file may claim.
+    """Limit of the memory, in bytes, that the content of a file may take.
 
     Args:
         size (int): Size of the file in bytes.
@@ -56,22 +57,25 @@ class Budget:
         self.left = ALWAYS_ALLOWED_BYTES + MAX_EXPANSION * size
 
     def spend(self, count: int) -> None:
-        """Take bytes.
+        """Subtract bytes from the budget.
+
+        Args:
+            count (int): Number of bytes.
 
         Raises:
-            UserError: If they aren't left.
+            UserError: If the budget is exceeded.
         """
         self.left -= count
         if self.left < 0:
             raise UserError(
                 f'its contents claim more than {MAX_EXPANSION} times the '
-                f'{self.size:,} bytes of the file. It is made to fill the memory, or '
-                'damaged.'
+                f'{self.size:,} bytes of the file. It was made to exhaust the memory, '
+                'or it is damaged.'
             )
 
 
 class _PaidFile(NamedTuple):
-    """File that is read within a budget."""
+    """File whose reads are charged to a budget."""
 
     file: IO[bytes]
     budget: Budget
@@ -85,19 +89,20 @@ class _PaidFile(NamedTuple):
 
     def readline(self) -> bytes:
         self.budget.spend(_BYTES_PER_VALUE)
-        return self.file.readline(200)  # no name that is known is as long
+        return self.file.readline(200)  # longer than any known name
 
 
 class PlainUnpickler(pickle._Unpickler):
-    """Unpickler of what checkpoints hold.
+    """Unpickler for the values that checkpoints contain.
 
     Any opcode, name or argument that it doesn't know is an error.
 
     Args:
-        file (IO[bytes]): Where the pickle begins.
-        budget (Budget): What its values may take.
-        load_storage (Callable, optional): Returns the bytes of a storage, for its key
-            and its length in bytes. By default there are no storages.
+        file (IO[bytes]): File, positioned at the beginning of the pickle.
+        budget (Budget): Limit of the memory that the values may take.
+        load_storage (Callable, optional): Returns the bytes of a storage, a uint8
+            tensor, for its key, its dtype and its length in bytes. By default, storages
+            are rejected.
     """
 
     stack: list[Any]
@@ -117,7 +122,7 @@ class PlainUnpickler(pickle._Unpickler):
         self.load_storage = load_storage
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return our function for a name."""
+        """Return our function for a name in the pickle."""
         return known_name(module, name)
 
     def persistent_load(self, saved_id: Any) -> Storage:
@@ -137,8 +142,8 @@ class PlainUnpickler(pickle._Unpickler):
 
     def _load_call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        if type(function) is not FunctionType:  # one of this module
-            raise TypeError('a call of no function')
+        if type(function) is not FunctionType:  # ours are plain functions
+            raise TypeError('a call of something that is not a function')
         self.budget.spend(sum(map(_claimed_bytes, arguments)))
         self.stack.append(function(*arguments))
         self.budget.spend(_claimed_bytes(self.stack[-1]))
@@ -162,7 +167,7 @@ class PlainUnpickler(pickle._Unpickler):
 
     def _append_items(self, items: list) -> None:
         if type(self.stack[-1]) is not list:
-            raise TypeError('items for what is no list')
+            raise TypeError('items appended to something that is not a list')
         self.stack[-1].extend(items)
 
     def _load_append(self) -> None:
@@ -194,13 +199,18 @@ def _claimed_bytes(value: Any) -> int:
 
 
 def check_plain(value: Any, budget: Budget, depth: int = 0) -> None:
-    """Check that nested containers hold plain values, and not each other.
+    """Check that nested containers hold only plain values, and no cycles.
 
-    A value that is reached several ways is visited as often, so that neither a cycle
-    nor a structure that grows exponentially passes.
+    A value that is reachable in several ways is visited and charged each time, so that
+    cycles and structures of exponential size are rejected.
+
+    Args:
+        value (Any): The value to check.
+        budget (Budget): Budget that is charged for each visited value.
+        depth (int): Number of containers around the value. Defaults to 0.
 
     Raises:
-        UserError: If anything else is found.
+        UserError: If another type, or too deep a nesting, is found.
     """
     budget.spend(_BYTES_PER_VALUE)
     if type(value) in _SCALARS or isinstance(
@@ -212,6 +222,8 @@ def check_plain(value: Any, budget: Budget, depth: int = 0) -> None:
     if isinstance(value, Namespace):
         value = vars(value)
     elif type(value) not in _CONTAINERS:
-        raise UserError(f'it holds a {type(value).__name__}, which is no value.')
+        raise UserError(
+            f'it holds a {type(value).__name__}, which is not a plain value.'
+        )
     for child in value.values() if isinstance(value, dict) else value:
         check_plain(child, budget, depth + 1)

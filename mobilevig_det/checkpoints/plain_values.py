@@ -1,7 +1,7 @@
-"""Build the values that the pickle of a checkpoint asks for, and no others.
+"""Builders for the values that the pickle of a checkpoint may contain.
 
-Each name that a pickle may call stands for a function of this module, which checks its
-arguments and allocates no more than they hold.
+Each name that a pickle may call is replaced by a function of this module, which checks
+its arguments and allocates no more memory than their size justifies.
 """
 
 import math
@@ -22,14 +22,14 @@ _MAX_DIMENSIONS = 32
 
 
 class Storage(NamedTuple):
-    """Values of tensors: their type, and bytes as a one-dimensional uint8 tensor."""
+    """Storage of tensors: its dtype, and its bytes as a uint8 tensor of shape (N,)."""
 
     dtype: torch.dtype
     data: Tensor
 
 
 def are_sizes(*values: Any) -> bool:
-    """Return whether all are integers from 0 to the largest of 64 bits."""
+    """Return whether all values are non-negative integers of at most 63 bits."""
     return all(type(value) is int and 0 <= value < 1 << 63 for value in values)
 
 
@@ -43,13 +43,13 @@ def _tensor_of(
         or not len(size) == len(stride) <= _MAX_DIMENSIONS
         or not are_sizes(offset, *size, *stride)
     ):
-        raise UserError('it holds a tensor of an invalid shape: it is damaged.')
+        raise UserError('it holds a tensor with an invalid shape: it is damaged.')
     empty = torch.empty(0, dtype=dtype, device=storage.data.device)
     end = offset + (
         1 + sum((n - 1) * step for n, step in zip(size, stride)) if all(size) else 0
     )
     if end * empty.element_size() > storage.data.numel():
-        raise UserError('it holds a tensor of more values than are stored.')
+        raise UserError('it holds a tensor with more values than are stored.')
     return empty.set_(storage.data.untyped_storage(), offset, size, stride)
 
 
@@ -91,14 +91,26 @@ def _parameter(
 
 
 def check_keys(keys: Iterable) -> Any:
-    """Return keys whose hashes neither recurse nor collide on purpose."""
+    """Check keys of a dict or set, so that hashing them is fast.
+
+    Nested tuples could recurse deeply, and large integers could collide on purpose.
+
+    Args:
+        keys (Iterable): The keys.
+
+    Returns:
+        Iterable: The same keys.
+
+    Raises:
+        UserError: If a key is neither text nor a number of at most 64 bits.
+    """
     for key in keys:
         if type(key) is int and abs(key) < 1 << 63:
             continue
         if type(key) not in (str, bytes, float, bool, type(None)):
             raise UserError(
                 f'a {type(key).__name__} is the key of a dict or set, where text or a '
-                'number is expected.'
+                'number of at most 64 bits is expected.'
             )
     return keys
 
@@ -110,12 +122,12 @@ def _ordered_dict(pairs: Any = ()) -> OrderedDict:
 
 def _size(sizes: Any) -> torch.Size:
     if not isinstance(sizes, tuple) or not are_sizes(*sizes):
-        raise TypeError('torch.Size of no sizes')
+        raise TypeError('torch.Size without sizes')
     return torch.Size(sizes)
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How bytes are written in the protocol that torch uses."""
+    """Decode bytes, which pickle protocol 2 writes as text in Latin-1."""
     if type(text) is not str or encoding != 'latin1':
         raise UserError('it calls _codecs.encode for more than bytes.')
     return text.encode('latin1')
@@ -124,7 +136,7 @@ def _encode(text: Any, encoding: Any) -> bytes:
 def _dtype(code: Any, *_: Any) -> np.dtype:
     if type(code) is not str or not re.fullmatch(r'[biufc]\d{1,2}', code):
         raise UserError(
-            f'it holds NumPy values of the type {str(code)[:40]!r}, which are no '
+            f'it holds NumPy values of the type {str(code)[:40]!r}, which are not '
             'numbers.'
         )
     return np.dtype(code)
@@ -155,8 +167,8 @@ def _array_type(*_: Any) -> None:
 
 
 def _statistic(owner: Any, name: Any) -> str:
-    """Accept the functions of a HistoryBuffer's table, which is not read."""
-    HistoryBuffer()  # the first of a process fills the table
+    """Accept names of HistoryBuffer's statistics, which are not needed otherwise."""
+    HistoryBuffer()  # creating the first one fills the table of statistics
     if owner is not _history_buffer or type(name) is not str:
         name = 'of another object'
     if name not in HistoryBuffer._statistics_methods:
@@ -167,14 +179,14 @@ def _statistic(owner: Any, name: Any) -> str:
 def _could_run_code(name: str) -> str:
     return (
         f'next to weights it holds {name}, which could run code when loaded. If you '
-        'trust where it comes from, save its weights alone there: '
+        'trust its origin, save only its weights there: '
         "torch.save({'state_dict': weights}, file)."
     )
 
 
 _KNOWN: dict[str, Any] = {
     'argparse.Namespace': lambda: Namespace(),
-    'builtins.bytes': lambda: b'',  # if empty
+    'builtins.bytes': lambda: b'',  # written for empty bytes only
     'builtins.complex': lambda real, imag: complex(float(real), float(imag)),
     'builtins.getattr': _statistic,
     'builtins.set': lambda values: set(check_keys(values)),
@@ -219,20 +231,25 @@ _DTYPE = re.compile(r'bool|(bfloat|float|uint|int|complex)\d+\w*')
 
 
 def as_dict(value: Any) -> dict:
+    """Return a value that must be a dict.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
     if type(value) not in (dict, OrderedDict, Counter):
         raise TypeError(f'a {type(value).__name__} where a dict is expected')
     return value
 
 
 def _build_metadata(weights: OrderedDict, state: Any) -> None:
-    """Set the versions of modules that ``state_dict()`` keeps next to weights."""
+    """Set the versions of modules, which ``state_dict()`` stores as an attribute."""
     metadata = as_dict(state).get('_metadata')
     if metadata is None:
         return
     for versions in as_dict(metadata).values():
         for version in as_dict(versions).values():
             if type(version) not in (int, bool, type(None)):
-                raise TypeError('a version of a module that is no number')
+                raise TypeError('a version of a module that is not a number')
     weights._metadata = metadata  # type: ignore[attr-defined]
 
 
@@ -274,10 +291,15 @@ _BUILD: dict[type, Callable[[Any, Any], None]] = {
 
 
 def build(value: Any, state: Any) -> None:
-    """Set the state of a value.
+    """Set the state of a value, as pickle's BUILD does.
+
+    Args:
+        value (Any): Object whose state is set.
+        state (Any): State that the pickle gives for it.
 
     Raises:
-        UserError: If the state is none of this type.
+        UserError: If NumPy values have a foreign byte order, or an array is damaged.
+        KeyError, TypeError: If the type has no state, or the state is invalid.
     """
     if isinstance(value, np.dtype):
         _build_dtype(value, state)
@@ -286,10 +308,17 @@ def build(value: Any, state: Any) -> None:
 
 
 def known_name(module: str, name: str) -> Any:
-    """Return what a name in a pickle stands for: a function of this module or a dtype.
+    """Look up the replacement for a name in a pickle.
+
+    Args:
+        module (str): Module that the pickle names.
+        name (str): Name in that module.
+
+    Returns:
+        Any: A function of this module, or a torch dtype.
 
     Raises:
-        UserError: If it is unknown.
+        UserError: If the name is unknown.
     """
     module = 'builtins' if module == '__builtin__' else module
     place = f'{module}.{name}'[:100]

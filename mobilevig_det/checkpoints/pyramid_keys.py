@@ -1,4 +1,4 @@
-"""Weight names of Pyramid ViG: the authors' and ours.
+"""Map the weight names of Pyramid ViG between the authors' layout and ours.
 
 =================================  ================================================
 authors                            here
@@ -9,7 +9,7 @@ authors                            here
 ``backbone.n.0.{fc1,fc2}.{0,1}``   ``stages.s.b.grapher.{fc1,fc2}.{conv,norm}``
 ``backbone.n.0.graph_conv.…``      ``stages.s.b.grapher.graph_conv.{conv,norm}``
 ``backbone.n.1.{fc1,fc2}.{0,1}``   ``stages.s.b.ffn.{fc1,fc2}.{conv,norm}``
-``backbone.n.0.relative_pos``      none: computed
+``backbone.n.0.relative_pos``      none (computed)
 =================================  ================================================
 
 ``n`` counts the blocks of all stages and the downsampling convolutions between them.
@@ -36,11 +36,11 @@ _LAYERS = {
     '1.fc1': 'ffn.fc1',
     '1.fc2': 'ffn.fc2',
 }
-_FIRST = '0.fc1.0.weight'  # of a block
+_FIRST = '0.fc1.0.weight'  # first weight of a block
 
 
 def is_pyramid(keys: Iterable[str]) -> bool:
-    """Return whether the keys, in either layout, are of Pyramid ViG."""
+    """Return whether the keys, in either layout, belong to Pyramid ViG."""
     return any(key.startswith('stem.convs.') or key == 'stem.pos_embed' for key in keys)
 
 
@@ -49,7 +49,7 @@ def _numbers(pattern: str, keys: Iterable[str]) -> list[int]:
 
 
 def _places(keys: Iterable[str]) -> dict[int, tuple[int, int]]:
-    """Map the authors' number of each block to its stage and its number there."""
+    """Map the authors' index of each block to its stage and its index in the stage."""
     keys = list(keys)
     downsamples = _numbers(r'backbone\.([0-9]{1,4})\.conv\.', keys)
     places: dict[int, tuple[int, int]] = {}
@@ -62,11 +62,14 @@ def _places(keys: Iterable[str]) -> dict[int, tuple[int, int]]:
 
 
 def pyramid_modules(state_dict: Mapping[str, Any], layout: str) -> dict[str, str]:
-    """Map the authors' names of the modules that keys belong to, to ours.
+    """Map the authors' names of the modules in a state dict to ours.
 
     Args:
         state_dict (Mapping): Weights under the keys of the layout.
         layout (str): 'authors' or 'mobilevig_det'.
+
+    Returns:
+        dict[str, str]: Our name of each module by the authors' name.
     """
     modules = {'pos_embed': 'stem.pos_embed'}
     for i in range(3):
@@ -98,7 +101,7 @@ def pyramid_modules(state_dict: Mapping[str, Any], layout: str) -> dict[str, str
 
 
 def _relative_positions(weights: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Compute the matrices that the authors' keys have besides the weights.
+    """Compute the position matrices that the authors' files contain.
 
     Args:
         weights (Mapping): Weights under the authors' keys.
@@ -132,10 +135,13 @@ def without_positions(state_dict: Mapping[str, T], prefix: str = '') -> dict[str
 
     Args:
         state_dict (Mapping): Weights under the authors' keys.
-        prefix (str): What stands before the backbone's keys.
+        prefix (str): Prefix of the backbone's keys. Defaults to ''.
+
+    Returns:
+        dict[str, Any]: The weights without the matrices.
 
     Raises:
-        UserError: If a matrix is not the one of the backbone.
+        UserError: If a matrix differs from the computed one.
     """
     weights = dict(state_dict)
     inner = _below(weights, prefix)
@@ -158,7 +164,7 @@ def without_positions(state_dict: Mapping[str, T], prefix: str = '') -> dict[str
             difference = f'it differs by {error:.2g} from the one computed'
         raise UserError(
             f'{prefix}{key} is not the position matrix of Pyramid ViG: {difference}. '
-            'The file is of another model, or was changed.'
+            'The file belongs to another model, or was changed.'
         )
     return weights
 
@@ -168,7 +174,10 @@ def with_positions(state_dict: Mapping[str, T], prefix: str = '') -> dict[str, A
 
     Args:
         state_dict (Mapping): Weights under the authors' keys.
-        prefix (str): What stands before the backbone's keys.
+        prefix (str): Prefix of the backbone's keys. Defaults to ''.
+
+    Returns:
+        dict[str, Any]: The weights, with each matrix before the weights of its block.
     """
     inner = _below(state_dict, prefix)
     if not is_pyramid(inner):

@@ -1,6 +1,6 @@
 """Read a checkpoint file, and choose between its raw and averaged weights.
 
-An ImageNet checkpoint has up to two sets of weights:
+A checkpoint may contain raw weights and their exponential moving average:
 
 ==================  ======================  ==========================
 written by          raw weights             averaged weights
@@ -11,8 +11,8 @@ DeiT                ``model``               none
 others              ``state_dict``          none
 ==================  ======================  ==========================
 
-EMAHook exchanges the two when it saves, so that whoever loads ``state_dict`` gets
-the averaged ones.
+EMAHook swaps the two sets when it saves, so that loading ``state_dict`` gives the
+averaged weights.
 """
 
 import logging
@@ -34,21 +34,21 @@ Weights = Mapping[str, Tensor]
 
 
 def read_checkpoint(path: str | os.PathLike, map_location: str | None = None) -> dict:
-    """Read a checkpoint file without running anything that is in it.
+    """Read a checkpoint file without running any code that it contains.
 
-    Every checkpoint that the project reads comes through this function.
+    The package reads all checkpoints with this function.
 
     Args:
-        path (str | os.PathLike): File that ``torch.save`` wrote.
-        map_location (str, optional): Same as :func:`torch.load`. Defaults to the
-            CPU, wherever the weights were saved.
+        path (str | os.PathLike): File that ``torch.save`` or safetensors wrote.
+        map_location (str, optional): Device of the tensors. Defaults to the CPU,
+            whatever device the weights were saved from.
 
     Returns:
-        dict: What the file holds.
+        dict: Content of the file.
 
     Raises:
         UserError: If there is no such file, if it is damaged or not a checkpoint, or
-            if a check of :mod:`.safety` refuses it.
+            if a check of :mod:`.safety` rejects it.
     """
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
@@ -76,22 +76,22 @@ def read_checkpoint(path: str | os.PathLike, map_location: str | None = None) ->
             f'{path} was refused, and nothing in it was run: {error}'
         ) from error
     except torch.cuda.OutOfMemoryError:
-        raise  # not the file's fault
-    except Exception as error:  # whatever a broken file makes the readers raise
+        raise  # the file is not to blame
+    except Exception as error:  # a damaged file can make the readers raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f'{path} cannot be read as a PyTorch checkpoint ({reason}): it is damaged, '
-            'or another kind of file.'
+            'or it is another kind of file.'
         ) from error
     return check_content(path, checkpoint)
 
 
 class BothWeights(NamedTuple):
-    """Weights by name.
+    """Raw and averaged weights of a checkpoint, by name.
 
     Attributes:
         raw: Weights that the optimizer updated.
-        averaged: Exponential moving average of them; None if the file has none.
+        averaged: Their exponential moving average; None if the file has none.
     """
 
     raw: Weights
@@ -99,13 +99,13 @@ class BothWeights(NamedTuple):
 
 
 def both_weights(checkpoint: Mapping[str, Any]) -> BothWeights:
-    """Take the raw and the averaged weights out of a checkpoint.
+    """Extract the raw and the averaged weights of a checkpoint.
 
     Args:
-        checkpoint (Mapping): What the file holds; or bare weights.
+        checkpoint (Mapping): Content of the file, or bare weights.
 
     Returns:
-        BothWeights: Both sets, without the ``module.`` of DistributedDataParallel.
+        BothWeights: Both sets, without DistributedDataParallel's prefix ``module.``.
     """
     main = next(
         (
@@ -125,25 +125,25 @@ def both_weights(checkpoint: Mapping[str, Any]) -> BothWeights:
 def prefer_averaged(checkpoint: dict, name: str) -> dict:
     """Return the checkpoint with its averaged weights, if any, as ``state_dict``.
 
-    The authors' COCO runs started from the averaged weights, though their published
-    top-1 is of the raw ones, the only ones that their script evaluates. Logs when
-    averaged weights replace the raw ones, and warns when a file in the authors'
-    layout has none.
+    The authors' COCO runs started from the averaged weights, although their published
+    top-1 accuracy is that of the raw weights, which are the only ones that their script
+    evaluates. The function logs when averaged weights replace the raw ones, and warns
+    when a file in the authors' layout has none.
 
     Args:
-        checkpoint (dict): What the file holds; or bare weights.
+        checkpoint (dict): Content of the file, or bare weights.
         name (str): Name of the file, for the log.
 
     Returns:
-        dict: A checkpoint with ``state_dict``.
+        dict: A checkpoint whose weights are under ``state_dict``.
     """
     raw, averaged = both_weights(checkpoint)
     if checkpoint.get('state_dict_ema'):
-        print_log(f'{name}: loads the averaged weights.', logger='current')
+        print_log(f'{name}: loading the averaged weights.', logger='current')
     elif averaged is None and is_authors_layout(raw):
         print_log(
-            f'{name}: there are no averaged weights (state_dict_ema) in it, '
-            'so the raw ones (state_dict) are loaded.',
+            f'{name}: it has no averaged weights (state_dict_ema), so the raw ones '
+            '(state_dict) are loaded.',
             logger='current',
             level=logging.WARNING,
         )

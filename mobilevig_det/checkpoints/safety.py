@@ -1,7 +1,7 @@
-"""Checks of the content of a checkpoint, of whatever model.
+"""Checks of the content of a checkpoint that apply to any model.
 
 :func:`.read_checkpoint` calls :func:`check_start` with the first bytes of the file and
-:func:`check_content` with what was read.
+:func:`check_content` with its content.
 """
 
 import argparse
@@ -18,34 +18,35 @@ from torch import Tensor
 
 from ..errors import UserError
 
-# Entries of a checkpoint that hold weights; without any, its weights are bare.
+# Entries of a checkpoint that hold weights; a dict without them holds bare weights.
 WEIGHTS = ('state_dict', 'state_dict_ema', 'ema_state_dict', 'model')
-# Last parts of the names of floating-point weights: no count, index or mask.
+# Last parts of the names of weights that must be floating-point tensors. (Counters,
+# indices and masks have other names.)
 FLOATING_POINT = frozenset(
     ('weight', 'bias', 'running_mean', 'running_var', 'layer_scale', 'layer_scale_2')
 )
 
 
 def _statistic(owner: type, name: str) -> Callable:
-    """Return a statistic of HistoryBuffer, and nothing else that getattr can get.
+    """Return a statistic of HistoryBuffer, in place of an unrestricted ``getattr``.
 
     Every HistoryBuffer is pickled with its table of statistics, whose entries
     (``HistoryBuffer.mean`` and others) are written as calls of ``getattr``.
     """
-    HistoryBuffer()  # the first of a process fills the table
+    HistoryBuffer()  # creating the first one fills the table of statistics
     if owner is not HistoryBuffer or name not in owner._statistics_methods:
         raise pickle.UnpicklingError(f'getattr({owner.__name__}, {name!r})')
     return owner._statistics_methods[name]
 
 
 def allow_checkpoint_types() -> None:
-    """Let ``torch.load(weights_only=True)`` read what checkpoints hold.
+    """Allow ``torch.load(weights_only=True)`` to read the types in checkpoints.
 
-    For MMEngine's own loader in other programs: without this it can't read its own
-    checkpoints with torch >= 2.6, where the safe mode is the default. These are exactly
-    the types that MMEngine (loss histories, metrics as NumPy numbers) and the authors'
+    MMEngine's own loader, which other programs use, needs this to read its own
+    checkpoints with torch >= 2.6, where the safe mode is the default. The allowed types
+    are those that MMEngine (loss histories, metrics as NumPy numbers) and the authors'
     training script (its arguments) save next to the weights. None of them runs code
-    when it is loaded. :func:`.read_checkpoint` doesn't need them.
+    when it is loaded. :func:`.read_checkpoint` doesn't need this.
     """
     if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):
         return  # torch < 2.6
@@ -58,7 +59,7 @@ def allow_checkpoint_types() -> None:
             np.dtype,
             *(type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'b1')),
             (_statistic, 'builtins.getattr'),
-            # NumPy 2 renamed the module: files of either name, on either NumPy.
+            # NumPy 2 renamed the module; both names must work with both versions.
             *(
                 (getattr(core.multiarray, name), f'numpy.{folder}.multiarray.{name}')
                 for folder in ('core', '_core')
@@ -69,14 +70,14 @@ def allow_checkpoint_types() -> None:
 
 
 def check_start(path: str, start: bytes) -> None:
-    """Explain a file whose first bytes show that it is no checkpoint.
+    """Reject a file whose first bytes show that it is not a checkpoint.
 
     Args:
-        path (str): The file, for the message.
-        start (bytes): Its first bytes.
+        path (str): Name of the file, for the message.
+        start (bytes): First bytes of the file, at least 262 if it has as many.
 
     Raises:
-        UserError: If it is empty, a web page or a tar archive.
+        UserError: If the file is empty, a web page or a tar archive.
     """
     if not start:
         raise UserError(f'{path} is empty: copy or download it again.')
@@ -94,26 +95,26 @@ def check_start(path: str, start: bytes) -> None:
 
 
 def check_content(path: str, content: Any) -> dict:
-    """Check what was read from a file, of whatever model.
+    """Validate the content of a checkpoint of any model.
 
-    Logs a warning with the number of weights that are NaN or infinite.
+    The function logs a warning if values of weights are NaN or infinite.
 
     Args:
-        path (str): The file, for the messages.
-        content (Any): What it holds.
+        path (str): Name of the file, for the messages.
+        content (Any): Content of the file.
 
     Returns:
         dict: The content.
 
     Raises:
-        UserError: If it isn't a dict, if a set of weights isn't a dict of names, if a
-            name occurs twice (with and without ``module.``), if anything but a
-            floating-point tensor has the name of a weight, a bias, a normalization
-            statistic or a layer scale, or if a variance is negative, NaN or infinite.
+        UserError: If the content isn't a dict, if a set of weights isn't a dict by
+            names, if a name occurs twice (with and without ``module.``), if a weight,
+            bias, normalization statistic or layer scale isn't a floating-point tensor,
+            or if a running variance is negative, NaN or infinite.
     """
     if not isinstance(content, dict):
         raise UserError(
-            f'{path} holds a {type(content).__name__}, where a checkpoint holds a '
+            f'{path} holds a {type(content).__name__}, but a checkpoint must hold a '
             'dict with its weights.'
         )
     for where in WEIGHTS[:3]:
@@ -138,7 +139,7 @@ def _check_weights(place: str, weights: Mapping) -> None:
         if key.startswith('module.') and key[len('module.') :] in weights:
             raise UserError(
                 f'{place} has two weights of one name: {key}, and the same without '
-                '"module.". It was changed.'
+                '"module.". The file was changed.'
             )
         if key.rpartition('.')[2] not in FLOATING_POINT:
             continue
@@ -170,7 +171,7 @@ def _check_weights(place: str, weights: Mapping) -> None:
 
 
 def non_finite_weights(state_dict: Mapping[str, Any]) -> dict[str, int]:
-    """Count the values of each weight that are NaN or infinite.
+    """Count the NaN and infinite values of each weight.
 
     Args:
         state_dict (Mapping): Weights of any shape by name. Entries that aren't
@@ -201,7 +202,11 @@ def non_finite_weights(state_dict: Mapping[str, Any]) -> dict[str, int]:
 
 
 def describe_non_finite(counts: Mapping[str, int]) -> str:
-    """Describe what :func:`non_finite_weights` found, in one line."""
+    """Describe the result of :func:`non_finite_weights` in one line.
+
+    Args:
+        counts (Mapping[str, int]): Counts by name, at least one.
+    """
     first = next(iter(counts))
     return (
         f'{sum(counts.values())} values of {len(counts)} weights are NaN or infinite '

@@ -1,4 +1,4 @@
-"""Weight names of MobileViG's siblings: the authors' and ours.
+"""Map the weight names of MobileViG's siblings between the authors' layout and ours.
 
 ==========================================  =====================================
 authors (s, b from 0)                       here
@@ -18,9 +18,9 @@ authors (s, b from 0)                       here
 ``backbone.s.b.ffn.…``                      ``stages.s.b'.ffn.…``
 ==========================================  =====================================
 
-b' is b in the first stage and b - 1 in the others, which begin with the downsampling.
-An MBConv's scale is ``layer_scale_2`` where it has one dimension (GreedyViG, AdaptViG),
-else ``layer_scale_1``.
+b' is b in the first stage and b - 1 in the others, in which the authors count the
+downsampling as block 0. The layer scale of an MBConv is called ``layer_scale_2`` if it
+has one dimension (GreedyViG, AdaptViG), and ``layer_scale_1`` otherwise.
 """
 
 import re
@@ -50,7 +50,7 @@ _IN_A_BLOCK = {
         for part in ('fc1', 'fc2')
         for i, name in CONV_NORM.items()
     },
-    # RapidNet has dilated convolutions where the others have a graph.
+    # RapidNet has dilated convolutions instead of a graph.
     **{
         f'mixer.graph_conv.nn_2.{i}': f'mixer.graph_conv.1.{name}'
         for i, name in CONV_NORM.items()
@@ -94,7 +94,7 @@ def _names_in_block(rests: Iterable[str]) -> dict[str, str]:
     for i, name in CONV_NORM.items():
         place = '0.' if dilated else ''
         names[f'mixer.graph_conv.nn.{i}'] = f'mixer.graph_conv.{place}{name}'
-    # 'ffn.fc1' is RapidNet's convolution; the others count theirs.
+    # RapidNet names its layers ('ffn.fc1'); the others number them ('ffn.0').
     for theirs in [key for key in names if key.startswith('ffn.')]:
         if theirs.split('.')[1].isdigit() == dilated:
             del names[theirs]
@@ -105,11 +105,14 @@ def _names_in_block(rests: Iterable[str]) -> dict[str, str]:
 
 
 def sibling_modules(state_dict: Mapping[str, T], layout: str) -> dict[str, str]:
-    """Map the authors' names of the modules that keys belong to, to ours.
+    """Map the authors' names of the modules in a state dict to ours.
 
     Args:
         state_dict (Mapping): Weights under the keys of the layout.
         layout (str): 'authors' or 'mobilevig_det'.
+
+    Returns:
+        dict[str, str]: Our name of each module by the authors' name.
     """
     modules = {f'stem.stem.{a}': f'stem.{b}' for a, b in STEM.items()}
     for i in range(3):
@@ -117,7 +120,7 @@ def sibling_modules(state_dict: Mapping[str, T], layout: str) -> dict[str, str]:
             modules[f'backbone.{i + 1}.0.conv.{a}'] = f'downsamples.{i}.{b}'
     for place, rests in _blocks(state_dict).items():
         kind, stage, block, _ = place.split('.')
-        downsamples = int(stage != '0')  # that the authors count as a block
+        downsamples = int(stage != '0')  # the authors count it as a block
         names = _names_in_block(rests)
         if layout == 'authors' and kind == 'backbone' and int(block) >= downsamples:
             theirs, ours = place, f'stages.{stage}.{int(block) - downsamples}.'
@@ -136,14 +139,19 @@ def sibling_modules(state_dict: Mapping[str, T], layout: str) -> dict[str, str]:
 
 
 def with_unfolded_positions(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Undo the folding of position encodings, which MobileViGv2's and RapidNet's code
-    can do: their convolutions add x itself through the centre weight.
+    """Undo the folding of position encodings.
+
+    The code of MobileViGv2 and RapidNet can fold the residual connection around the
+    convolution of a position encoding into the convolution's centre weight.
 
     Args:
         state_dict (Mapping): Weights under our keys.
 
+    Returns:
+        dict: Weights with unfolded position encodings.
+
     Raises:
-        UserError: If a position encoding is there twice, folded and not.
+        UserError: If a position encoding occurs twice, folded and unfolded.
     """
     weights: dict[str, Any] = {}
     for key, value in state_dict.items():
@@ -159,7 +167,7 @@ def with_unfolded_positions(state_dict: Mapping[str, T]) -> dict[str, T]:
 
 
 def is_siblings(keys: Iterable[str]) -> bool:
-    """Return whether the keys, in either layout, are of a sibling of MobileViG."""
+    """Return whether the keys, in either layout, belong to a sibling of MobileViG."""
     return any(
         (match := _BLOCK.match(key))
         and key[match.end() :].startswith(('dws.', 'mixer.'))
@@ -168,7 +176,14 @@ def is_siblings(keys: Iterable[str]) -> bool:
 
 
 def family_of(state_dict: Mapping[str, T]) -> str:
-    """Return the name of the backbone that weights under our names may be of."""
+    """Guess which backbone some weights belong to.
+
+    Args:
+        state_dict (Mapping): Weights under our keys.
+
+    Returns:
+        str: Class name of the backbone; 'MobileViG' if nothing indicates another one.
+    """
     keys = list(state_dict)
     if 'stem.pos_embed' in state_dict:
         return 'PyramidViG'

@@ -1,13 +1,14 @@
-"""Find weights by name, path or address: the ``mobilevig://`` scheme of MMEngine.
+"""The ``mobilevig://`` scheme of MMEngine: find weights by name, path or address.
 
-=============================  =============================================
+=============================  ===================================================
 ``mobilevig://m``              the file that the authors published (see PUBLISHED)
-``mobilevig:///some/file``     a file
+``mobilevig:///some/file``     a local file
 ``mobilevig://https://…``      a file to download
-=============================  =============================================
+=============================  ===================================================
 
-A name is looked up in the folder ``MOBILEVIG_WEIGHTS`` (an environment variable;
-skipped if unset), then among torch hub's downloads, then downloaded to there.
+A published file is looked up in the folder that the environment variable
+``MOBILEVIG_WEIGHTS`` names, if it is set, then in torch hub's cache. If neither has it,
+it is downloaded to the cache.
 """
 
 import base64
@@ -31,15 +32,15 @@ from ..io import atomic_write
 from ..paths import hide_secrets, without_secrets
 from .reading import prefer_averaged, read_checkpoint
 
-InitCfg = dict | list  # of dicts
+InitCfg = dict | list  # one config, or a list of configs
 
 SCHEME = 'mobilevig://'
 PAGES = 'https://huggingface.co/SLDGroup/'
-REPOSITORY = PAGES + 'MobileViG/resolve/main/'  # of MobileViG itself
+REPOSITORY = PAGES + 'MobileViG/resolve/main/'  # files of MobileViG itself
 PYRAMID_VIG = (
     'https://github.com/huawei-noah/Efficient-AI-Backbones/releases/tag/pyramid-vig'
 )
-MAX_UNKNOWN = 2**28  # bytes of a file whose length the server does not say
+MAX_UNKNOWN = 2**28  # limit in bytes if the server does not tell a file's length
 HOW_WITHOUT = 'To start from random weights, set model.backbone.init_cfg=None.'
 
 
@@ -47,10 +48,10 @@ class Published(NamedTuple):
     """A file that the authors published.
 
     Attributes:
-        path: Path below its model page. None if unknown.
-        sha256: Its SHA-256. None if unknown.
-        page: Name of its model page. None if unknown.
-        parent: Address below which the page is, or may be.
+        path: Path of the file in its model repository. None if unknown.
+        sha256: SHA-256 of the file. None if unknown.
+        page: Name of the model repository. None if unknown.
+        parent: Address below which the repository is, or may be.
     """
 
     path: str | None
@@ -60,7 +61,7 @@ class Published(NamedTuple):
 
     @property
     def url(self) -> str | None:
-        """Its address. None if unknown."""
+        """Address of the file. None if unknown."""
         if self.page is None or self.path is None:
             return None
         if self.page == 'MobileViG':
@@ -69,23 +70,30 @@ class Published(NamedTuple):
 
 
 def name_of(family: str, arch: str) -> str:
-    """Return our name of a backbone's ImageNet file: 'm' for MobileViG-M,
-    'greedyvig-s' for GreedyViG-S."""
+    """Return the ``mobilevig://`` name of a backbone's ImageNet file.
+
+    Args:
+        family (str): Lower-case name of the backbone.
+        arch (str): Size of the backbone.
+
+    Returns:
+        str: For example 'm' for MobileViG-M, 'greedyvig-s' for GreedyViG-S.
+    """
     return arch if family == 'mobilevig' else f'{family}-{arch}'
 
 
 def _files(name: str, sizes: str, path: str, page: str | None) -> dict[str, Published]:
-    """Files of several sizes, which are ``{}`` in the path."""
+    """Return the files of several sizes, for which ``{}`` stands in the path."""
     return {
         f'{name}-{size.lower()}': Published(path.format(size), page=page)
         for size in sizes.split()
     }
 
 
-# No SHA-256 was published, and no file could be downloaded where this was written.
-# Unknown are the name of MobileViG-Ti's file, and where MobileViGv2's ImageNet files
-# are (their names are another project's, B's by analogy). Pyramid ViG's are in a GitHub
-# release, under names that another project's metafile has.
+# The authors published no SHA-256, and the files could not be downloaded to compute it.
+# The name of MobileViG-Ti's file and the location of MobileViGv2's ImageNet files are
+# unknown. The names of the latter are taken from another project, B's by analogy.
+# Pyramid ViG's are in a GitHub release, under names in another project's metafile.
 PUBLISHED = {
     # ImageNet-1K: for a backbone's init_cfg
     'ti': Published(None),
@@ -119,15 +127,15 @@ PUBLISHED = {
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def load_from_mobilevig(filename: str, map_location: str | None = None) -> dict:
-    """Load a checkpoint by name, path or address; averaged weights are preferred.
+    """Load a checkpoint by name, path or address, and prefer its averaged weights.
 
     Args:
-        filename (str): See the top of this module; the scheme in front may be left
-            out.
-        map_location (str, optional): Same as :func:`torch.load`.
+        filename (str): ``mobilevig://`` and a name, path or address, as described at
+            the top of this module. Paths and addresses also work without the scheme.
+        map_location (str, optional): Device of the tensors. Defaults to the CPU.
 
     Returns:
-        dict: The checkpoint, its weights under ``state_dict``.
+        dict: The checkpoint, with its weights under ``state_dict``.
 
     Raises:
         UserError: If the file can't be found or downloaded, or isn't a checkpoint.
@@ -137,10 +145,13 @@ def load_from_mobilevig(filename: str, map_location: str | None = None) -> dict:
 
 
 def find_file(filename: str) -> Path:
-    """Return the path of a checkpoint on this machine; download it if needed.
+    """Return the local path of a checkpoint, and download it first if necessary.
 
     Args:
-        filename (str): As for :func:`load_from_mobilevig`.
+        filename (str): See :func:`load_from_mobilevig`.
+
+    Returns:
+        Path: The file. A path that is given is not checked for existence.
 
     Raises:
         UserError: If the name is unknown, or the download fails.
@@ -160,9 +171,15 @@ def find_file(filename: str) -> Path:
 
 
 def through_scheme(init_cfg: InitCfg) -> InitCfg:
-    """Return the init_cfg with ``mobilevig://`` in front of a bare path or address.
+    """Put ``mobilevig://`` before a plain path or address in an ``init_cfg``.
 
-    MMEngine's own loaders would silently take the raw weights out of it.
+    MMEngine's own loaders would silently load the raw weights of the file.
+
+    Args:
+        init_cfg (dict | list): Initialization config, or a list of them.
+
+    Returns:
+        dict | list: A config with the scheme. The given one is not changed.
     """
     if not isinstance(init_cfg, dict):
         return [through_scheme(cfg) for cfg in init_cfg]
@@ -177,10 +194,10 @@ def through_scheme(init_cfg: InitCfg) -> InitCfg:
 
 
 def load_all_safely() -> None:
-    """Make MMEngine load plain paths and addresses by the loader above as well.
+    """Make MMEngine load plain paths and addresses with :func:`load_from_mobilevig`.
 
-    For our own commands: what they load is then safe and has our messages. In other
-    programs, MMEngine's loaders stay as they are.
+    Our own commands call this, so that they load all checkpoints safely and with clear
+    error messages. In other programs, MMEngine's loaders are not changed.
     """
     CheckpointLoader.register_scheme(
         ['', 'http://', 'https://'], load_from_mobilevig, force=True
@@ -190,8 +207,9 @@ def load_all_safely() -> None:
 def _find_published(name: str) -> Path:
     if name.lower() not in PUBLISHED:
         raise UserError(
-            f'{SCHEME}{name} is unknown: the names are {", ".join(PUBLISHED)}; a file '
-            f'is {SCHEME}/path/to/file, an address {SCHEME}https://host/file.'
+            f'{SCHEME}{name} is unknown. The names are {", ".join(PUBLISHED)}. For a '
+            f'file write {SCHEME}/path/to/file, for an address '
+            f'{SCHEME}https://host/file.'
         )
     published = PUBLISHED[name.lower()]
     folder = os.environ.get('MOBILEVIG_WEIGHTS')
@@ -207,25 +225,24 @@ def _find_published(name: str) -> Path:
     if published.url is None:
         raise UserError(
             f'The address of the published file for {SCHEME}{name}, '
-            f'{published.path or "whose name is unknown"}, is not known: look for it '
-            f'below {published.parent}, and give the file yourself: '
-            f'{SCHEME}/path/to/file, or, under its own name, in the folder that '
-            'MOBILEVIG_WEIGHTS names. '
-            f'{HOW_WITHOUT}'
+            f'{published.path or "whose name is unknown"}, is not known. Look for it '
+            f'below {published.parent}, download it and pass {SCHEME}/path/to/file, '
+            'or put it under its own name into the folder that MOBILEVIG_WEIGHTS '
+            f'names. {HOW_WITHOUT}'
         )
     return _download(published.url, published.sha256)
 
 
 def _download(url: str, sha256: str | None = None) -> Path:
-    """Return the path of a file in torch hub's cache; download it if it's missing."""
+    """Return a file's path in torch hub's cache, and download it if it is missing."""
     name = os.path.basename(re.split('[?#]', url)[0])
     name = quote(name, safe=' ')[-100:]  # a file system allows 255 bytes
     if not url.startswith((REPOSITORY, PAGES)):
-        # Many files are called model_best.pth.tar.
+        # Many files have the same name, for example model_best.pth.tar.
         name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}'
     path = Path(hub.get_dir(), 'checkpoints', name)
-    # One process per machine downloads; the others of a launcher wait for it. All of
-    # them reach the barrier, whatever each one found on the disk.
+    # One process per machine downloads the file; the others wait at the barrier. All
+    # processes must reach it, whether or not they found the file.
     try:
         first = os.environ.get('LOCAL_RANK', '0') == '0'
         if (first or not is_distributed()) and not path.is_file():
@@ -234,8 +251,8 @@ def _download(url: str, sha256: str | None = None) -> Path:
         barrier()
     if not path.is_file():
         raise UserError(
-            f'{path} is missing: its download failed in the first process of this '
-            'machine, see its message.'
+            f'{path} is missing: the download failed in the first process of this '
+            'machine. See the message of that process.'
         )
     _verify(path, sha256)
     return path
@@ -244,7 +261,7 @@ def _download(url: str, sha256: str | None = None) -> Path:
 def _fetch(url: str, path: Path, sha256: str | None) -> None:
     def check(part: Path) -> None:
         _verify(part, sha256)
-        read_checkpoint(part, 'meta')  # an error page, say, is not kept
+        read_checkpoint(part, 'meta')  # rejects an error page, for example
 
     shown = without_secrets(url)
     try:
@@ -254,7 +271,7 @@ def _fetch(url: str, path: Path, sha256: str | None) -> None:
             urllib.request.urlopen(_request(url), timeout=60) as answer,
             part.open('wb') as file,
         ):
-            size = answer.length or 0  # None or not a number: until the end
+            size = answer.length or 0  # 0 if unknown: read until the end
             with tqdm(
                 desc=f'Downloading {path.name}',
                 total=size or None,
@@ -266,17 +283,17 @@ def _fetch(url: str, path: Path, sha256: str | None) -> None:
                     progress.update(len(chunk))
                     if not size and file.tell() > MAX_UNKNOWN:
                         raise OSError(
-                            'the server does not say how long the file is, and sends '
-                            f'more than {MAX_UNKNOWN >> 20} MiB'
+                            'the server does not tell the length of the file, and '
+                            f'sends more than {MAX_UNKNOWN >> 20} MiB'
                         )
             if file.tell() < size:
                 raise OSError(
                     f'the connection broke off after {file.tell()} of {size} bytes'
                 )
     except UserError as error:
-        raise UserError(f'{shown} gave no checkpoint: {error}') from None
+        raise UserError(f'{shown} is not a checkpoint: {error}') from None
     except (OSError, ValueError, http.client.HTTPException) as error:
-        # ValueError: of a malformed address, also of one that it was redirected to.
+        # A malformed address, perhaps of a redirection, raises a ValueError.
         raise UserError(
             f'{shown} could not be downloaded: {hide_secrets(str(error), url)}. Try '
             f'again, or download the file elsewhere, save it as {path} or anywhere '
@@ -285,13 +302,13 @@ def _fetch(url: str, path: Path, sha256: str | None) -> None:
 
 
 def _request(url: str) -> urllib.request.Request:
-    """Return the request of an address, whose user and password go into a header."""
+    """Return a request whose user and password are in a header, not in the address."""
     parts = urlsplit(quote(url, safe=string.punctuation))
     user, mark, host = parts.netloc.rpartition('@')
     request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)))
     if mark:
         encoded = base64.b64encode(unquote_to_bytes(user)).decode()
-        # A redirect may lead to another host, which must not see it.
+        # A redirection may lead to another host, which must not get the password.
         request.add_unredirected_header('Authorization', f'Basic {encoded}')
     return request
 
@@ -305,7 +322,7 @@ def _verify(path: Path, sha256: str | None) -> None:
             found.update(chunk)
     if found.hexdigest() != sha256:
         raise UserError(
-            f'{path} is not the published file, or was damaged: its SHA-256 is '
-            f'{found.hexdigest()}, and should be {sha256}. Delete it, and it is '
-            'downloaded again.'
+            f'{path} is not the published file, or is damaged: its SHA-256 is '
+            f'{found.hexdigest()}, but should be {sha256}. Delete the file to '
+            'download it again.'
         )

@@ -233,5 +233,5 @@ def test_misfits_are_diagnosed():
         small = PyramidViG('s')
     with pytest.raises(UserError, match="it is a PyramidViG-Ti: .*arch='ti'"):
         MobileViG('ti').load_state_dict(weights)
-    with pytest.raises(UserError, match="it is of arch='ti'"):
+    with pytest.raises(UserError, match="it has arch='ti'"):
         small.load_state_dict(weights)

@@ -160,11 +160,11 @@ def test_misfits_are_diagnosed_by_family_and_size(family, size):
             SMALL[other].load_state_dict(weights)
         assert f'it is a {name}: ' in str(error.value)
         assert f"type='{CLASSES[family]}' and arch='{size}'" in str(error.value)
-    with pytest.raises(UserError, match=f"it is of arch='{size}'"):
+    with pytest.raises(UserError, match=f"it has arch='{size}'"):
         backbone(family)('b').load_state_dict(weights)
     own = dict(weights)
     del own['backbone.1.1.dws.dw.weight']
-    with pytest.raises(UserError, match='of this arch, but not complete'):
+    with pytest.raises(UserError, match='has this arch, but it is incomplete'):
         backbone(family)(size).load_state_dict(own)
     with torch.device('meta'):
         others = mobilevig_det.MobileViG('ti').state_dict()

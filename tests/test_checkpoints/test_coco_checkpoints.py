@@ -161,7 +161,7 @@ def test_tool_refuses(folder, tmp_path, monkeypatch):
         'was refused, and nothing in it was run': lambda: torch.save(
             {'state_dict': {}, 'meta': Hostile(tmp_path / 'trace')}, path
         ),
-        "it is of arch='s'": lambda: torch.save(coco_checkpoint({}, 's'), path),
+        "it has arch='s'": lambda: torch.save(coco_checkpoint({}, 's'), path),
     }
     for message, write in wrong.items():
         write()
@@ -184,12 +184,12 @@ def other_files(folder):
     resnet = {'conv1.weight': torch.zeros(64, 3, 7, 7)}
     return {
         "it holds no weights under 'backbone.'": resnet,
-        'it is of another model': {
+        'it belongs to another model': {
             **heads,
             **{f'backbone.{k}': v for k, v in resnet.items()},
         },
-        "it is a classifier's": imagenet_checkpoint(),
-        "it is of arch='s'": coco_checkpoint(heads, 's'),
+        'it belongs to a classifier': imagenet_checkpoint(),
+        "it has arch='s'": coco_checkpoint(heads, 's'),
     }
 
 

@@ -231,7 +231,7 @@ def test_unknown_name_lists_the_names():
 
 def test_message_names_the_size_of_the_file(tmp_path):
     torch.save(imagenet_checkpoint('s'), tmp_path / 's.pth')
-    with pytest.raises(UserError, match="it is of arch='s'") as error:
+    with pytest.raises(UserError, match="it has arch='s'") as error:
         build(f'mobilevig://{tmp_path}/s.pth')
     for word in (
         'unexpected: stages.0.2',
@@ -277,7 +277,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     for prefix in ('', 'backbone.'):
         torch.save({prefix + k: v for k, v in resnet.items()}, tmp_path / 'resnet.pth')
         for door in ('mobilevig://', ''):
-            with pytest.raises(UserError, match='is of another model'):
+            with pytest.raises(UserError, match='belongs to another model'):
                 build(f'{door}{tmp_path}/resnet.pth')
 
 
