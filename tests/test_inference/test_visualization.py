@@ -287,7 +287,7 @@ def test_one_warning_says_what_to_install_if_no_font_has_the_characters(system):
     ) as w:
         assert find('a猫鳥') == 'NotoSansCJK-Regular.ttc'  # the most of them
     assert len(w) == 1
-    with pytest.warns(UserWarning, match='MOBILEVIG_FONT=/fonts/Emoji.ttf is no font'):
+    with pytest.warns(UserWarning, match='MOBILEVIG_FONT=/fonts/Emoji.ttf is not a'):
         assert find('ab', '/fonts/Emoji.ttf') == 'DejaVuSans.ttf'
 
 
