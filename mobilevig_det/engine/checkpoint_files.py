@@ -6,16 +6,18 @@ import re
 import stat
 import time
 import zipfile
+from pathlib import Path
 from uuid import uuid4
 
 from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 
 from ..checkpoints import read_checkpoint
+from ..checkpoints.safety import describe_non_finite, non_finite_weights
 from ..errors import UserError
-from ..io import atomic_write_text, leftovers, remove
+from ..io import atomic_write, atomic_write_text, leftovers, remove, temporary_path
+from .checkpoint_schema import check_training_checkpoint
 from .launch import from_main_process
-from .resume_checks import check_training_checkpoint
 
 POINTER = 'last_checkpoint'  # as MMEngine names it
 _CURRENT_RUN = 'current_run'
@@ -151,19 +153,67 @@ def find_newest(folder: str, pointer_folder: str, template: str) -> str | None:
     return None
 
 
-def is_checkpoint_name(name: str, template: str) -> bool:
-    """Return whether a training gives a checkpoint this name."""
-    return bool(_pattern(template).fullmatch(name))
+def write_checkpoint(runner: Runner, path: str, expected: dict, **kwargs) -> bool:
+    """Write a checkpoint, read it back, and name it in the pointer if it can resume.
+
+    Args:
+        runner (Runner): In training.
+        path (str): The file.
+        expected (dict): The weights that need not be finite, such as masks of -inf.
+        **kwargs: Arguments of ``runner.save_checkpoint``.
+
+    Returns:
+        bool: False if that failed, which is logged. The older file is kept.
+    """
+
+    def check(part: Path) -> None:
+        checkpoint = read_training_checkpoint(str(part))
+        counts = non_finite_weights(checkpoint['state_dict'])
+        if bad := {key: n for key, n in counts.items() if key not in expected}:
+            raise UserError(describe_non_finite(bad))
+
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError('a folder of this name is in the way')
+        # A folder with the name of the temporary file is somebody else's.
+        unique = temporary_path(path).is_dir()
+        with atomic_write(path, check, unique) as part:
+            folder = str(part.parent)
+            runner.save_checkpoint(folder, part.name, by_epoch=False, **kwargs)
+        pointer = os.path.join(runner.work_dir, POINTER)
+        if kwargs['save_optimizer'] and not os.path.isdir(pointer):
+            target = os.path.relpath(path, runner.work_dir)  # the folder may be moved
+            atomic_write_text(pointer, target)
+    except (OSError, UserError) as error:
+        runner.logger.error(
+            f'{path} could not be written ({error}). Older checkpoints are kept. '
+            'The training continues, and the next checkpoint is tried as usual.'
+        )
+        return False
+    runner.logger.info(f'Saved {path}')
+    return True
+
+
+def relocate_checkpoints(runner: Runner, folder: str, template: str) -> None:
+    """Look for a run's earlier checkpoints in the folder, which may have been moved.
+
+    Args:
+        runner (Runner): With the message hub of the checkpoint that it resumed from;
+            other names than those a training gives are dropped from it.
+        folder (str): The folder of the checkpoints.
+        template (str): File name of a checkpoint, with one ``{}``.
+    """
+    hub, named = runner.message_hub, _pattern(template)
+    for key, value in list(hub.runtime_info.items()):
+        if key.startswith('best_ckpt') and value:
+            hub.update_info(key, os.path.join(folder, os.path.basename(value)))
+    if kept := hub.runtime_info.get('kept_checkpoints'):
+        hub.update_info('kept_checkpoints', [e for e in kept if named.fullmatch(e[0])])
 
 
 def _pattern(template: str) -> re.Pattern:
     start, end = (re.escape(part) for part in template.split('{}'))
     return re.compile(rf'{start}(\d+)(?:_iter_(\d+))?{end}')
-
-
-def has_checkpoints(folder: str, template: str) -> bool:
-    """Return whether a folder has checkpoints, complete or not."""
-    return bool(_checkpoints(folder, folder, template))
 
 
 def _checkpoints(folder: str, pointer_folder: str, template: str) -> list[str]:
@@ -213,7 +263,7 @@ def outdated_checkpoints(kept: list, max_keep: int) -> list:
     return [entry for number, entry in enumerate(kept) if number not in stay]
 
 
-def begin_run(runner: Runner, folder: str, used: bool) -> None:
+def begin_run(runner: Runner, folder: str, template: str) -> None:
     """Name a new run, and note the name if the folder has checkpoints of others.
 
     Otherwise a run that is killed before its first checkpoint would be resumed from
@@ -222,7 +272,7 @@ def begin_run(runner: Runner, folder: str, used: bool) -> None:
     Args:
         runner (Runner): After a checkpoint was loaded, if it resumes.
         folder (str): The folder of the checkpoints.
-        used (bool): Whether it has any.
+        template (str): File name of a checkpoint, with one ``{}``.
 
     Raises:
         OSError: If the name can't be written.
@@ -234,6 +284,7 @@ def begin_run(runner: Runner, folder: str, used: bool) -> None:
         hub.update_info(_RUN_KEY, f'{began} {uuid4().hex[:8]}')
     run = hub.runtime_info.get(_RUN_KEY)  # None: a file of MMEngine's own hook
     marked = _current_run(folder)
+    used = bool(_checkpoints(folder, folder, template))
     if os.path.isdir(marker):
         print_log(
             f'{marker} is a folder: rename it, or a run that ends before its first '

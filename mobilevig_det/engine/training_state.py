@@ -1,7 +1,11 @@
-"""The state of a training that MMEngine's checkpoints lack: random number
-generators, accumulated gradients, and buffers that differ between ranks."""
+"""The state of a training that MMEngine's checkpoints lack.
 
+Random number generators, accumulated gradients, and buffers that differ between ranks.
+"""
+
+import heapq
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +13,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.model import is_model_wrapper
+from mmengine.optim import ReduceOnPlateauParamScheduler
 from mmengine.runner import Runner
 
 
@@ -134,6 +139,36 @@ def optim_wrappers(runner: Runner) -> dict:
     """Return the optimizer wrappers of a training by name; a single one has none."""
     wrapper = runner.optim_wrapper
     return getattr(wrapper, 'optim_wrappers', {'': wrapper})
+
+
+def schedulers_by_name(runner: Runner) -> dict[str, list]:
+    """Return the schedulers by the name of their optimizer; a single one has none."""
+    own = runner.param_schedulers or []
+    return own if isinstance(own, dict) else {'': own}
+
+
+def advance_schedulers(runner: Runner) -> None:
+    """Step the config's schedulers to where the training is.
+
+    Args:
+        runner (Runner): With the position of the checkpoint that it resumed from, and
+            the config's hyperparameters.
+    """
+    schedulers = [
+        scheduler
+        for each in schedulers_by_name(runner).values()
+        for scheduler in each
+        if not isinstance(scheduler, ReduceOnPlateauParamScheduler)  # needs metrics
+    ]
+    length = len(runner.train_dataloader)
+    iterations = ((i, False) for i in range(1, runner.iter + 1))
+    epochs = (((i + 1) * length, True) for i in range(runner.epoch))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that no step of the optimizer came before
+        for _, by_epoch in heapq.merge(iterations, epochs):
+            for scheduler in schedulers:
+                if scheduler.by_epoch is by_epoch:
+                    scheduler.step()
 
 
 def unwrapped_model(runner: Runner) -> torch.nn.Module:

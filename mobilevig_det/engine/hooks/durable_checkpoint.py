@@ -1,9 +1,9 @@
 """Checkpoints that survive a kill, a power cut or a full disk."""
 
+import functools
 import logging
 import os.path as osp
 import time
-from pathlib import Path
 
 import torch
 from mmengine.dist import all_gather_object, broadcast, get_world_size, is_main_process
@@ -12,22 +12,21 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
-from ...checkpoints.safety import describe_non_finite, non_finite_weights
+from ...checkpoints.safety import non_finite_weights
 from ...errors import UserError
-from ...io import atomic_write, atomic_write_text, remove, temporary_path
+from ...io import remove
 from ..checkpoint_files import (
-    POINTER,
     begin_run,
-    has_checkpoints,
-    is_checkpoint_name,
     outdated_checkpoints,
-    read_training_checkpoint,
+    relocate_checkpoints,
     resume_from_newest,
+    write_checkpoint,
 )
 from ..launch import from_main_process
-from ..resume_checks import advance_schedulers, prepare_resume
+from ..resume_checks import prepare_resume
 from ..run_lock import lock_folder, unlock_folder
 from ..training_state import (
+    advance_schedulers,
     get_random_states,
     get_rank_state,
     is_accumulating,
@@ -119,9 +118,18 @@ class DurableCheckpointHook(CheckpointHook):
         if not runner._resume or runner._has_loaded:
             return
         runner._hooks = [*runner._hooks]  # MMEngine is in a loop over the old list
-        runner.register_hook(_BeforeLoading(self), 'HIGHEST')
+        before_others = Hook()  # as a hook has one priority
+        before_others.after_load_checkpoint = self._check_loaded
+        runner.register_hook(before_others, 'HIGHEST')
         if self.resume_newest or not runner._load_from:
             resume_from_newest(runner, folder, self.filename_tmpl)
+
+    def _check_loaded(self, runner: Runner, checkpoint: dict) -> None:
+        """Check a checkpoint, and keep its training state until all is built."""
+        if runner._resume:
+            keep = prepare_resume(runner, checkpoint, self.resume_hyperparameters)
+            self._advance = not keep
+            self._resumed = checkpoint.get('training_state')
 
     def _folder(self, runner: Runner) -> str:
         """Return the folder of the checkpoints, as CheckpointHook chooses it."""
@@ -133,15 +141,10 @@ class DurableCheckpointHook(CheckpointHook):
         """Restore the training state, and name a new run."""
         hub = runner.message_hub
         folder = self._folder(runner)  # may have been moved since
-        for key, value in list(hub.runtime_info.items()):
-            if key.startswith('best_ckpt') and value:
-                hub.update_info(key, osp.join(folder, osp.basename(value)))
-        if kept := hub.runtime_info.get('kept_checkpoints'):
-            kept = [e for e in kept if is_checkpoint_name(e[0], self.filename_tmpl)]
-            hub.update_info('kept_checkpoints', kept)
+        relocate_checkpoints(runner, folder, self.filename_tmpl)
         super().before_train(runner)
         if is_main_process():
-            begin_run(runner, folder, has_checkpoints(folder, self.filename_tmpl))
+            begin_run(runner, folder, self.filename_tmpl)
         self._training = True
         # Such as masks of -inf. Weights that become non-finite later are not saved.
         self._never_finite = non_finite_weights(runner.model.state_dict())
@@ -309,56 +312,22 @@ class DurableCheckpointHook(CheckpointHook):
         return True
 
     def _write(self, runner: Runner, path: str, info: dict, **kwargs) -> bool:
-        """Write a checkpoint and, if it has an optimizer, the pointer to it.
+        """Write a checkpoint; return False if that failed, which is logged.
 
-        Args:
-            runner (Runner): In training.
-            path (str): The file.
-            info (dict): New entries of the message hub. They are saved with the
-                checkpoint, and reach the hub only if that succeeds.
-            **kwargs: Arguments of ``runner.save_checkpoint``.
-
-        Returns:
-            bool: False if that failed, which is logged.
+        The new entries of the message hub, ``info``, are saved with the checkpoint, and
+        reach the hub only if that succeeds.
         """
-
-        def check(part: Path) -> None:
-            checkpoint = read_training_checkpoint(str(part))
-            counts = non_finite_weights(checkpoint['state_dict'])
-            bad = {k: n for k, n in counts.items() if k not in self._never_finite}
-            if bad:
-                raise UserError(describe_non_finite(bad))
-
+        kwargs.update(
+            file_client_args=self.file_client_args, backend_args=self.backend_args
+        )
         self._info = info
         try:
-            if osp.isdir(path):
-                raise IsADirectoryError('a folder of this name is in the way')
-            # A folder with the name of the temporary file is somebody else's.
-            unique = temporary_path(path).is_dir()
-            with atomic_write(path, check, unique) as part:
-                runner.save_checkpoint(
-                    str(part.parent),
-                    part.name,
-                    self.file_client_args,
-                    by_epoch=False,
-                    backend_args=self.backend_args,
-                    **kwargs,
-                )
-            pointer = osp.join(runner.work_dir, POINTER)
-            if kwargs['save_optimizer'] and not osp.isdir(pointer):
-                target = osp.relpath(path, runner.work_dir)  # the folder may be moved
-                atomic_write_text(pointer, target)
-        except (OSError, UserError) as error:
-            runner.logger.error(
-                f'{path} could not be written ({error}). Older checkpoints are kept. '
-                'The training continues, and the next checkpoint is tried as usual.'
-            )
-            return False
+            done = write_checkpoint(runner, path, self._never_finite, **kwargs)
         finally:
             self._info = {}
-        _update_info(runner, info)
-        runner.logger.info(f'Saved {path}')
-        return True
+        if done:
+            _update_info(runner, info)
+        return done
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         """Save the best checkpoint; delete the previous one only afterwards."""
@@ -366,41 +335,36 @@ class DurableCheckpointHook(CheckpointHook):
             return
         if 'auto' in self.key_indicators:
             self._init_rule(self.rules, [next(iter(metrics))])
-        info = runner.message_hub.runtime_info
+        saved = runner.message_hub.runtime_info
         for key, rule in zip(self.key_indicators, self.rules):
             suffix = '' if len(self.key_indicators) == 1 else f'_{key}'
-            best = info.get(f'best_score{suffix}', self.init_value_map[rule])
-            score = metrics[key]
-            if score is not None and self.is_better_than[key](score, best):
-                self._replace_best(runner, key, suffix, score)
-
-    def _replace_best(self, runner: Runner, key: str, suffix: str, score) -> None:
-        step = runner.epoch if self.by_epoch else runner.iter
-        name = f'best_{key}_{self.filename_tmpl.format(step)}'.replace('/', '_')
-        path = osp.join(self.out_dir, name)
-        old = runner.message_hub.runtime_info.get(f'best_ckpt{suffix}')
-        info = {f'best_score{suffix}': score, f'best_ckpt{suffix}': path}
-        with watched_save(runner):
-            done = from_main_process(
-                lambda: self._write(
-                    runner,
-                    path,
-                    info,
-                    save_optimizer=False,
-                    save_param_scheduler=False,
-                    meta=dict(epoch=runner.epoch, iter=runner.iter),
-                )
+            best = saved.get(f'best_score{suffix}', self.init_value_map[rule])
+            score, old = metrics[key], saved.get(f'best_ckpt{suffix}')
+            if score is None or not self.is_better_than[key](score, best):
+                continue
+            step = runner.epoch if self.by_epoch else runner.iter
+            name = f'best_{key}_{self.filename_tmpl.format(step)}'.replace('/', '_')
+            path = osp.join(self.out_dir, name)
+            info = {f'best_score{suffix}': score, f'best_ckpt{suffix}': path}
+            write = functools.partial(
+                self._write,
+                *(runner, path, info),
+                save_optimizer=False,
+                save_param_scheduler=False,
+                meta=dict(epoch=runner.epoch, iter=runner.iter),
             )
-        if not done:
-            return
-        _update_info(runner, info)
-        if is_main_process() and old and osp.basename(old).startswith('best_'):
-            if old != path:
+            with watched_save(runner):
+                done = from_main_process(write)
+            if not done:
+                continue
+            _update_info(runner, info)
+            previous = old and osp.basename(old).startswith('best_') and old != path
+            if previous and is_main_process():
                 remove(old, runner.logger)
-        if suffix:
-            self.best_ckpt_path_dict[key] = path
-        else:
-            self.best_ckpt_path = path
+            if suffix:
+                self.best_ckpt_path_dict[key] = path
+            else:
+                self.best_ckpt_path = path
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the state that a resumed training needs."""
@@ -411,23 +375,6 @@ class DurableCheckpointHook(CheckpointHook):
             checkpoint['training_state'] = dict(
                 processes=get_world_size(), of_each=self._rank_states
             )
-
-
-class _BeforeLoading(Hook):
-    """The part of the checkpoint hook that runs before other hooks see a checkpoint.
-
-    A hook has one priority.
-    """
-
-    def __init__(self, parent: DurableCheckpointHook) -> None:
-        self.parent = parent
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check the checkpoint, and keep its training state until all is built."""
-        if runner._resume:
-            keep = self.parent.resume_hyperparameters
-            self.parent._advance = not prepare_resume(runner, checkpoint, keep)
-            self.parent._resumed = checkpoint.get('training_state')
 
 
 def _update_info(runner: Runner, info: dict) -> None:

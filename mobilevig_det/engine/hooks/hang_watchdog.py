@@ -50,7 +50,9 @@ class HangWatchdogHook(Hook):
         """Start the watching thread, if there are several ranks."""
         if get_world_size() == 1 or self._ended:
             return
-        runner.register_hook(_AfterCheckpoints(self), _AFTER_CHECKPOINTS)
+        after_checkpoints = Hook()  # as a hook has one priority
+        after_checkpoints.after_train_iter = self._begin_iteration
+        runner.register_hook(after_checkpoints, _AFTER_CHECKPOINTS)
         self._ended = threading.Event()
         args = (runner, self._ended)
         threading.Thread(target=self._watch, args=args, daemon=True).start()
@@ -65,7 +67,10 @@ class HangWatchdogHook(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Set the iteration's limit, if an epoch or a validation has removed it."""
         if self._iterations and self._limit is None:
-            self.begin(self.seconds, 'not finished')
+            self._begin_iteration()
+
+    def _begin_iteration(self, *args, **kwargs) -> None:
+        self.begin(self.seconds, 'not finished')
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """Set the limit for checkpoints and other hooks."""
@@ -135,13 +140,3 @@ def watched_save(runner: Runner) -> Iterator[None]:
         return
     with watchdog.saving():
         yield
-
-
-class _AfterCheckpoints(Hook):
-    """The watchdog's part that runs after the checkpoint: a hook has one priority."""
-
-    def __init__(self, watchdog: HangWatchdogHook) -> None:
-        self.watchdog = watchdog
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.watchdog.begin(self.watchdog.seconds, 'not finished')

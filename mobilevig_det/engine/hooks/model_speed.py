@@ -84,6 +84,7 @@ class CpuFastPathsHook(Hook):
         self.enabled = enabled
 
     def before_run(self, runner) -> None:
+        """Replace the convolutions, and log how many."""
         # Imports MMDetection's models, which not every user of a hook needs.
         from ...ops.cpu_fast_paths import apply_cpu_fast_paths, cpu_fast_paths_enabled
 
