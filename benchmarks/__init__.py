@@ -1,2 +1,5 @@
-"""Measure speed and memory next to the reference implementation, MMDetection and
-baselines. ``mobilevig_det benchmark`` is the command, in a clone."""
+"""Benchmarks of speed and memory, compared with other implementations.
+
+The comparisons are with the authors' algorithms, MMDetection and models of timm. In a
+clone of the repository, ``mobilevig_det benchmark`` runs them.
+"""

@@ -1,4 +1,4 @@
-"""Backbone latency: ours, the reference implementation, baselines from timm."""
+"""Backbone latency: ours, the reference implementation and baselines from timm."""
 
 import contextlib
 import importlib.abc
@@ -29,14 +29,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from .interleaved import interleaved
 from .reference import REFERENCES
 
-BACKBONE_AMP = torch.bfloat16  # under --amp
+BACKBONE_AMP = torch.bfloat16  # dtype under --amp
 MATRIX_PRODUCT = 'matrix product'
 SIBLINGS = {
     f'{cls.__name__}-{arch}': (cls, arch)
     for cls in (MobileViGv2, GreedyViG, RapidNet, AdaptViG)
     for arch in cls.arch_settings
 }
-# What one would choose instead of MobileViG: names of models of timm.
+# Alternatives to MobileViG, by their names in timm.
 BASELINES = (
     'resnet18',
     'resnet50',
@@ -68,14 +68,14 @@ BASELINES = (
 
 
 def make_matrix_product(args: Namespace):
-    """Measure the ceiling: the machine's rate at a plain matrix product."""
+    """Make a plain matrix product, whose rate is the ceiling for all other rows."""
     n = 2048 if args.device == 'cpu' else 8192
     a = torch.rand(n, n, device=args.device)
     return dict(gmacs=n**3 / 1e9, params=0), lambda: a @ a
 
 
 def count_work(model: nn.Module, run: Callable, images: int = 1) -> dict[str, float]:
-    """Count a model's parameters, and the GMACs per image of a call that runs it."""
+    """Count a model's parameters, and the GMACs per image of a call of ``run``."""
     with FlopCounterMode(display=False) as counter:
         run()
     return dict(
@@ -110,11 +110,23 @@ def build_baseline(name: str, size: str) -> nn.Module:
 
 
 def random_images(args: Namespace, size: str) -> Tensor:
+    """Make float32 images of shape (B, 3, H, W) for a size such as '224x224'."""
     sides = map(int, size.split('x'))
     return torch.rand(args.batch_size, 3, *sides, device=args.device)
 
 
 def make_inference(args: Namespace, size: str, build: Callable, fuse: bool = False):
+    """Make an inference run of a backbone.
+
+    Args:
+        args (Namespace): Arguments of the command.
+        size (str): Size of the images, as 'HEIGHTxWIDTH'.
+        build (Callable): Builds the backbone.
+        fuse (bool): Whether to fold its BatchNorm. Defaults to False.
+
+    Returns:
+        tuple[dict, Callable]: Facts about the row, and the function to time.
+    """
     model = build().eval().to(args.device)
     images = random_images(args, size)
     if not isinstance(model, BaseBackbone):
@@ -135,7 +147,10 @@ def _base_of(name: str) -> str:
 
 
 def _chosen(args: Namespace) -> dict[str, Callable]:
-    """Functions that build our backbones, by name; ``reference=True`` builds theirs."""
+    """Return functions that build the chosen backbones, by name.
+
+    With ``reference=True`` they build the reference implementations.
+    """
     sizes = {f'MobileViG-{arch}': (MobileViG, arch) for arch in args.archs}
     sizes.update((name, SIBLINGS[name]) for name in args.siblings)
     return {name: partial(build, cls, arch) for name, (cls, arch) in sizes.items()}
@@ -159,7 +174,7 @@ def inference_rows(args: Namespace) -> Iterator[dict]:
 
 
 def _make_training(args: Namespace, build: Callable):
-    """Forward and backward of the mean square of every feature map."""
+    """Make a forward and backward pass of the mean square of every feature map."""
     model = build().train().to(args.device)
     images = random_images(args, args.sizes[-1])
 
@@ -186,9 +201,9 @@ def training_rows(args: Namespace) -> Iterator[dict]:
 
 
 class _TorchvisionStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """An empty torchvision, of which there is no CPU build for every torch.
+    """Importer of an empty torchvision, which has no CPU build for some torch versions.
 
-    timm imports names from it that none of the backbones here uses.
+    timm imports names from it that no backbone uses here.
     """
 
     def __init__(self) -> None:
@@ -208,9 +223,11 @@ class _TorchvisionStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextlib.contextmanager
 def torchvision_stand_in() -> Iterator[None]:
-    """Let imports in the block find an empty torchvision where none is installed."""
+    """Make an empty torchvision importable in the block if none is installed."""
     stand_in = _TorchvisionStandIn()
-    sys.meta_path.append(stand_in)  # the last finder, so that an installed one is found
+    sys.meta_path.append(
+        stand_in
+    )  # last, so that an installed torchvision takes precedence
     try:
         yield
     finally:

@@ -1,8 +1,9 @@
 """Measure the speed and memory of graph steps, backbones, detectors and operators.
 
-By default: the graph step next to its definition, then every size of MobileViG next to
-the authors' implementation and to baselines from timm, in inference and training. The
-rows of a table are timed in turns, so that a busy machine slows all of them alike.
+By default, the graph step is compared with its definition, and then every size of
+MobileViG with the authors' implementation and with baselines from timm, in inference
+and training. The rows of a table are timed in turns, so that a busy machine slows all
+of them alike.
 """
 
 import argparse
@@ -23,8 +24,8 @@ SIBLINGS = tuple(
     for arch in archs
     if name != 'MobileViG'
 )
-# In the order in which they run: names, and functions that take the arguments of the
-# command and yield the rows of a table.
+# Names of the parts in the order in which they run, and functions that take the
+# arguments of the command and yield the rows of a table.
 PARTS = {
     'graph': 'benchmarks.graph_steps:graph_rows',
     'inference': 'benchmarks.backbones:inference_rows',
@@ -45,7 +46,7 @@ GRAPH_SHAPES = ('2x400x25x42', '2x464x25x42', '2x400x50x84', '2x100x100x168')
 
 
 def size_like(example: str) -> Callable[[str], str]:
-    """Return an argument type: as many positive numbers as the example has."""
+    """Return an argparse type for sizes with as many positive numbers as an example."""
 
     def size(text: str) -> str:
         if not re.fullmatch(re.sub(r'\d+', r'[1-9]\\d*', example), text):
@@ -66,69 +67,102 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs='*',
         default=DEFAULT_PARTS,
         metavar='PART',
-        help=f'what to measure, separated by spaces or commas: {", ".join(PARTS)}. '
-        "operators: mmcv's, next to its compiled ones if it has them; runtimes: "
-        "exported models next to PyTorch; loader, targets: MMDetection's next to ours; "
-        'evaluation: from predictions to AP; logging: early and late in a run; '
-        "images: from image files to rows; siblings: the graph steps of MobileViG's "
-        'siblings; detector: stock MMDetection next to ours; paper: the models of the '
-        "paper's comparison, with published figures, in three runtimes (default: "
-        f'{", ".join(DEFAULT_PARTS)})',
+        help=f'Parts to measure, separated by spaces or commas: {", ".join(PARTS)}. '
+        "operators compares our operators with mmcv's compiled ones, if it has them; "
+        'runtimes compares exported models with PyTorch; loader, targets and detector '
+        'compare stock MMDetection with our data loading, mask targets and detectors; '
+        'evaluation measures the time from predictions to AP; logging compares early '
+        'and late iterations of a run; images measures the time from image files to '
+        "rows; siblings measures the graph steps of MobileViG's siblings; paper "
+        "measures the models of the paper's comparison in three runtimes, next to "
+        f'published figures (default: {", ".join(DEFAULT_PARTS)}).',
     )
     parser.add_argument(
-        '--detector', action='store_true', help='also measure the part detector'
+        '--detector', action='store_true', help='Also measure the part detector.'
     )
-    parser.add_argument('--archs', nargs='+', choices=SIZES, default=SIZES)
+    parser.add_argument(
+        '--archs',
+        nargs='+',
+        choices=SIZES,
+        default=SIZES,
+        help='Sizes of MobileViG to measure (default: all).',
+    )
     parser.add_argument(
         '--siblings',
         nargs='*',
         choices=(*SIBLINGS, 'all'),
         default=(),
         metavar='NAME',
-        help=f'also measure these backbones: all, or of {", ".join(SIBLINGS)}',
+        help=f'Also measure these backbones: all, or some of {", ".join(SIBLINGS)}.',
     )
     parser.add_argument(
         '--baselines',
         '--rivals',
         nargs='*',
-        help='models of timm to compare with (--rivals is the old name)',
+        help='Models of timm to compare with (default: a selection). --rivals is the '
+        'old name of this flag.',
     )
     parser.add_argument(
         '--sizes',
         nargs='+',
         type=size_like('224x224'),
-        help='input sizes as HEIGHTxWIDTH; training takes the last one (default: '
-        '224x224 and 800x1216; on a GPU 800x1344 instead, a padded 1333x800)',
+        help='Input sizes as HEIGHTxWIDTH, of which training uses the last one '
+        '(default: 224x224 and 800x1216; on a GPU, 224x224 and 800x1344).',
     )
     parser.add_argument(
         '--graph-shapes',
         nargs='+',
         type=size_like(GRAPH_SHAPES[0]),
         default=GRAPH_SHAPES,
+        help='Shapes of the feature maps for the graph step, as BxCxHxW (default: '
+        f'{" ".join(GRAPH_SHAPES)}).',
     )
-    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        default=1,
+        help='Number of images in a batch (default: %(default)s).',
+    )
     parser.add_argument(
         '--images',
         type=positive(int),
         default=5000,
-        help='number of images of the evaluation, with 100 detections each',
+        help='Number of images of the part evaluation, with 100 detections each '
+        '(default: %(default)s).',
     )
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--threads', type=int, help='number of threads on the CPU')
+    parser.add_argument(
+        '--rounds',
+        type=int,
+        default=5,
+        help='Number of times that each row is timed (default: %(default)s).',
+    )
+    parser.add_argument(
+        '--device',
+        choices=('cpu', 'cuda'),
+        default='cpu',
+        help='Device to measure on (default: %(default)s).',
+    )
+    parser.add_argument(
+        '--threads', type=int, help="Number of CPU threads (default: PyTorch's)."
+    )
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='train under autocast: backbones in bfloat16, detectors in float16',
+        help='Train under autocast, backbones in bfloat16 and detectors in float16.',
     )
     parser.add_argument(
         '--keep-memory',
         action='store_true',
-        help="reuse freed memory, as this project's tools do on CPUs",
+        help="Reuse freed memory, as this project's tools do on CPUs.",
     )
-    parser.add_argument('--out-dir', default='work_dirs/benchmark')
     parser.add_argument(
-        '--from-file', help='write the table and plots of a benchmark.json again'
+        '--out-dir',
+        default='work_dirs/benchmark',
+        help='Write the table and the plots to this folder (default: %(default)s).',
+    )
+    parser.add_argument(
+        '--from-file',
+        help='Measure nothing, and write the table and plots of this benchmark.json.',
     )
     args = parser.parse_args(argv)
     if args.sizes is None:
@@ -169,5 +203,5 @@ def main(args: argparse.Namespace) -> None:
     for part in [part for part in PARTS if part in args.parts]:
         for row in resolve_name(PARTS[part])(args):
             result['rows'].append(row)
-            write_json(result, out_dir)  # keep what is measured if the rest is stopped
+            write_json(result, out_dir)  # keep the rows if the command is stopped
     save(result, out_dir)

@@ -1,4 +1,4 @@
-"""Whole detectors: ours next to stock MMDetection, with MobileViG and ResNet-50."""
+"""Detectors with MobileViG and ResNet-50: ours compared with stock MMDetection."""
 
 import functools
 import time
@@ -36,7 +36,8 @@ VARIANTS: dict[str, dict] = {
     'compiled backbone': dict(compile_cfg=dict(fullgraph=True)),
     'captured backbone': dict(compile_cfg=dict(fullgraph=True, mode='reduce-overhead')),
 }
-# Stages of a step in the order of the plot. A stage that another one calls counts once.
+# Stages of a step in the order of the plot. The time of a nested stage is not counted
+# in the stage around it.
 STAGES = (
     'backbone',
     'neck',
@@ -51,13 +52,13 @@ STAGES = (
 
 
 def stock_name() -> str:
-    """Name the baseline: mmcv's operators are compiled only where mmcv has them."""
+    """Return the name of the baseline, which depends on whether mmcv is compiled."""
     return 'stock' if mmcv_ext.is_compiled() else 'stock heads on our operators'
 
 
 @contextmanager
 def precision_of(device: str, precision: str) -> Iterator[None]:
-    """Autocast to 'float16' or 'bfloat16', or use TF32 in matrix products."""
+    """Run the block under autocast to 'float16' or 'bfloat16', or with TF32."""
     torch.set_float32_matmul_precision('high' if precision == TF32 else 'highest')
     torch.backends.cudnn.allow_tf32 = precision == TF32
     half = getattr(torch, precision) if '16' in precision else torch.float16
@@ -78,12 +79,12 @@ def measure_stages(
         optimizer (torch.optim.Optimizer): The optimizer whose step is timed.
         run (Callable): Runs a training step or a prediction. It is called twice, and
             the second call is measured.
-        device (str): 'cpu' or 'cuda', which is synchronised between stages.
+        device (str): 'cpu', or 'cuda', which is synchronised between stages.
 
     Returns:
         dict[str, float]: Seconds of the stages that ran.
     """
-    # Time a compiled backbone from outside: its modules' methods are not called.
+    # A compiled backbone is timed from outside, as its modules' methods are not called.
     compiled = getattr(model.backbone, '_compiled_call_impl', None) is not None
     watched = [
         (model.backbone, '_compiled_call_impl' if compiled else 'forward', 'backbone'),
@@ -135,6 +136,8 @@ def make_detector(
 ):
     """Make a training step with AdamW, or a prediction, of a Mask R-CNN.
 
+    The weights are random.
+
     Args:
         args (Namespace): Arguments of the command.
         arch (str | None): Size of MobileViG; None for ResNet-50.
@@ -143,11 +146,11 @@ def make_detector(
             MMDetection loads them, instead of ours. Defaults to False.
         backbone (dict, optional): Further arguments of the backbone.
         batch (int): Images per step. Defaults to 1.
-        precision (str): 'float32', 'TF32', 'float16' or 'bfloat16'.
+        precision (str): 'float32', 'TF32', 'float16' or 'bfloat16'. Defaults to
+            'float32'.
 
     Returns:
-        tuple[dict, Callable]: Facts about the row, and the function to time. The
-        weights are random.
+        tuple[dict, Callable]: Facts about the row, and the function to time.
     """
     training = part == TRAINING
     if not stock:
@@ -163,7 +166,7 @@ def make_detector(
         cfg.neck.in_channels = [256, 512, 1024, 2048]
     cfg.backbone.update(backbone or {})
     model = MODELS.build(cfg).to(args.device).train(training)
-    if part == DETECTIONS:  # one class is found in every proposal
+    if part == DETECTIONS:  # detect the first class in every proposal
         model.roi_head.bbox_head.fc_cls.bias.data[0] += 5
     shape = [3, *map(int, args.sizes[-1].split('x'))]
     inputs = demo_mm_inputs(
@@ -189,7 +192,7 @@ def make_detector(
 
     run = train if training else predict
     facts: dict = dict(images=batch)
-    if not training:  # before Winograd's algorithm saves a part of the operations
+    if not training:  # before Winograd's algorithm reduces the operations
         facts |= count_work(model, run, batch)
     if not stock:
         apply_cpu_fast_paths(model)
@@ -198,10 +201,9 @@ def make_detector(
 
 
 def detector_rows(args: Namespace) -> Iterator[dict]:
-    """Yield rows at the last of ``args.sizes``.
+    """Yield rows of detectors at the last of ``args.sizes``.
 
-    On a GPU several batch sizes and precisions are measured, unless the flags ask for
-    one.
+    On a GPU, several batch sizes and precisions are measured unless flags choose one.
     """
     amp = [str(DETECTOR_AMP).removeprefix('torch.')]
     batches, precisions = [args.batch_size], amp if args.amp else ['float32']

@@ -1,7 +1,4 @@
-"""Evaluation from predictions to AP: ours next to MMDetection's CocoMetric.
-
-The data are generated.
-"""
+"""Evaluation of generated predictions: ours compared with MMDetection's CocoMetric."""
 
 import contextlib
 import gc
@@ -29,11 +26,11 @@ STOCK = 'stock CocoMetric'
 METRICS = {STOCK: CocoMetric, 'ours': FastCocoMetric}
 KINDS = {'boxes': ['bbox'], 'boxes and masks': ['bbox', 'segm']}
 HEIGHT, WIDTH, CLASSES, DETECTIONS, OBJECTS = 480, 640, 80, 100, 7
-DIFFERENT = 8  # images; the others repeat their detections with other scores
+DIFFERENT = 8  # distinct images, whose detections repeat with other scores
 
 
 def make_images(masks: bool) -> list[dict]:
-    """Generate the detections of some images."""
+    """Generate the detections of the distinct images, with or without masks."""
     torch.manual_seed(0)
     images = []
     for _ in range(DIFFERENT):
@@ -49,7 +46,7 @@ def make_images(masks: bool) -> list[dict]:
 
 
 def write_ground_truth(path: Path, images: list[dict], number: int) -> None:
-    """Write ground truth near some of the detections: polygons in COCO's format."""
+    """Write COCO annotations with polygons that lie near some of the detections."""
     random = np.random.default_rng(1)
     annotations: list[dict] = []
     for image in range(number):
@@ -79,7 +76,7 @@ def write_ground_truth(path: Path, images: list[dict], number: int) -> None:
 
 
 def measure(name: str, kinds: Sequence[str], number: int) -> tuple[float, int, dict]:
-    """Evaluate ``number`` images in a new process, whose peak memory is not yet set.
+    """Evaluate ``number`` images; run this in a new process to measure its peak memory.
 
     Returns:
         tuple[float, int, dict]: Seconds, bytes that the evaluation added to the peak
@@ -111,7 +108,7 @@ def measure(name: str, kinds: Sequence[str], number: int) -> tuple[float, int, d
 
 
 def evaluation_rows(args: Namespace) -> Iterator[dict]:
-    """Yield rows of both metrics on ``args.images`` images, without and with masks."""
+    """Yield rows of both metrics for ``args.images`` images, without and with masks."""
     for kind, metrics in KINDS.items():
         size = f'{args.images} images x {DETECTIONS}, {kind}'
         common = dict(part='evaluation', size=size, base=STOCK, images=args.images)
@@ -128,5 +125,5 @@ def evaluation_rows(args: Namespace) -> Iterator[dict]:
                 row['peak_bytes'] = peak
         show_progress('')
         if figures['ours'] != figures[STOCK]:
-            rows[1]['failed'] = f'other figures than {STOCK}: {figures}'
+            rows[1]['failed'] = f'results differ from {STOCK}: {figures}'
         yield from rows

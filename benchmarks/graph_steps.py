@@ -1,6 +1,7 @@
-"""Graph steps next to the reference implementation.
+"""Graph steps, compared with the reference implementation.
 
-MobileViG's at several map sizes, and its siblings' at the stages of an 800x1216 image.
+MobileViG's step is measured at several sizes of feature maps, and those of its
+siblings at the stages of an 800x1216 image.
 """
 
 import math
@@ -20,8 +21,8 @@ from .reference import agc, dagc, mgc, svga
 
 MEMORY_FORMATS = {'': torch.contiguous_format, ', channels-last': torch.channels_last}
 KINDS = {'forward': False, 'forward + backward': True}
-# Bytes that the reference's backward may keep; where it would keep more, it is left
-# out.
+# Limit in bytes of what the reference keeps for its backward pass. Rows above the limit
+# are omitted.
 REFERENCE_LIMIT = 2e9
 SIBLING_IMAGE = (800, 1216)
 # Name, our function, the reference, and the backbone that gives channels and strides.
@@ -81,7 +82,7 @@ def _definition_of(name: str) -> str:
 
 
 def smooth_map(batch: int, channels: int, height: int, width: int) -> Tensor:
-    """Make a map in which some neighbours are alike: noise on blobs of 8 pixels."""
+    """Make a feature map with similar neighbours: noise on blobs of 8 pixels."""
     torch.manual_seed(0)
     blobs = torch.randn(batch, channels, height // 8 + 1, width // 8 + 1)
     blobs = F.interpolate(blobs, (height, width), mode='bilinear')

@@ -1,6 +1,6 @@
-"""Inference from image files to rows of detections, as ``tools/infer.py`` runs it.
+"""Inference from image files to rows of detections, as ``predict`` runs it.
 
-Sequential and overlapped with reading, next to the model alone on prepared tensors.
+Sequential processing is compared with overlapped reading and with the model alone.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ SEQUENTIAL, OVERLAPPED, MODEL = 'sequential', 'overlapped', 'the model alone'
 
 
 def _random_detector(device: str) -> Predictor:
-    """Load random weights of the demo's detector; it finds as much as a trained one."""
+    """Load the demo's detector with random weights and a fixed number of detections."""
     cfg = load_config(CONFIG)
     cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=DETECTIONS)
     register_all_modules()
@@ -41,6 +41,16 @@ def _random_detector(device: str) -> Predictor:
 
 
 def make_images(args: Namespace, name: str, folder: str) -> tuple[dict, Callable]:
+    """Make an inference run over the images of a folder.
+
+    Args:
+        args (Namespace): Arguments of the command.
+        name (str): SEQUENTIAL, OVERLAPPED or MODEL.
+        folder (str): Folder of a data set of shapes.
+
+    Returns:
+        tuple[dict, Callable]: Facts about the row, and the function to time.
+    """
     detector = _random_detector(args.device)
     if detector.device == 'cpu':
         prepare_process_for_cpu()
@@ -81,5 +91,5 @@ def image_rows(args: Namespace) -> Iterator[dict]:
         }
         size = f'128x128, batch {args.batch_size}'
         for row in interleaved(args, 'images', size, makes, SEQUENTIAL, images=IMAGES):
-            row.pop('peak_bytes', None)  # that of one of several threads
+            row.pop('peak_bytes', None)  # measured in one of several threads only
             yield row

@@ -1,7 +1,7 @@
 """Time several implementations in turns, each in a process of its own.
 
-A busy machine then slows all rows of a table alike, and what one implementation leaves
-in the allocator does not affect the next one.
+A busy machine then slows all rows of a table alike, and the allocator's state after one
+implementation does not affect the next one.
 """
 
 import gc
@@ -23,7 +23,7 @@ from mobilevig_det.ops import keep_freed_memory
 import torch
 
 MIN_TURN_SECONDS = 0.05
-# Forks of a server that has imported the modules but run nothing.
+# Processes are forked from a server that has only imported the modules.
 PROCESSES: Any = multiprocessing.get_context(
     'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
 )
@@ -87,7 +87,7 @@ def _label(row: dict) -> str:
 
 
 def _serve(connection, make: Callable, args: Namespace) -> None:
-    """Run in the process of a row: measure whenever the parent asks."""
+    """Measure a row in its own process whenever the parent process asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -96,8 +96,8 @@ def _serve(connection, make: Callable, args: Namespace) -> None:
     try:
         facts, run = make(args)
         run()
-        # Short runs are repeated within a turn, after one that warms the caches, which
-        # other rows have used in between.
+        # Short runs are repeated within a turn. One run before them warms the caches,
+        # which other rows have used in the meantime.
         repeats = max(int(MIN_TURN_SECONDS / _seconds(run, args.device)), 1)
         _release_memory(args.device)
         connection.send(facts)
@@ -109,7 +109,7 @@ def _serve(connection, make: Callable, args: Namespace) -> None:
             connection.send(took / repeats)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the profiler's C++ code prints
         connection.send(peak_memory(run, args.device))
-    except Exception as error:  # reported in the table; the other rows are measured
+    except Exception as error:  # reported in the table, without stopping other rows
         lines = str(error).strip().splitlines() or [repr(error)]
         connection.send(lines[-1][:120])
 
@@ -134,7 +134,7 @@ def _receive(row: dict, connection, request: str | None = None) -> Any:
 
 
 def show_progress(text: str) -> None:
-    """Overwrite the progress line; without a terminal print the first of each row."""
+    """Update the progress line; without a terminal, print one line for each row."""
     if sys.stderr.isatty():
         print(f'\r\033[K{text}', end='', file=sys.stderr, flush=True)
     elif text.endswith('warming up'):
@@ -163,7 +163,7 @@ def _release_memory(device: str) -> None:
 
 
 def peak_memory(function: Callable, device: str) -> int:
-    """Measure the peak of the memory in tensors while a function runs.
+    """Measure the peak memory of tensors while a function runs.
 
     Args:
         function (Callable): Called once, without arguments.
@@ -171,7 +171,7 @@ def peak_memory(function: Callable, device: str) -> int:
             records are added up.
 
     Returns:
-        int: Bytes beyond those that were allocated before.
+        int: Bytes in addition to those that were allocated before.
     """
     gc.collect()
     if device != 'cpu':

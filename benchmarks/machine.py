@@ -1,4 +1,4 @@
-"""Describe the machine that something was measured on: hardware and versions."""
+"""Describe the hardware and the versions of a measurement."""
 
 import platform
 import re
@@ -19,7 +19,7 @@ from .detectors import DETECTOR_AMP
 
 
 def environment(device: str) -> dict[str, object]:
-    """Return the processor or GPU, the threads, and the versions of all that computes.
+    """Return the processor or GPU, the threads, and the versions of the libraries.
 
     Args:
         device (str): 'cpu', 'cuda' or 'cuda:INDEX'.
@@ -48,7 +48,7 @@ def environment(device: str) -> dict[str, object]:
 
 
 def describe_machine(args: Namespace) -> dict[str, object]:
-    """Return machine, versions and settings for the head of a benchmark's table."""
+    """Return machine, versions and settings, which stand above a benchmark's table."""
     facts = environment(args.device)
     if args.threads:
         facts['threads'] = args.threads

@@ -1,4 +1,4 @@
-"""mmcv's operators: ours next to the compiled ones, if mmcv has them."""
+"""Our implementation of mmcv's operators, compared with the compiled one."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -16,14 +16,14 @@ from .interleaved import interleaved
 
 COMPILED = 'compiled mmcv'
 IMAGE, DEMO_IMAGE = (800, 1216), (128, 128)
-# Strides of the levels, and the sizes in pixels of the RoIs that MMDetection assigns to
-# them; then the share of the RoIs that each level gets.
+# By the strides of the levels: the sizes in pixels of the RoIs that MMDetection assigns
+# to a level, and the fraction of all RoIs on that level.
 LEVELS = {4: (30, 112), 8: (112, 224), 16: (224, 448), 32: (448, 800)}
 SHARES = {4: 0.5, 8: 0.28, 16: 0.15, 32: 0.07}
 
 
 def some_boxes(number: int, sides: tuple[int, int], height: int, width: int) -> Tensor:
-    """Sample (N, 4) boxes of nearly square shape within an image."""
+    """Sample nearly square boxes, of shape (N, 4), within an image."""
     sizes = torch.empty(number, 1).uniform_(*sides)
     sizes = sizes * torch.empty(number, 2).uniform_(0.7, 1.4)
     centres = torch.rand(number, 2) * torch.tensor([width, height])
@@ -32,7 +32,7 @@ def some_boxes(number: int, sides: tuple[int, int], height: int, width: int) -> 
 
 
 def draw_ellipses(boxes: Tensor, height: int, width: int) -> np.ndarray:
-    """Draw an ellipse in each of (N, 4) boxes: uint8 masks of (N, H, W)."""
+    """Draw an ellipse in each box: uint8 masks of shape (N, H, W)."""
     masks = np.zeros((len(boxes), height, width), np.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.tolist()):
         centre, sides = ((x1 + x2) / 2, (y1 + y2) / 2), (x2 - x1, y2 - y1)
@@ -43,7 +43,7 @@ def draw_ellipses(boxes: Tensor, height: int, width: int) -> np.ndarray:
 def make_pyramid(
     number: int, bins: int, channels: int, size: tuple[int, int], backward: bool
 ) -> Callable:
-    """RoIAlign of ``number`` RoIs, shared out over the levels of a feature pyramid."""
+    """Make RoIAlign of ``number`` RoIs, spread over the levels of a feature pyramid."""
     height, width = size
     maps, rois = [], []
     for stride, sides in LEVELS.items():
@@ -69,7 +69,7 @@ def make_pyramid(
 
 
 def make_mask_targets(size: tuple[int, int]) -> Callable:
-    """RoIAlign of 128 RoIs on the 10 masks of an image."""
+    """Make RoIAlign of 128 RoIs on the 10 masks of an image."""
     height, width = size
     masks = (torch.rand(10, 1, height, width) > 0.5).float()
     images = torch.randint(10, (128, 1)).float()
@@ -78,7 +78,7 @@ def make_mask_targets(size: tuple[int, int]) -> Callable:
 
 
 def make_nms(numbers: list[int], threshold: float) -> Callable:
-    """NMS of groups (levels or classes) of ``numbers`` boxes."""
+    """Make NMS of groups (levels or classes) with ``numbers`` boxes."""
     parts = [
         some_boxes(n, (24 * 2**i, 48 * 2**i), *IMAGE) for i, n in enumerate(numbers)
     ]
@@ -88,7 +88,7 @@ def make_nms(numbers: list[int], threshold: float) -> Callable:
     return lambda: batched_nms(torch.cat(parts), scores, groups, config)
 
 
-# What is measured, the function that makes it, and its arguments.
+# Name of each case, the function that makes it, and the arguments of the function.
 CASES: dict[str, tuple] = {
     '1,000 proposals, 7x7, forward': (make_pyramid, 1000, 7, 256, IMAGE, False),
     '1,000 proposals, 7x7, backward': (make_pyramid, 1000, 7, 256, IMAGE, True),

@@ -1,8 +1,8 @@
 """Reference implementation: graph steps and backbones as the authors run them.
 
-The graph steps follow the definitions, with all the copies that the authors' code
-makes. The backbones use them in PyTorch's default memory format, without in-place
-operations and without folded BatchNorm.
+The graph steps follow the definitions and make the same copies as the authors' code.
+The backbones use them in PyTorch's default memory format, without in-place operations
+and without folded BatchNorm.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 
 def svga(x: Tensor, stride: int = 2) -> Tensor:
-    """Graph step of MobileViG: (H + W) / stride times roll, subtract, maximum."""
+    """Graph step of MobileViG: (H + W) / stride rolls, subtractions and maxima."""
     x_j = x - x
     for dim in (2, 3):
         for i in range(stride, x.shape[dim], stride):
@@ -34,7 +34,7 @@ def svga(x: Tensor, stride: int = 2) -> Tensor:
 
 
 def _shift(x: Tensor, n: int, dim: int) -> Tensor:
-    """Shift cyclically by slicing and concatenation, but not by more than the side."""
+    """Roll by slicing and concatenation; shifts beyond the side change nothing."""
     size = x.shape[dim]
     if abs(n) > size:
         return x
@@ -96,14 +96,14 @@ def _gated(step: ExponentialDecayGating, x: Tensor) -> Tensor:
     return agc(x, step.temperature, step.graph_stride)
 
 
-# Methods of our modules and what replaces them.
+# Methods of our modules, and the functions that replace them.
 METHODS: tuple[tuple[type, str, Callable], ...] = (
     (ConvNormAct, 'forward', nn.Sequential.forward),
     (MaxRelativeGraphConv, 'join', _join),
     (Branch, 'add', _add),
     (ExponentialDecayGating, 'forward', _gated),
 )
-# Functions of mobilevig_det.ops and what replaces them.
+# Functions of mobilevig_det.ops, and the functions that replace them.
 GRAPH_STEPS: dict[str, Callable] = dict(cross_max=mgc, thresholded_max=dagc)
 
 

@@ -1,4 +1,4 @@
-"""The table, the plots and the files of a benchmark."""
+"""Write the table, the plots and the files of a benchmark."""
 
 import csv
 import json
@@ -31,16 +31,17 @@ HEADER = (
     'x base',
 )
 NOTES = (
-    'x ceiling: time over what the rate of the matrix product allows. '
-    "x base: times faster than the definition, the authors' algorithm, "
-    "compiled mmcv or PyTorch (in brackets its peak memory over this one's). "
-    'Peak: tensors made by the run, without weights and input; of the '
-    'evaluation all that the process took more than before.'
+    'x ceiling: time divided by the time that the same number of operations takes '
+    "in a matrix product. x base: speedup over the definition, the authors' "
+    'algorithm, compiled mmcv or PyTorch (in brackets the peak memory of the base '
+    'divided by that of the row). Peak MB: memory of the tensors that the run '
+    'creates, without weights and inputs; for the evaluation, growth of the '
+    "process's peak memory."
 )
 
 
 def write_json(result: dict, folder: Path) -> None:
-    """Write benchmark.json, from which the other files can be made again."""
+    """Write benchmark.json, from which the other files can be generated again."""
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / 'benchmark.json', json.dumps(result, indent=1))
 
@@ -50,7 +51,8 @@ def save(result: dict, folder: Path) -> None:
 
     Args:
         result (dict): ``machine``, ``batch_size`` and ``rows``.
-        folder (Path): Gets benchmark.json, .md, .csv and .png, growth.png, stages.png.
+        folder (Path): Folder for benchmark.json, benchmark.md, benchmark.csv,
+            benchmark.png, growth.png and stages.png.
     """
     write_json(result, folder)
     page = markdown(result)
@@ -76,9 +78,9 @@ def median(row: dict) -> float:
 def table(result: dict) -> list[dict[str, str]]:
     """Format the cells of each row, by the names in :data:`HEADER`.
 
-    ``x ceiling`` is the time over what the machine's rate at a matrix product allows
-    for the row's FLOPs. ``x base`` is how many times faster the row is than its
-    ``base``, and in brackets the base's peak memory over the row's.
+    ``x ceiling`` is the row's time divided by the time of as many FLOPs in a matrix
+    product. ``x base`` is the row's speedup over its ``base`` and, in brackets, the
+    peak memory of the base divided by that of the row.
     """
     measured = {
         (row['part'], row['size'], row['name']): row
@@ -163,7 +165,7 @@ def _bar_charts(rows: list[dict], bar: float) -> tuple[Figure, list[tuple]]:
 
 
 def plot_times(rows: list[dict], path: Path) -> None:
-    """Plot the median of every row, with the range; bases and baselines are gray."""
+    """Plot the median and range of every row; bases and baselines are gray."""
     rows = [row for row in rows if row['name'] != MATRIX_PRODUCT]
     if not rows:
         return
@@ -183,7 +185,7 @@ def plot_times(rows: list[dict], path: Path) -> None:
 
 
 def plot_growth(rows: list[dict], path: Path) -> None:
-    """Plot the graph step's time per element over the size of the feature map."""
+    """Plot the graph step's time per element against the size of the feature map."""
     lines: dict[tuple, dict[int, float]] = defaultdict(dict)
     for row in rows:
         if row['part'].startswith('graph step,'):

@@ -1,4 +1,4 @@
-"""Exported models in their runtimes next to PyTorch."""
+"""Exported models in their runtimes, compared with PyTorch."""
 
 import runpy
 import subprocess
@@ -36,7 +36,7 @@ from .backbones import (
 )
 from .interleaved import interleaved, show_progress
 
-# Names of runtimes by the suffixes of their files.
+# Names of the runtimes by the suffixes of their files.
 NAMES = {'.onnx': 'ONNX Runtime', '.xml': 'OpenVINO', '.pte': 'ExecuTorch'}
 EAGER, FUSED = 'MMDetection', 'fused'
 DEMO = Path('work_dirs', 'demo')
@@ -48,8 +48,8 @@ RUNNER = Path(__file__).parents[1] / 'tools' / 'run_onnx.py'
 def runtime_rows(args: Namespace) -> Iterator[dict]:
     """Yield rows of backbones and detectors.
 
-    Each size's backbone at each of ``args.sizes``; the detector of ``make demo``, if it
-    has been run; and Mask R-CNN M at the last of the sizes.
+    They are the backbones at each of ``args.sizes``, the detector of ``make demo`` if
+    it has been trained, and Mask R-CNN with MobileViG-M at the last of the sizes.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -148,8 +148,8 @@ def _export_detector(cfg: Config, model: BaseDetector, folder: Path) -> list[Pat
 def make_mask_rcnn(config: str, checkpoint: str | None) -> tuple[Config, BaseDetector]:
     """Build a Mask R-CNN in eval mode.
 
-    Without a checkpoint its weights are random, and it finds as many objects of one
-    class as the config allows, which takes the most time.
+    Without a checkpoint, its weights are random and it detects as many objects of one
+    class as the config allows, which is the slowest case.
     """
     use_on_cpus()
     init_default_scope('mmdet')
@@ -166,6 +166,7 @@ def make_mask_rcnn(config: str, checkpoint: str | None) -> tuple[Config, BaseDet
 
 
 def make_session(args: Namespace, path: Path, size: str):
+    """Run an exported backbone in its runtime on a random image."""
     session = load(path, args.threads or torch.get_num_threads())
     torch.manual_seed(0)
     image = torch.rand(1, 3, *map(int, size.split('x'))).numpy()
@@ -199,10 +200,10 @@ def make_prediction(
     fuse: bool = False,
     path: Path | None = None,
 ):
-    """Make a prediction, from an image to boxes and masks of its size.
+    """Make a prediction from an image to boxes and masks of the same size.
 
-    MMDetection runs the model; an exported file at ``path`` is run by
-    ``tools/run_onnx.py`` instead, as users without MMDetection run it.
+    MMDetection runs the model, or ``tools/run_onnx.py`` the exported file at ``path``,
+    as users without MMDetection run it.
     """
     image = shapes_image(*map(int, size.split('x')))
     if path is not None:

@@ -1,6 +1,6 @@
-"""Training steps outside the network: MMDetection and MMEngine next to ours.
+"""Overhead of training outside the network: ours compared with MMDetection's.
 
-Loading of images and masks, mask targets, and the history of logged values.
+The parts are data loading, mask targets, and the history of logged values.
 """
 
 import pickle
@@ -38,11 +38,11 @@ ANNOTATIONS = {STOCK: 'LoadAnnotations', OURS: LoadCompactAnnotations.__name__}
 STOCK_HOOK = "MMEngine's"
 HOOKS = {STOCK_HOOK: RuntimeInfoHook, OURS: BoundedRuntimeInfoHook}
 LOGGED_ITERATIONS = (100, 170_000)
-LOSSES = 9  # of Mask R-CNN, with their sum and the accuracy
+LOSSES = 9  # losses of Mask R-CNN, with their sum and the accuracy
 
 
 def make_loader(args: Namespace, name: str, dataset: dict):
-    """A worker's work: read, transform, pickle; and unpickling in the main process."""
+    """Make the loading of images: read, transform and pickle them, then unpickle."""
     register_all_modules()
     cv2.setNumThreads(0)  # as in MMEngine's workers
     torch.set_num_threads(1)  # as in torch's
@@ -65,12 +65,12 @@ def make_loader(args: Namespace, name: str, dataset: dict):
             sizes.append(len(pickled))
         return sum(sizes)
 
-    note = f'{name}: {run() / number / 1e6:.2f} MB an image through the pipe.'
+    note = f'{name}: {run() / number / 1e6:.2f} MB per image between the processes.'
     return dict(images=number, note=note), run
 
 
 def loader_rows(args: Namespace) -> Iterator[dict]:
-    """Yield rows of COCO's training images in COCO_ROOT, or of generated images."""
+    """Yield rows for COCO's training images in COCO_ROOT, or else generated images."""
     size, dataset = '1333x800, COCO', _training_set('mobilevig_m_fpn_1x')
     with tempfile.TemporaryDirectory() as folder:
         if not Path(dataset.data_root, dataset.ann_file).exists():
@@ -90,7 +90,7 @@ def _training_set(config: str) -> ConfigDict:
 
 
 def make_targets(args: Namespace, name: str, size: tuple[int, int]):
-    """The mask targets of 128 positive RoIs on the 10 masks of an image."""
+    """Make the mask targets of 128 positive RoIs on the 10 masks of an image."""
     if not name.endswith(COMPILED):
         mmcv_ext.use_on_cpus()
     torch.manual_seed(0)
@@ -108,7 +108,7 @@ def make_targets(args: Namespace, name: str, size: tuple[int, int]):
 
 
 def target_rows(args: Namespace) -> Iterator[dict]:
-    """Yield rows of both on mmcv's compiled RoIAlign, if it has one, and on ours."""
+    """Yield rows of mask targets with mmcv's compiled RoIAlign, if any, and ours."""
     operators = [COMPILED, 'our operators'] if mmcv_ext.is_compiled() else ['']
     size = 800, 1216
     makes = {}
@@ -121,7 +121,7 @@ def target_rows(args: Namespace) -> Iterator[dict]:
 
 
 def make_logging(args: Namespace, iteration: int, name: str):
-    """Append the values of one iteration to histories of ``iteration`` entries."""
+    """Make the logging of one iteration to histories of ``iteration`` entries."""
     hub = MessageHub('benchmark')
     random = np.random.default_rng(0)
     outputs = {f'loss_{i}': torch.rand((), device=args.device) for i in range(LOSSES)}
@@ -146,11 +146,13 @@ def make_logging(args: Namespace, iteration: int, name: str):
 
 
 def logging_rows(args: Namespace) -> Iterator[dict]:
-    """Yield rows early and late in a training run."""
+    """Yield rows of logging early and late in a training run."""
     for iteration in LOGGED_ITERATIONS:
         make = partial(make_logging, iteration=iteration)
         makes = {name: partial(make, name=name) for name in HOOKS}
         size = f'iteration {iteration:,}'
         for row in interleaved(args, 'logging', size, makes, STOCK_HOOK, images=1):
-            row.pop('peak_bytes', None)  # counts tensors, and there are none
+            row.pop(
+                'peak_bytes', None
+            )  # it counts only tensors, of which there are none
             yield row

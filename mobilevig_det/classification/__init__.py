@@ -1,7 +1,7 @@
-"""ImageNet classifiers: pretraining of the backbones, and its recipe.
+"""ImageNet classifiers, with which the backbones are pretrained.
 
-``custom_imports = dict(imports=['mobilevig_det.classification'])`` in a config
-registers all of it.
+To register the classes of this package, put
+``custom_imports = dict(imports=['mobilevig_det.classification'])`` into a config.
 """
 
 from ..datasets import image_folder  # noqa: F401  registers

@@ -1,4 +1,4 @@
-"""ImageNet classifier under MMEngine: backbone, and the authors' head."""
+"""ImageNet classifier for MMEngine, with the authors' heads."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,13 @@ from ..errors import UserError
 
 
 class ClassifierHead(BaseModule):
-    """Base of the heads: loads the weights of its classifiers strictly.
+    """Base class of the heads, which load their weights strictly.
 
     Attributes:
-        classifiers: Names of the last convolutions, each of which is a classifier.
+        classifiers: Names of the last layers, each of which is a classifier.
 
     Args:
-        num_classes (int): Classes.
+        num_classes (int): Number of classes.
         init_cfg (dict, optional): Initialization config.
     """
 
@@ -35,8 +35,8 @@ class ClassifierHead(BaseModule):
         self.num_classes = num_classes
 
     def _load_from_state_dict(self, weights: dict, prefix: str, *args, **kwargs):
-        # Checked here, before any child: whatever loads the file, strictly or not,
-        # raises one message, and no head keeps its random weights.
+        # Checked here, before any child, so that every way to load a file, strict or
+        # not, raises the same message, and no head keeps its random weights.
         own = self.state_dict()
         given = {key: weights[prefix + key] for key in own if prefix + key in weights}
         if misfits := find_misfits(given, own):
@@ -54,32 +54,32 @@ class ClassifierHead(BaseModule):
             )
         if 'missing' in misfits:
             missing = ', '.join(misfits['missing'][:4])
-            return f'lacks {missing}: it is of another model, or not complete.'
+            return f'lacks {missing}: it belongs to another model, or is incomplete.'
         classes = len(given[f'{self.classifiers[0]}.weight'])
         if classes != self.num_classes:
             return (
-                f"is of {classes} classes, this config's of {self.num_classes}: use "
-                'the config that it was trained with. To train for other classes, load '
-                'the backbone alone: model.backbone.init_cfg='
+                f"has {classes} classes, this config's {self.num_classes}: use the "
+                'config that it was trained with. To train for other classes, load '
+                'only the backbone: model.backbone.init_cfg='
                 "dict(type='Pretrained', checkpoint='mobilevig:///path/to/file')."
             )
         kind, names = next(iter(misfits.items()))
-        return f'does not fit: {kind}: {names[0]}. Use the config of its size.'
+        return f'does not fit ({kind}: {names[0]}). Use the config of its size.'
 
 
 @MODELS.register_module()
 class DistilledHead(ClassifierHead):
     """Pooling, 1x1 convolution, BatchNorm, GELU, then two 1x1 classifiers.
 
-    Its weights have the authors' names ``prediction``, ``head`` and ``dist_head``.
-    ``head`` learns from the labels, ``dist_head`` from a teacher. Source: the paper's
-    section 3.3, and the authors' code.
+    The weights have the authors' names ``prediction``, ``head`` and ``dist_head``.
+    ``head`` learns from the labels, ``dist_head`` from a teacher. Source: section 3.3
+    of the paper, and the authors' code.
 
     Args:
         in_channels (int): Channels of the backbone's last stage.
         hidden_channels (int): Width of the 1x1 convolution: 512 for Ti and S, 768 for
             M and B.
-        num_classes (int): Classes. Defaults to 1000.
+        num_classes (int): Number of classes. Defaults to 1000.
         dropout (float): Dropout rate before the classifiers. Defaults to 0, as in
             every published run.
         init_cfg (dict, optional): Initialization config. Defaults to None: Kaiming
@@ -108,11 +108,15 @@ class DistilledHead(ClassifierHead):
         self.dist_head = nn.Conv2d(hidden_channels, num_classes, 1)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Compute the logits of both classifiers, each (B, num_classes).
+        """Compute the logits of both classifiers.
 
         Args:
-            features (Sequence[Tensor]): The backbone's feature maps; the last one is
-                used, (B, in_channels, H, W).
+            features (Sequence[Tensor]): Feature maps of the backbone. Only the last
+                one, of shape (B, in_channels, H, W), is used.
+
+        Returns:
+            tuple[Tensor, Tensor]: Logits of ``head`` and ``dist_head``, each of shape
+            (B, num_classes).
         """
         x = self.prediction(features[-1])
         return self.head(x).flatten(1), self.dist_head(x).flatten(1)
@@ -122,12 +126,12 @@ class DistilledHead(ClassifierHead):
 class PyramidHead(ClassifierHead):
     """Pooling, 1x1 convolution, BatchNorm, GELU, then one 1x1 classifier.
 
-    The head of Pyramid ViG, under the authors' name ``prediction``.
+    This is the head of Pyramid ViG. Its weights have the authors' name ``prediction``.
 
     Args:
         in_channels (int): Channels of the backbone's last stage.
         hidden_channels (int): Width of the first convolution. Defaults to 1024.
-        num_classes (int): Classes. Defaults to 1000.
+        num_classes (int): Number of classes. Defaults to 1000.
         dropout (float): Dropout rate before the classifier. Defaults to 0.
         init_cfg (dict, optional): Initialization config. Defaults to None: Kaiming
             normal weights, zero biases.
@@ -153,11 +157,14 @@ class PyramidHead(ClassifierHead):
         )
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor]:
-        """Compute the logits, (B, num_classes), in a tuple.
+        """Compute the logits.
 
         Args:
-            features (Sequence[Tensor]): The backbone's feature maps; the last one is
-                used, (B, in_channels, H, W).
+            features (Sequence[Tensor]): Feature maps of the backbone. Only the last
+                one, of shape (B, in_channels, H, W), is used.
+
+        Returns:
+            tuple[Tensor]: Logits of shape (B, num_classes), in a tuple of one.
         """
         x = F.adaptive_avg_pool2d(features[-1], 1)
         return (self.prediction(x).flatten(1),)
@@ -165,10 +172,9 @@ class PyramidHead(ClassifierHead):
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """Image classifier: backbone, then head.
+    """Image classifier that consists of a backbone and a head.
 
-    Loads the authors' ImageNet files, backbone and classifier, as well as its own
-    checkpoints.
+    It loads its own checkpoints as well as the authors' ImageNet files.
 
     Args:
         backbone (dict): Config of the backbone.
@@ -200,17 +206,22 @@ class ImageClassifier(BaseModel):
         """Run the model.
 
         Args:
-            inputs (Tensor): Normalized images, (B, 3, H, W).
-            data_samples (list[BaseDataElement], optional): With ``gt_label`` for the
-                loss without targets; predictions are added to them.
-            mode (str): 'tensor' for the logits, (B, num_classes), the mean of the
-                classifiers; 'loss' for a dict of losses; 'predict' for samples with
-                ``pred_score``, (num_classes,), and ``pred_label``.
-            targets (Tensor, optional): Probabilities of the classes, (B,
-                num_classes), for the loss.
+            inputs (Tensor): Normalized images of shape (B, 3, H, W).
+            data_samples (list[BaseDataElement], optional): One sample per image. The
+                loss reads their ``gt_label`` if there are no ``targets``; predictions
+                are stored in them.
+            mode (str): 'tensor', 'loss' or 'predict'. Defaults to 'tensor'.
+            targets (Tensor, optional): Target probabilities of shape
+                (B, num_classes), for the loss.
+
+        Returns:
+            Tensor | dict[str, Tensor] | list[BaseDataElement]: In the mode 'tensor',
+            logits of shape (B, num_classes), the mean of the classifiers; in 'loss', a
+            dict of losses; in 'predict', the samples with ``pred_score`` of shape
+            (num_classes,) and ``pred_label``.
 
         Raises:
-            UserError: For another mode.
+            UserError: If the mode is unknown.
         """
         if mode == 'loss':
             if targets is None:
@@ -232,11 +243,15 @@ class ImageClassifier(BaseModel):
         return samples
 
     def loss(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Compute the cross entropy of the classifiers, in equal parts.
+        """Compute the cross-entropy of each classifier, with equal weights.
 
         Args:
-            inputs (Tensor): Normalized images, (B, 3, H, W).
-            targets (Tensor): Labels, (B,), or probabilities, (B, num_classes).
+            inputs (Tensor): Normalized images of shape (B, 3, H, W).
+            targets (Tensor): Labels of shape (B,), or probabilities of shape
+                (B, num_classes).
+
+        Returns:
+            dict[str, Tensor]: Scalar losses by name.
         """
         outputs = self.head(self.backbone(inputs))
         names = ('loss_head', 'loss_dist_head')
@@ -256,14 +271,14 @@ class ImageClassifier(BaseModel):
 def load_classifier(
     model: ImageClassifier, checkpoint: str, averaged: bool = False
 ) -> tuple[str, ...] | None:
-    """Load every weight of a classifier, backbone and head, strictly.
+    """Load all weights of a classifier, those of the backbone and the head, strictly.
 
-    The raw weights are the default, because the published top-1 is theirs.
+    The raw weights are the default, because the published top-1 accuracy is theirs.
 
     Args:
-        model (ImageClassifier): The model to load them into.
-        checkpoint (str): The authors' ImageNet file or one that was trained here: a
-            path, an address, or ``mobilevig://`` and a name.
+        model (ImageClassifier): The model that gets the weights.
+        checkpoint (str): ImageNet file of the authors, or a checkpoint of this
+            package: a path, an address, or ``mobilevig://`` and a name.
         averaged (bool): Whether to load the averaged weights instead. Defaults to
             False.
 
@@ -271,8 +286,8 @@ def load_classifier(
         tuple[str, ...] | None: Names of the classes, if the file has them.
 
     Raises:
-        UserError: If the file can't be found or read, has no averaged weights though
-            they were asked for, or does not fit the model.
+        UserError: If the file can't be found or read, doesn't fit the model, or has no
+            averaged weights although they were asked for.
     """
     path = find_file(checkpoint)
     content = read_checkpoint(path)
@@ -281,7 +296,7 @@ def load_classifier(
     if chosen is None:
         raise UserError(
             f'{path} has no averaged weights (state_dict_ema, or those of '
-            "MMEngine's EMAHook): score the raw ones, without --ema."
+            "MMEngine's EMAHook): evaluate the raw ones, without --ema."
         )
     with explain_mismatch(str(path)):
         model.load_state_dict(dict(chosen), strict=True)

@@ -1,4 +1,4 @@
-"""Check a classifier's config before anything is built."""
+"""Validate the config of a classifier before anything is built."""
 
 import os.path as osp
 from collections.abc import Iterator
@@ -18,19 +18,20 @@ def _type_of(cfg: dict | None) -> str:
 
 
 def is_classifier(cfg: Config) -> bool:
-    """Return whether a config is of a classifier, by its model's type."""
+    """Return whether the model of a config is a classifier."""
     return _type_of(cfg.get('model')) in ('ImageClassifier', 'DistillingClassifier')
 
 
 def check_classifier(cfg: Config, splits: list[str]) -> None:
-    """Check that a classifier can run: packages, images, classes, the teacher's file.
+    """Check that packages, images, classes and the teacher's file fit a classifier.
 
     Args:
         cfg (Config): The complete config of a classifier.
-        splits (list[str]): Splits to be used: 'train', 'val', 'test'.
+        splits (list[str]): Splits that will be used: 'train', 'val', 'test'.
 
     Raises:
-        UserError: For the first thing that is missing or doesn't fit.
+        UserError: If something is missing or doesn't fit; the message names the first
+            problem.
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     num_classes = cfg.model.head.get('num_classes', 1000)
@@ -55,43 +56,43 @@ def check_classifier(cfg: Config, splits: list[str]) -> None:
         (first, one), (second, other) = list(found.items())[:2]
         raise UserError(
             f'{first} and {second} have different classes: '
-            f'{", ".join(sorted(set(one) ^ set(other))[:5])} only in one of them.'
+            f'{", ".join(sorted(set(one) ^ set(other))[:5])} are only in one of them.'
         )
     if 'train' in splits and cfg.model.get('teacher'):
         _check_teacher(cfg.model.teacher)
 
 
 def _check_folder(dataset: dict, num_classes: int) -> tuple[str, list[str]]:
-    """Check a folder of images. Returns the folder and the names of its classes."""
+    """Check a folder of images, and return it with the names of its classes."""
     images = (dataset.get('data_prefix') or {}).get('img', '')
     folder = osp.join(dataset.get('data_root') or '', images)
     classes = list_classes(folder)
     if len(classes) != num_classes:
         raise UserError(
-            f'{folder} has {len(classes)} folders, so as many classes, but '
-            f'model.head.num_classes is {num_classes}: give another folder, or set '
-            'num_classes to that of the folder (model.head, '
-            'model.data_preprocessor.mixing, and dataset of each dataloader).'
+            f'{folder} has {len(classes)} subfolders, one for each class, but '
+            f'model.head.num_classes is {num_classes}. Use another folder, or set '
+            'num_classes to the number of subfolders (in model.head, in '
+            'model.data_preprocessor.mixing and in the dataset of each dataloader).'
         )
     list_images(folder, classes)
     return folder, classes
 
 
 def _check_packages(loader: dict, split: str) -> None:
-    """Check that MMPretrain can be imported, where a loader names it."""
+    """Check that MMPretrain can be imported if a dataloader uses it."""
     if not any(kind.startswith('mmpretrain.') for kind in _types(loader)):
         return
     try:
         import mmpretrain.datasets  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f'The {split} data takes transforms from MMPretrain, which cannot be '
+            f'The {split} pipeline uses transforms of MMPretrain, which cannot be '
             f'imported ({error}): {EXTRA}'
         ) from error
 
 
 def _types(value: Any) -> Iterator[str]:
-    """Find every ``type`` in nested dicts and lists."""
+    """Yield every ``type`` in nested dicts and lists."""
     if isinstance(value, dict):
         yield str(value.get('type'))
         value = list(value.values())
@@ -106,5 +107,5 @@ def _check_teacher(teacher: dict) -> None:
     if '://' not in place and not osp.isfile(place):
         raise UserError(
             f'There is no teacher file {place!r} (looked at {osp.abspath(place)}): set '
-            'TEACHER_FILE, or model.teacher.checkpoint, to the file, or to its address.'
+            'TEACHER_FILE or model.teacher.checkpoint to the path or address of one.'
         )

@@ -1,4 +1,4 @@
-"""Hard distillation: a classifier that learns from the labels and a teacher."""
+"""Hard distillation: training of a classifier with labels and a teacher."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,14 @@ EXTRA = 'pip install "mobilevig_det[imagenet]"'
 
 
 def check_timm(model: str) -> None:
-    """Raise a UserError if timm can't be imported, which builds the teacher."""
+    """Check that timm, which builds the teacher, can be imported.
+
+    Args:
+        model (str): Name of the teacher in timm, for the message.
+
+    Raises:
+        UserError: If it can't be imported.
+    """
     try:
         import timm  # noqa: F401
     except ImportError as error:
@@ -25,29 +32,32 @@ def check_timm(model: str) -> None:
 
 
 def build_teacher(model: str, checkpoint: str, num_classes: int) -> nn.Module:
-    """Build a network of timm's with its weights, in evaluation mode and frozen.
+    """Build a frozen timm model in evaluation mode and load its weights.
 
     Args:
-        model (str): Its name in timm.
-        checkpoint (str): Its file: a path or an address. Weights under ``model``
-            (DeiT's), under ``state_dict``, or bare.
-        num_classes (int): Classes that it must know.
+        model (str): Name of the model in timm.
+        checkpoint (str): Path or address of its file. The weights are bare, or under
+            ``model`` (as in DeiT's files) or ``state_dict``.
+        num_classes (int): Number of classes that it must have.
+
+    Returns:
+        nn.Module: The model.
 
     Raises:
-        UserError: If timm is missing or has no such network, or if the file is
-            missing, or of another network.
+        UserError: If timm is missing or has no such model, or if the file is missing
+            or belongs to another model.
     """
     check_timm(model)
     import timm
 
     if model not in timm.list_models():
-        raise UserError(f'timm {timm.__version__} has no network {model!r}.')
+        raise UserError(f'timm {timm.__version__} has no model {model!r}.')
     weights = both_weights(read_checkpoint(find_file(checkpoint))).raw
     teacher = timm.create_model(model, pretrained=False, num_classes=num_classes)
     advice = (
-        f'it is not of {model} with {num_classes} classes. Set model.teacher.model to '
-        'the network that the file is of, or model.teacher.checkpoint to a file of '
-        'this one'
+        f'it is not a {model} with {num_classes} classes. Set model.teacher.model to '
+        'the model that the file belongs to, or model.teacher.checkpoint to a file of '
+        f'{model}'
     )
     with explain_mismatch(checkpoint, advice):
         teacher.load_state_dict(weights)
@@ -55,16 +65,16 @@ def build_teacher(model: str, checkpoint: str, num_classes: int) -> nn.Module:
 
 
 class Teacher:
-    """Hold a teacher next to the student, not in it.
+    """Teacher that is not registered as a submodule of the student.
 
-    It is no module, so that checkpoints, the optimizer, ``train()`` and
-    DistributedDataParallel don't see it, and copies of the student (MMEngine's
-    EMAHook) share it. Its file is read at the first call: testing needs no teacher.
+    Because it is not an ``nn.Module``, checkpoints, the optimizer, ``train()`` and
+    DistributedDataParallel ignore it, and copies of the student (by MMEngine's EMAHook)
+    share it. Its file is read at the first call, so that testing needs no teacher.
 
     Args:
-        model (str): Name of timm's network.
-        checkpoint (str): Its file.
-        num_classes (int): Classes.
+        model (str): Name of the model in timm.
+        checkpoint (str): Path or address of its file.
+        num_classes (int): Number of classes.
     """
 
     def __init__(self, model: str, checkpoint: str, num_classes: int) -> None:
@@ -78,7 +88,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Predict the classes, (B,), of images (B, 3, H, W)."""
+        """Predict classes of shape (B,) for normalized images of shape (B, 3, H, W)."""
         if self.network is None:
             self.network = build_teacher(self.model, self.checkpoint, self.num_classes)
         self.network.to(images.device)
@@ -87,25 +97,29 @@ class Teacher:
 
 @MODELS.register_module()
 class DistillingClassifier(ImageClassifier):
-    """Hard distillation: ``head`` learns the labels, ``dist_head`` the classes that
-    the teacher predicts.
+    """Classifier that is trained with hard distillation.
 
-    Source: DeiT (arXiv 2012.12877), equation 3. The teacher sees the mixed images, as
-    the student does.
+    ``head`` learns the labels, ``dist_head`` the classes that the teacher predicts.
+    The teacher gets the same images as the student, after mixup and CutMix. Source:
+    DeiT (arXiv 2012.12877), equation 3.
 
     Args:
-        teacher (dict): ``model``, a name of timm's, and ``checkpoint``, its file: a
-            path or an address.
+        *args: Arguments of :class:`.ImageClassifier`.
+        teacher (dict): ``model``, a name in timm, and ``checkpoint``, the path or
+            address of its file.
         alpha (float): Weight of the teacher's loss. Defaults to 0.5.
-        others: See :class:`.ImageClassifier`.
+        **kwargs: Further arguments of :class:`.ImageClassifier`.
+
+    Raises:
+        UserError: If the head has only one classifier.
     """
 
     def __init__(self, *args, teacher: dict, alpha: float = 0.5, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if len(self.head.classifiers) != 2:
             raise UserError(
-                f'{type(self.head).__name__} has one classifier, but a teacher needs '
-                "one of its own: set head.type='DistilledHead', or the model's "
+                f'{type(self.head).__name__} has one classifier, but distillation '
+                "needs two: set head.type='DistilledHead', or the model's "
                 "type='ImageClassifier', which has no teacher."
             )
         self.teacher = Teacher(num_classes=self.head.num_classes, **teacher)
@@ -115,8 +129,12 @@ class DistillingClassifier(ImageClassifier):
         """Compute the losses of both classifiers.
 
         Args:
-            inputs (Tensor): Normalized images, (B, 3, H, W).
-            targets (Tensor): Labels, (B,), or probabilities, (B, num_classes).
+            inputs (Tensor): Normalized images of shape (B, 3, H, W).
+            targets (Tensor): Labels of shape (B,), or probabilities of shape
+                (B, num_classes).
+
+        Returns:
+            dict[str, Tensor]: ``loss_head`` and ``loss_dist_head``, scalars.
         """
         first, second = self.head(self.backbone(inputs))
         taught = self.teacher(inputs)

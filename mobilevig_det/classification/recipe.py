@@ -1,7 +1,7 @@
-"""ImageNet recipe: mixing of batches, learning-rate schedule, top-k accuracy.
+"""Parts of the ImageNet recipe: mixup, CutMix, learning-rate schedule, accuracy.
 
-MMPretrain's mixup and CutMix mix with a permutation and have no smoothing; the
-recipe's, timm's, mix with the reversed batch.
+The recipe uses timm's mixup and CutMix, which mix each batch with the reversed batch
+and smooth the labels. MMPretrain's mix with a random permutation and don't smooth.
 """
 
 import math
@@ -18,23 +18,36 @@ from torch import Tensor
 
 from ..errors import UserError
 
-# ImageNet's, for RGB from 0 to 255.
+# Statistics of ImageNet, for RGB values from 0 to 255.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
 def smoothed_one_hot(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Return probabilities (B, num_classes) for labels (B,): ``smoothing`` is shared
-    by all classes in equal parts."""
+    """Convert labels to target probabilities with label smoothing.
+
+    Args:
+        labels (Tensor): Labels of shape (B,).
+        num_classes (int): Number of classes.
+        smoothing (float): Probability that is shared equally by all classes.
+
+    Returns:
+        Tensor: float32 probabilities of shape (B, num_classes).
+    """
     low = smoothing / num_classes
     targets = torch.full((len(labels), num_classes), low, device=labels.device)
     return targets.scatter_(1, labels[:, None], 1 - smoothing + low)
 
 
 def random_box(height: int, width: int, kept: float) -> tuple[int, int, int, int]:
-    """Draw a box with the fraction 1 - kept of the image's area, clipped to the image.
+    """Sample a box with the fraction 1 - kept of the image's area, and clip it.
 
     Source: CutMix (arXiv 1905.04899).
+
+    Args:
+        height (int): Height of the image in pixels.
+        width (int): Width of the image in pixels.
+        kept (float): Fraction of the image's area outside of the box.
 
     Returns:
         tuple[int, int, int, int]: Top, bottom, left, right, in pixels.
@@ -52,21 +65,22 @@ def random_box(height: int, width: int, kept: float) -> tuple[int, int, int, int
 
 @dataclass
 class BatchMixing:
-    """Mix each image with the one at its place in the reversed batch.
+    """Mixup and CutMix of a batch with the reversed batch, as in timm.
 
-    Draws from NumPy's generator in timm's order, so that both give the same results
-    from the same seed.
+    Random numbers are drawn from NumPy's global generator in timm's order, so that both
+    implementations give the same results for the same seed.
 
     Args:
         mixup (float): Alpha of mixup's Beta distribution; 0 turns mixup off.
         cutmix (float): Alpha of CutMix's Beta distribution; 0 turns CutMix off.
         prob (float): Probability that a batch is mixed. Defaults to 1.
-        switch_prob (float): Probability of CutMix where both are on. Defaults to 0.5.
-        label_smoothing (float): Defaults to 0.1.
-        num_classes (int): Defaults to 1000.
+        switch_prob (float): Probability of CutMix if both are on. Defaults to 0.5.
+        label_smoothing (float): Probability that is shared by all classes. Defaults to
+            0.1.
+        num_classes (int): Number of classes. Defaults to 1000.
 
     Raises:
-        UserError: For an alpha or a probability out of its range.
+        UserError: If an alpha or a probability is out of range.
     """
 
     mixup: float = 0.8
@@ -87,11 +101,15 @@ class BatchMixing:
                 raise UserError(f'{name} must be from 0 to 1, but is {value}.')
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix images (B, 3, H, W) and labels (B,).
+        """Mix a batch.
+
+        Args:
+            images (Tensor): Images of shape (B, 3, H, W).
+            labels (Tensor): Labels of shape (B,).
 
         Returns:
-            tuple[Tensor, Tensor]: Images of the same shape, and probabilities
-            (B, num_classes).
+            tuple[Tensor, Tensor]: Images of the same shape, and target probabilities
+            of shape (B, num_classes).
         """
         targets = smoothed_one_hot(labels, self.num_classes, self.label_smoothing)
         if not (self.mixup or self.cutmix) or np.random.rand() >= self.prob:
@@ -115,15 +133,17 @@ class BatchMixing:
 
 @MODELS.register_module()
 class ClassifierPreprocessor(ImgDataPreprocessor):
-    """MMEngine's image preprocessor with mixup and CutMix in training.
+    """MMEngine's image preprocessor, extended by mixup and CutMix for training.
 
     Args:
-        mean (Sequence[float]): Means of R, G and B, from 0 to 255. Defaults to
-            ImageNet's.
-        std (Sequence[float]): Likewise the standard deviations.
-        mixing (dict, optional): Arguments of :class:`.BatchMixing`. Defaults to
-            None: images and labels as they are.
-        non_blocking (bool): Defaults to False.
+        mean (Sequence[float]): Means of R, G and B, from 0 to 255. Defaults to those of
+            ImageNet.
+        std (Sequence[float]): Standard deviations of R, G and B. Defaults to those of
+            ImageNet.
+        mixing (dict, optional): Arguments of :class:`.BatchMixing`. Defaults to None,
+            which disables mixing.
+        non_blocking (bool): Whether to copy batches to the GPU asynchronously. Defaults
+            to False.
     """
 
     def __init__(
@@ -133,16 +153,16 @@ class ClassifierPreprocessor(ImgDataPreprocessor):
         self.mixing = None if mixing is None else BatchMixing(**mixing)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Normalize, and in training mix, a batch.
+        """Normalize a batch, and mix it in training.
 
         Args:
-            data (dict): ``inputs``, uint8 (3, H, W) in BGR each, and
+            data (dict): ``inputs``, a list of uint8 BGR images of shape (3, H, W), and
                 ``data_samples``.
-            training (bool): Whether to mix.
+            training (bool): Whether to mix. Defaults to False.
 
         Returns:
-            dict: ``inputs``, (B, 3, H, W), ``data_samples``, and in training
-            with mixing ``targets``, (B, num_classes).
+            dict: ``inputs`` of shape (B, 3, H, W), ``data_samples`` and, if the batch
+            was mixed, ``targets`` of shape (B, num_classes).
         """
         data = super().forward(data, training)
         if training and self.mixing is not None:
@@ -155,28 +175,29 @@ class ClassifierPreprocessor(ImgDataPreprocessor):
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupCosineLR(_ParamScheduler):
-    """timm's cosine schedule with warm-up, as the authors' script steps it.
+    """timm's cosine learning-rate schedule with warm-up, as in the authors' script.
 
-    At t, in epochs, the learning rate is::
+    At time t, in epochs, the learning rate is::
 
         warmup_lr + t / warmup_epochs * (lr - warmup_lr)            t < warmup_epochs
         min_lr + (lr - min_lr) * (1 + cos(pi * t / epochs)) / 2     t < epochs
         min_lr                                                      otherwise
 
-    The script steps with the number of the epoch that has ended, so that epoch e runs
-    at t = max(0, e - 1). ``late=0`` turns that off.
+    The script passes the index of the epoch that has ended to the schedule, so that
+    epoch e runs at t = max(0, e - 1). With ``late=0``, it runs at t = e.
 
     Source: timm's ``CosineLRScheduler`` (t_in_epochs, no warmup_prefix), and the
     authors' main.py.
 
     Args:
-        optimizer (Optimizer | OptimWrapper): Its learning rate is ``lr``, the peak.
+        optimizer (Optimizer | OptimWrapper): Optimizer, whose learning rate is the
+            peak ``lr``.
         epochs (int): Length of the schedule. Defaults to 300.
         warmup_epochs (int): Length of the warm-up. Defaults to 20.
         warmup_lr (float): Learning rate at the start. Defaults to 1e-6.
         min_lr (float): Learning rate at the end. Defaults to 1e-5.
-        late (int): Epochs that the schedule lags behind. Defaults to 1.
-        others: ``end``, ``last_step`` and others of MMEngine's schedulers.
+        late (int): Number of epochs by which the schedule lags. Defaults to 1.
+        **kwargs: ``end``, ``last_step`` and other arguments of MMEngine's schedulers.
 
     Raises:
         UserError: If the warm-up is not shorter than the schedule.
@@ -207,7 +228,7 @@ class WarmupCosineLR(_ParamScheduler):
         return [self.rate(base, self.last_step) for base in self.base_values]
 
     def rate(self, peak: float, epoch: int) -> float:
-        """Return the learning rate in an epoch, counted from 0, for a peak rate."""
+        """Return the learning rate for a peak rate in an epoch, counted from 0."""
         t = max(0, epoch - self.late)
         if t < self.warmup_epochs:
             return self.warmup_lr + t / self.warmup_epochs * (peak - self.warmup_lr)
@@ -219,13 +240,15 @@ class WarmupCosineLR(_ParamScheduler):
 
 @METRICS.register_module()
 class TopKAccuracy(BaseMetric):
-    """Top-k accuracy of classifiers, in percent: ``accuracy/top1``, ``accuracy/top5``.
+    """Top-k accuracy of classifiers in percent: ``accuracy/top1``, ``accuracy/top5``.
 
-    A k is left out if there are no more than k classes. Ties count against the model.
+    A value of k is skipped if there are no more than k classes. A tie with the correct
+    class counts as an error.
 
     Args:
         topk (Sequence[int]): Values of k. Defaults to (1, 5).
-        collect_device (str): As in MMEngine. Defaults to 'cpu'.
+        collect_device (str): Device on which the results of all processes are
+            collected, 'cpu' or 'gpu'. Defaults to 'cpu'.
     """
 
     default_prefix = 'accuracy'
@@ -239,7 +262,7 @@ class TopKAccuracy(BaseMetric):
         for sample in data_samples:
             scores = sample['pred_score']
             correct = scores[sample['gt_label']]
-            # Not less, rather than greater: ties and NaN count against the model.
+            # "Not less" instead of "greater" makes ties and NaN count as errors.
             rank = int((~(scores < correct)).sum())
             self.results.append((rank, len(scores)))
 

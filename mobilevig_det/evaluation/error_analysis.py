@@ -1,9 +1,9 @@
-"""Find what costs a detector its AP, in the manner of the COCO analysis toolkit.
+"""Error analysis of a detector, which follows the COCO analysis toolkit.
 
-The toolkit (cocodataset.org) relaxes the evaluation of a class by one kind of error at
-a time: first boxes or masks that are roughly in place (IoU of 0.1 instead of 0.5), then
-confusions with other classes, then detections in the background. What is lacking after
-that was missed. All matching is done by pycocotools.
+The toolkit (cocodataset.org) evaluates each class again while it ignores one more kind
+of error at a time: first inaccurate localisation (an IoU of 0.1 suffices instead of
+0.5), then confusion with other classes, then detections in the background. The rest of
+the loss is due to missed objects. All matching is done by pycocotools.
 """
 
 import contextlib
@@ -17,17 +17,27 @@ import pycocotools.mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-SIZES = ('all', 'small', 'medium', 'large')  # COCOeval's, of 32 and 96 pixels
+SIZES = ('all', 'small', 'medium', 'large')  # COCO's, separated by 32² and 96² pixels
 LOSSES = ('localisation', 'classification', 'background', 'missed')
 LOOSE_IOU = 0.1
 STRICT_IOUS = np.linspace(0.5, 0.95, 10)
 
 
 class Loss(NamedTuple):
-    """AP and losses of a class and a size; NaN if there are no such objects.
+    """AP and losses of a class and an object size; NaN if there are no such objects.
 
-    ``ap50`` and the four losses add up to 1. A loss is what AP50 gains if errors of
-    this kind, and of those before it, don't count.
+    ``ap50`` and the four losses add up to 1. Each loss is the gain in AP50 when errors
+    of this kind are ignored in addition to the kinds before it.
+
+    Attributes:
+        objects: Number of objects.
+        ap: AP averaged over IoUs from 0.5 to 0.95.
+        ap75: AP at an IoU of 0.75.
+        ap50: AP at an IoU of 0.5.
+        localisation: Loss by boxes or masks with an IoU from 0.1 to 0.5.
+        classification: Loss by objects that were detected as another class.
+        background: Loss by detections where there is no object.
+        missed: Loss by objects that were not detected.
     """
 
     objects: int
@@ -49,11 +59,11 @@ def losses(
         truth (COCO): The annotations.
         found (COCO): The detections, from ``truth.loadRes``.
         kind (str): What to compare: 'bbox' or 'segm'.
-        category_ids (Sequence[int]): The classes.
+        category_ids (Sequence[int]): Category ids of the classes.
 
     Yields:
-        dict[str, Loss]: The loss for each of :data:`SIZES`, of one class after the
-        other.
+        dict[str, Loss]: For each class, in the given order, the losses by object size
+        (:data:`SIZES`).
     """
     wanted = set(category_ids)
     by_image = defaultdict(list)
@@ -64,7 +74,7 @@ def losses(
         own = truth.loadAnns(truth.getAnnIds(catIds=[category_id]))
         detections = found.loadAnns(found.getAnnIds(catIds=[category_id]))
         images = sorted({entry['image_id'] for entry in (*own, *detections)})
-        # Objects of other classes become regions where nothing counts.
+        # Objects of other classes become regions in which detections are ignored.
         others = [
             dict(annotation, category_id=category_id, iscrowd=1)
             for image in images
@@ -83,7 +93,7 @@ def losses(
 
 
 def _loss(strict: np.ndarray, loose: np.ndarray, objects: int) -> Loss:
-    """Compute a loss from precisions of shape (IoUs, recalls) and (recalls, )."""
+    """Compute losses from precisions of shapes (IoUs, recalls) and (recalls,)."""
     if objects == 0:
         return Loss(0, *[np.nan] * 7)
     at_iou = strict.mean(1)
@@ -101,7 +111,7 @@ def _precision(
     kind: str,
     ious: list[float],
 ) -> tuple[np.ndarray, list[int]]:
-    """Evaluate one class.
+    """Evaluate one class with COCOeval.
 
     Returns:
         tuple: COCOeval's precision, of shape (IoUs, recalls, sizes), and the number
@@ -133,7 +143,15 @@ def _precision(
 
 
 def mean_loss(all_losses: Sequence[Loss]) -> Loss:
-    """Average over the classes that have objects, as COCO's AP does."""
+    """Average the losses of the classes that have objects, as COCO's AP does.
+
+    Args:
+        all_losses (Sequence[Loss]): One loss for each class.
+
+    Returns:
+        Loss: The sum of the objects and the means of the other fields; NaN if there are
+        no objects.
+    """
     present = [loss for loss in all_losses if loss.objects]
     if not present:
         return Loss(0, *[np.nan] * 7)
@@ -149,23 +167,24 @@ def confusion(
     score_thr: float,
     iou_thr: float = 0.5,
 ) -> np.ndarray:
-    """Count which class was detected as which.
+    """Compute the confusion matrix of a detector.
 
-    From the highest score to the lowest, each detection takes the free object that it
-    overlaps most, preferably one of its own class. Detections in a crowd don't count.
+    In descending order of scores, each detection is matched with the unmatched object
+    that it overlaps most; objects of its own class take precedence. Detections in a
+    crowd region are ignored.
 
     Args:
         truth (COCO): The annotations.
         found (COCO): The detections, from ``truth.loadRes``.
         kind (str): What to compare: 'bbox' or 'segm'.
-        category_ids (Sequence[int]): The classes.
-        score_thr (float): Detections with a lower score are left out.
-        iou_thr (float): Least overlap. Defaults to 0.5.
+        category_ids (Sequence[int]): Category ids of the classes.
+        score_thr (float): Detections with a lower score are ignored.
+        iou_thr (float): Least IoU of a match. Defaults to 0.5.
 
     Returns:
-        np.ndarray: Integers of shape (C + 1, C + 1): a row for each true class, then
-        one for the background; a column for each predicted class, then one for missed
-        objects.
+        np.ndarray: Integers of shape (C + 1, C + 1). Rows are the true classes,
+        followed by the background; columns are the predicted classes, followed by
+        missed objects.
     """
     label = {id: i for i, id in enumerate(category_ids)}
     counts = np.zeros((len(label) + 1, len(label) + 1), int)

@@ -1,4 +1,4 @@
-"""MMDetection's CocoMetric in less time, with the same figures."""
+"""Faster version of MMDetection's CocoMetric with identical results."""
 
 import itertools
 import math
@@ -33,18 +33,19 @@ STATS = {name: i for i, name in enumerate(AP_NAMES + AR_NAMES)}  # of COCOeval.s
 
 @METRICS.register_module()
 class FastCocoMetric(CocoMetric):
-    """Compute COCO's AP and AR in less time than CocoMetric, with the same figures.
+    """COCO's AP and AR, computed faster than by CocoMetric and with identical results.
 
-    Masks are encoded from the pixels within their bounding boxes. Detections aren't
-    written to JSON files and read again, unless ``outfile_prefix`` asks for the files.
-    They are matched in C++ if faster-coco-eval is installed, and by pycocotools
-    otherwise.
+    Masks are encoded only from the pixels within their bounding boxes. Detections are
+    passed on in memory instead of in JSON files, which are written only if
+    ``outfile_prefix`` is set. Detections are matched in C++ if faster-coco-eval is
+    installed, and by pycocotools otherwise.
 
     The arguments are those of CocoMetric. With ``use_mp_eval``, MMDetection matches
     detections in several processes.
 
     Raises:
-        UserError: If there are detections in an image that the annotations lack.
+        UserError: If there are detections in images or of classes that the annotations
+            lack.
     """
 
     _coco_api: Any
@@ -52,11 +53,18 @@ class FastCocoMetric(CocoMetric):
     img_ids: list[int]
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Store the detections of a batch, with masks as run lengths."""
+        """Store the detections of a batch, with masks as run-length encodings."""
         super().process(data_batch, [_encode_masks(s) for s in data_samples])
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics that CocoMetric computes, from all stored detections."""
+        """Compute the same metrics as CocoMetric from all stored detections.
+
+        Args:
+            results (list): Pairs of ground truth and detections, one for each image.
+
+        Returns:
+            dict[str, float]: Metrics by name.
+        """
         logger: MMLogger = MMLogger.get_current_instance()
         unknown = set(self.metric_items or ()) - set(STATS)
         if unknown:
@@ -113,7 +121,7 @@ class FastCocoMetric(CocoMetric):
             self.img_ids = self._coco_api.get_img_ids()
 
     def _detections(self, found: Sequence[dict], masks: bool) -> COCO:
-        """Return what ``COCO.loadRes`` returns for a file of the detections."""
+        """Build in memory what ``COCO.loadRes`` would read from a JSON file."""
         entries: list[dict] = []
         for index, each in enumerate(found):
             if not len(each['labels']):
@@ -121,7 +129,7 @@ class FastCocoMetric(CocoMetric):
             image_id = each.get('img_id', index)
             if image_id not in self._coco_api.imgs:
                 raise UserError(
-                    f'CocoMetric: something was found in image {image_id!r}, which the '
+                    f'CocoMetric: objects were found in image {image_id!r}, which the '
                     'annotations do not have: ann_file must be that of the data set.'
                 )
             if each['labels'].max() >= len(self.cat_ids):
@@ -129,7 +137,7 @@ class FastCocoMetric(CocoMetric):
                 raise UserError(
                     f'CocoMetric: ann_file has {len(self.cat_ids)} of the '
                     f'{len(classes)} classes of the data set ({", ".join(classes)}), '
-                    'and another one was found. Add it to the "categories" of the file.'
+                    'but another one was detected. Add it to "categories" in the file.'
                 )
             scores = each['scores']
             if masks:
@@ -162,7 +170,9 @@ class FastCocoMetric(CocoMetric):
         return detections
 
     def _evaluate(self, detections: COCO, metric: str) -> COCOeval:
-        if getattr(self, 'use_mp_eval', False):  # not in all versions, like the class
+        if getattr(
+            self, 'use_mp_eval', False
+        ):  # missing in older versions of MMDetection
             from mmdet.datasets.api_wrappers import COCOevalMP as evaluator
         else:
             evaluator = choose_evaluator(self._coco_api, detections)
@@ -197,7 +207,7 @@ class FastCocoMetric(CocoMetric):
 
 
 def _encode_masks(sample: dict) -> dict:
-    """Return a copy with run lengths instead of masks, if they are boolean tensors."""
+    """Return a copy with run-length encodings if the masks are boolean tensors."""
     instances = sample['pred_instances']
     masks = instances.get('masks')
     if not isinstance(masks, torch.Tensor) or masks.dtype != torch.bool:
@@ -207,20 +217,22 @@ def _encode_masks(sample: dict) -> dict:
 
 
 def _mean(precision: np.ndarray) -> float:
-    """Return the mean of the known precisions, or NaN if none is known."""
+    """Return the mean of the precisions other than -1, or NaN if there are none."""
     known = precision[precision > -1]
     return np.mean(known) if known.size else float('nan')
 
 
 def choose_evaluator(truth: COCO, detections: COCO) -> type[COCOeval]:
-    """Choose the C++ evaluation if it gives the same figures, else pycocotools'.
+    """Choose the C++ evaluation if its results are identical, else pycocotools.
 
-    It doesn't with ids that aren't integers of 64 bits, and with scores that aren't
-    finite.
+    They may differ if ids are not 64-bit integers or if scores are not finite.
 
     Args:
         truth (COCO): The annotations.
         detections (COCO): The detections.
+
+    Returns:
+        type[COCOeval]: The class of the evaluation.
     """
     annotations = truth.dataset.get('annotations', ())
     entries = [*annotations, *detections.dataset['annotations']]
@@ -238,17 +250,17 @@ def choose_evaluator(truth: COCO, detections: COCO) -> type[COCOeval]:
 
 
 class CompiledCOCOeval(COCOeval):
-    """pycocotools' COCOeval with ``evaluate`` and ``accumulate`` of faster-coco-eval.
+    """COCOeval of pycocotools that evaluates and accumulates with faster-coco-eval.
 
     ``params``, ``eval`` (``precision``, ``recall``, ``scores``) and ``stats`` are the
-    same. ``summarize`` is pycocotools': that of faster-coco-eval takes another number
-    of detections if ``maxDets`` isn't (1, 10, 100). ``evalImgs`` and ``ious``, which
-    are of single images, stay empty.
+    same as in pycocotools. ``summarize`` is inherited from pycocotools, because that of
+    faster-coco-eval uses another number of detections if ``maxDets`` isn't
+    (1, 10, 100). ``evalImgs`` and ``ious``, which describe single images, stay empty.
     """
 
     def evaluate(self) -> None:
         """Match the detections of every image, and accumulate."""
-        # Its COCO finds ids in sets; it shares the entries.
+        # The COCO class of faster-coco-eval looks up ids faster. It shares the entries.
         truth = faster_coco_eval.COCO(self.cocoGt.dataset)
         found = faster_coco_eval.COCO(self.cocoDt.dataset)
         fast = faster_coco_eval.COCOeval_faster(truth, found, self.params.iouType)
@@ -257,10 +269,10 @@ class CompiledCOCOeval(COCOeval):
             setattr(fast.params, name, getattr(self.params, name))
         fast.evaluate()
         fast.accumulate()
-        for name in names.split():  # sorted by now
+        for name in names.split():  # evaluate() has sorted them
             setattr(self.params, name, getattr(fast.params, name))
         results = 'precision', 'recall', 'scores'
         self.eval = {name: fast.eval[name] for name in results}
 
     def accumulate(self, p=None) -> None:
-        """Do nothing: :meth:`evaluate` has accumulated."""
+        """Do nothing, because :meth:`evaluate` has accumulated already."""

@@ -1,8 +1,8 @@
-"""Read the logs of training runs: one's own, and those that the authors published.
+"""Read the logs of training runs, and those that the authors published.
 
-A work dir of MMEngine has a folder per start of the training (several if it was
-resumed), each with ``vis_data/scalars.json``, which has a JSON object per line, and a
-text log.
+A work dir of MMEngine has one folder for each start of the training, and so several if
+it was resumed. Each contains a text log and ``vis_data/scalars.json``, which has a JSON
+object per line.
 """
 
 import csv
@@ -27,11 +27,11 @@ class Run:
 
     Attributes:
         name: Name to show.
-        by_epoch: Whether the run counts epochs. If not, it counts iterations.
-        train: A dict per logged step: ``at`` (epochs, or iterations, done so far),
+        by_epoch: Whether the run counts epochs instead of iterations.
+        train: One dict per logged step with ``at`` (completed epochs or iterations),
             ``lr`` and the losses.
-        val: A dict per evaluation: ``at`` and the metrics, without the prefix
-            ``coco/``, as fractions (-1 if there is nothing to measure).
+        val: One dict per evaluation with ``at`` and the metrics, without the prefix
+            ``coco/``, as fractions (-1 if there are no objects).
     """
 
     name: str
@@ -49,13 +49,16 @@ class Run:
 
 
 def read_run(work_dir: str | Path) -> Run:
-    """Read the logs of a training, which may still be running.
+    """Read the logs of a training run, which may still be in progress.
 
     Args:
         work_dir (str | Path): A work dir, or the folder of one start in it.
 
+    Returns:
+        Run: The curves of all starts, without the steps that were repeated.
+
     Raises:
-        UserError: If there is no such folder, or no logs of training in it.
+        UserError: If the folder doesn't exist, or contains no logs of training.
     """
     run = Run(str(work_dir).rstrip('/'))
     if not Path(work_dir).is_dir():
@@ -66,10 +69,10 @@ def read_run(work_dir: str | Path) -> Run:
     for path in _vis_data(work_dir, 'scalars.json'):
         records = _read_lines(path)
         train = [r for r in records if 'loss' in r and 'step' in r]
-        if not train:  # a test, or stopped before the first line
+        if not train:  # a test, or a run that stopped before its first log entry
             continue
         run.by_epoch, length = _epoch_length(path.parents[1])
-        # Steps that a resumed run repeats count once.
+        # Drop the earlier records of steps that a resumed run repeats.
         start = (train[0]['step'] - 1) / length
         run.train = [r for r in run.train if r['at'] <= start]
         run.val = [r for r in run.val if r['at'] <= start]
@@ -82,13 +85,13 @@ def read_run(work_dir: str | Path) -> Run:
     if not run.train:
         raise UserError(
             f'{work_dir} has no logs of training yet (*/vis_data/scalars.json with '
-            'losses): is it the work dir, and has the first line been logged?'
+            'losses): is it the work dir, and has the run logged its first step?'
         )
     return run
 
 
 def _vis_data(work_dir: str | Path, name: str) -> list[Path]:
-    """Find a file of each start, from the first to the last (folders are times)."""
+    """Find a file of each start in order of time, which the folders are named after."""
     root = Path(work_dir)
     return sorted([*root.glob(f'vis_data/{name}'), *root.glob(f'*/vis_data/{name}')])
 
@@ -101,16 +104,16 @@ def _read_lines(path: Path) -> list[dict]:
             records.append(json.loads(line))
         except ValueError as error:
             if number == len(lines):
-                break  # being written, or cut off when the training was killed
+                break  # incomplete: still being written, or the training was killed
             raise UserError(
                 f'{path}, line {number}: not JSON ({error}). '
-                'Did something else write there?'
+                'Did another program write to the file?'
             ) from None
     return [record for record in records if isinstance(record, dict)]
 
 
 def _epoch_length(folder: Path) -> tuple[bool, int]:
-    """Read from the text log whether a run counts epochs, and their iterations."""
+    """Read from the text log whether a run counts epochs, and their length."""
     for path in sorted(folder.glob('*.log')):
         text = path.read_text(errors='replace')
         found = re.search(r'Epoch\(train\)\s+\[\s*\d+\]\[\s*\d+/(\d+)\]', text)
@@ -125,7 +128,14 @@ def _epoch_length(folder: Path) -> tuple[bool, int]:
 
 
 def published_run(arch: str) -> Run:
-    """Read the log of the authors' COCO run of 'm' or 'b'."""
+    """Read the log of a COCO run that the authors published.
+
+    Args:
+        arch (str): Size of MobileViG, 'm' or 'b'.
+
+    Returns:
+        Run: Its curves.
+    """
     run = Run(f'published {arch.upper()}')
     for row in _read_csv(f'coco_1x_{arch}_train.csv'):
         done = row['epoch'] - 1 + row['iter'] / row['iters_per_epoch']
@@ -148,9 +158,8 @@ def comparable_arch(work_dir: str | Path) -> str | None:
         work_dir (str | Path): See :func:`read_run`.
 
     Returns:
-        str | None: 'b' for MobileViG-B on COCO, 'm' for the other sizes on COCO,
-        whose recipe is that of M and whose logs weren't published, and None for
-        anything else.
+        str | None: 'b' for MobileViG-B on COCO; 'm' for the other sizes on COCO, which
+        have the recipe of M and whose logs weren't published; None for anything else.
     """
     for path in _vis_data(work_dir, 'config.py')[:1]:
         cfg = Config.fromfile(path, import_custom_modules=False)

@@ -115,9 +115,9 @@ def test_teacher_labels_the_mixed_images(student):
 @pytest.mark.parametrize(
     'model, classes, message',
     [
-        ('regnety_004', 7, 'is not of regnety_004 with 7 classes'),
-        ('regnety_002', 9, 'is not of regnety_002 with 9 classes'),
-        ('regnetz_999', 7, "has no network 'regnetz_999'"),
+        ('regnety_004', 7, 'is not a regnety_004 with 7 classes'),
+        ('regnety_002', 9, 'is not a regnety_002 with 9 classes'),
+        ('regnetz_999', 7, "has no model 'regnetz_999'"),
     ],
 )
 def test_teacher_of_another_network_is_refused(

@@ -69,7 +69,7 @@ def test_head_of_other_classes_is_refused():
     weights = tiny().state_dict()
     weights['head.prediction.4.weight'] = torch.zeros(7, 6, 1, 1)
     weights['head.prediction.4.bias'] = torch.zeros(7)
-    with pytest.raises(UserError, match='is of 7 classes'):
+    with pytest.raises(UserError, match='has 7 classes'):
         tiny().load_state_dict(weights)
 
 
