@@ -72,7 +72,7 @@ def evaluate(kind, path, dataset):
 @settings(
     phases=[Phase.explicit, Phase.generate],
     deadline=None,
-    max_examples=30,
+    max_examples=60,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -94,7 +94,8 @@ def test_accepted_files_give_the_figures_of_coco_metric(root, changes):
     cfg = tiny_coco.config(root)
     report = check_data(cfg, ['val'], decode=False, workers=1, progress=False)
     assume(not report.stopping)
-    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    # Serializing collects garbage each time, which takes longer than all the rest.
+    dataset = DATASETS.build(dict(cfg.val_dataloader.dataset, serialize_data=False))
     assert all(dataset[i] is not None for i in range(len(dataset)))
     path = root / 'val.json'
     want = evaluate(CocoMetric, path, dataset)
