@@ -77,6 +77,7 @@ def evaluate(kind, path, dataset):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @example([('annotations', None, 'iscrowd', True)])
+@example([('categories', 0, 'id', 3.0)])
 @example([('annotations', None, 'image_id', '10')])
 @example([('annotations', 1, 'image_id', 10.0), ('annotations', 2, 'ignore', 1)])
 @example([('images', 0, 'width', 160.0), ('annotations', 0, 'id', 0)])

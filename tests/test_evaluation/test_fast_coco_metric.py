@@ -290,6 +290,19 @@ def test_what_the_compiled_one_cannot(evaluations, tmp_path):
     assert type(evaluations[-1]) is COCOeval
 
 
+def test_ids_of_another_type_are_not_converted(tmp_path):
+    """pycocotools finds no object in an image if "1" is written for 1."""
+    truth = json.loads(COCO_ANNOTATIONS.read_text())
+    samples = made_up(np.random.default_rng(3), truth)
+    classes = [c['name'] for c in truth['categories']]
+    for annotation in truth['annotations'][::2]:
+        annotation['image_id'] = str(annotation['image_id'])
+    path = tmp_path / 'text.json'
+    path.write_text(json.dumps(truth))
+    want = evaluate(CocoMetric, path, samples, classes)
+    assert evaluate(FastCocoMetric, path, samples, classes) == want
+
+
 def test_errors():
     truth = json.loads(COCO_ANNOTATIONS.read_text())
     samples = made_up(np.random.default_rng(4), truth)

@@ -76,11 +76,12 @@ def check_data(
         return checked[key]
 
     for name in names:
-        splits = splits_of(cfg, name, report)
+        metrics = metrics_of(cfg, name, report)
+        splits = splits_of(cfg, name, metrics, report)
         if name == 'train':
             check_model(cfg, splits, report)
         checkers = [check(s, f'{name}: {s.ann_file}') if s else None for s in splits]
-        for metric in metrics_of(cfg, name, report):
+        for metric in metrics:
             own = [c for c in evaluated_parts(metric, checkers) if c is not None]
             if not own or len(own) < len(evaluated_parts(metric, checkers)):
                 continue  # splits_of has told that a data set isn't checked

@@ -104,12 +104,15 @@ class Split(NamedTuple):
         return self.dataset.filter_cfg or {}
 
 
-def splits_of(cfg: Config, name: str, report: DataReport) -> list[Split | None]:
+def splits_of(
+    cfg: Config, name: str, metrics: Sequence[Metric], report: DataReport
+) -> list[Split | None]:
     """Find the COCO-format data sets that a loader reads.
 
     Args:
         cfg (Config): A complete config.
         name (str): Which loader: 'train', 'val', 'test'.
+        metrics (Sequence[Metric]): Its COCO metrics.
         report (DataReport): Is told which data sets can't be checked.
 
     Returns:
@@ -118,7 +121,6 @@ def splits_of(cfg: Config, name: str, report: DataReport) -> list[Split | None]:
     """
     init_default_scope(cfg.get('default_scope') or 'mmdet')
     loader = cfg.get(f'{name}_dataloader')
-    metrics = metrics_of(cfg, name)
     splits: list[Split | None] = []
     for part, dataset_cfg in enumerate(
         leaf_datasets(loader['dataset']) if loader else ()
@@ -202,15 +204,13 @@ def split_of(metric: Metric, evaluated: Split) -> Split:
     )
 
 
-def metrics_of(
-    cfg: Config, name: str, report: DataReport | None = None
-) -> list[Metric]:
+def metrics_of(cfg: Config, name: str, report: DataReport) -> list[Metric]:
     """Find the COCO metrics of a split.
 
     Args:
         cfg (Config): A complete config.
         name (str): 'train', 'val' or 'test'.
-        report (DataReport, optional): Is told which evaluators can't be checked.
+        report (DataReport): Is told which evaluators can't be checked.
     """
     evaluators = cfg.get(f'{name}_evaluator') or []
     if isinstance(evaluators, dict) and 'metrics' in evaluators:
@@ -226,11 +226,8 @@ def metrics_of(
     metrics = []
     for part, metric in numbered:
         if _type_name(metric) not in COCO_METRICS:
-            if report is not None:
-                reason = (
-                    f'{_type_name(metric)} is not a COCO metric, and is not checked'
-                )
-                FileReport(report, f'{name}_evaluator').skip(reason)
+            reason = f'{_type_name(metric)} is not a COCO metric, and is not checked'
+            FileReport(report, f'{name}_evaluator').skip(reason)
             continue
         kinds = () if metric.get('format_only') else metric.get('metric', 'bbox')
         metrics.append(
