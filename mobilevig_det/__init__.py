@@ -38,7 +38,7 @@ __all__ = [
     'registry',
 ]
 
-# Public classes, which are imported on first use, and their modules.
+# Public classes, which are imported on first use, and the modules that define them.
 _ROOMS = dict.fromkeys(
     'AdaptViG GreedyViG MobileViG MobileViGv2 PyramidViG RapidNet TimmBackbone'.split(),
     'backbones',

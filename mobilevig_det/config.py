@@ -1,4 +1,4 @@
-"""Find configs, checkpoint files and devices by name, and read configs."""
+"""Find and read configs, and check the names of checkpoint files and devices."""
 
 import argparse
 import difflib
@@ -21,8 +21,11 @@ def find_config(name: str) -> str:
     """Return the path of a config.
 
     Args:
-        name (str): A path, from the current folder; or the name of one of ours, with or
-            without its folder and suffix.
+        name (str): A path, relative to the current folder, or the name of a config of
+            this package, with or without its folder and suffix.
+
+    Returns:
+        str: The path.
 
     Raises:
         UserError: If there is no such config.
@@ -39,27 +42,33 @@ def find_config(name: str) -> str:
     similar = suggest(Path(relative).stem, [path.stem for path in paths], 0.75)
     known = ', '.join(sorted(path.as_posix() for path in paths))
     raise UserError(
-        f'There is no config {name!r}, neither from {os.getcwd()} nor among ours'
+        f'There is no config {name!r}, neither in {os.getcwd()} nor among ours'
         + (f'.{similar}' if similar else f': {known}.')
     )
 
 
 def load_config(name: str, cfg_options: dict | list[str] | None = None) -> Config:
-    """Read a config and override settings.
+    """Read a config and override some of its settings.
 
     Args:
-        name (str): See :func:`find_config`.
-        cfg_options (dict | list[str], optional): New values by dotted names of
-            settings, or strings ``KEY=VALUE`` as ``--cfg-options`` takes them.
+        name (str): Path or name of the config, see :func:`find_config`.
+        cfg_options (dict | list[str], optional): New values by the dotted names of the
+            settings, or strings ``KEY=VALUE`` as in ``--cfg-options``.
+
+    Returns:
+        Config: The config.
 
     Raises:
-        UserError: If there is no such config, it can't be read, or the options do not
-            fit it.
+        UserError: If there is no such config, if it can't be read, or if the options do
+            not fit it.
+
+    Example:
+        >>> cfg = load_config('mobilevig_m_fpn_1x', {'train_dataloader.batch_size': 4})
     """
     path = find_config(name)
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is code, which can raise anything
+    except Exception as error:  # a config is Python code, which can raise anything
         reason = f'{type(error).__name__}: {textwrap.shorten(str(error), 300)}'
         raise UserError(f"The config {path} can't be read: {reason}") from error
     if isinstance(cfg_options, list):
@@ -75,7 +84,7 @@ def load_config(name: str, cfg_options: dict | list[str] | None = None) -> Confi
 
 
 def _parse_options(options: list[str]) -> dict:
-    """Parse strings ``KEY=VALUE`` as MMEngine's ``--cfg-options`` does."""
+    """Parse strings ``KEY=VALUE`` as MMEngine's ``DictAction`` does."""
     namespace = argparse.Namespace()
     try:
         DictAction([], 'options')(argparse.ArgumentParser(), namespace, options)
@@ -87,7 +96,7 @@ def _parse_options(options: list[str]) -> dict:
 def _check_names(cfg_options: dict, cfg: Config) -> None:
     """Raise a UserError for an option that looks like a misspelled setting.
 
-    MMEngine would add it as a new setting, in most places without effect.
+    MMEngine would add it as a new setting, which mostly has no effect.
     """
     for key in cfg_options:
         node, path = cfg._cfg_dict, ''
@@ -119,7 +128,7 @@ def _check_names(cfg_options: dict, cfg: Config) -> None:
 
 
 def _suggest_nested(name: str, cfg: Config) -> str:
-    """Return the dotted name of a setting, for one that is given without its path."""
+    """Suggest the dotted name of a setting that was given without its path."""
     paths: dict[str, str] = {}
     nodes = [('', cfg)]
     for path, node in nodes:
@@ -132,7 +141,14 @@ def _suggest_nested(name: str, cfg: Config) -> str:
 
 
 def find_checkpoint(path: str) -> None:
-    """Raise a UserError if a local checkpoint file is not there."""
+    """Check that a local checkpoint file exists.
+
+    Args:
+        path (str): A path; addresses and ``mobilevig://`` names are not checked.
+
+    Raises:
+        UserError: If there is no such file.
+    """
     if '://' not in path and not osp.isfile(path):
         raise UserError(
             f'There is no checkpoint file {path!r} (looked at {osp.abspath(path)}).'
@@ -140,7 +156,13 @@ def find_checkpoint(path: str) -> None:
 
 
 def check_device(device: str) -> str:
-    """Return the device if torch can use it.
+    """Check that torch can use a device.
+
+    Args:
+        device (str): For example 'cpu' or 'cuda:0'.
+
+    Returns:
+        str: The same device.
 
     Raises:
         UserError: If torch can't use it.

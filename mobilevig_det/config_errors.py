@@ -1,4 +1,4 @@
-"""Explain settings of a config that MMEngine or a class refuses."""
+"""Explain settings of a config that MMEngine or a class rejects."""
 
 import difflib
 import inspect
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 _BUILD = {'mmengine.registry.build_functions', 'mmengine.runner.runner'}
-# What a class calls while it reads its settings.
+# Functions that a class calls while it reads its settings.
 _BUILDERS = re.compile(
     r'__(init|getitem|missing)__|_?build\w*|_?init\w*|from_cfg|get_instance|<\w+>'
 )
@@ -25,11 +25,20 @@ _UNEXPECTED = re.compile(
 )
 _REFUSALS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
 _ROOTS = [r for r in vars(registries).values() if isinstance(r, Registry)]
-_ADVICE = 'Look at that setting, also in --cfg-options; it was refused at'
+_ADVICE = 'Check that setting, also in --cfg-options; it was rejected at'
 
 
 def suggest(name: str, known: Iterable[Any], cutoff: float = 0.6) -> str:
-    """Return `` Is it 'batch_size'?``, with the most similar name, or ''."""
+    """Suggest the known name that is most similar to a misspelled one.
+
+    Args:
+        name (str): The misspelled name.
+        known (Iterable): Valid names.
+        cutoff (float): Least similarity, from 0 to 1. Defaults to 0.6.
+
+    Returns:
+        str: For example `` Is it 'batch_size'?``, or '' if no name is similar.
+    """
     names = {str(other).lower(): str(other) for other in known if str(other) != name}
     found = difflib.get_close_matches(name.lower(), names, 1, cutoff)
     return f' Is it {names[found[0]]!r}?' if found else ''
@@ -38,7 +47,10 @@ def suggest(name: str, known: Iterable[Any], cutoff: float = 0.6) -> str:
 def parameters_of(builder: Callable) -> set[str]:
     """Return the names of the arguments that a class or function takes.
 
-    Those of its base classes are included as far as ``**kwargs`` reach them.
+    Arguments of base classes are included if ``**kwargs`` passes them on.
+
+    Args:
+        builder (Callable): The class or function.
     """
     names: set[str] = set()
     for cls in inspect.getmro(builder) if inspect.isclass(builder) else [builder]:
@@ -60,8 +72,11 @@ def known_settings(node: dict, path: str) -> set[str]:
     Args:
         node (dict): The dict.
         path (str): Its dotted name in the config; '' for the config itself.
+
+    Returns:
+        set[str]: The names.
     """
-    if not path:  # MMDetection's tools and test-time augmentation read the last
+    if not path:  # MMDetection's tools and test-time augmentation read the extra ones
         extra = {'tta_pipeline', 'tta_model', 'auto_scale_lr', 'runner_type'}
         return {*node, *extra, *parameters_of(Runner)}
     known = {*node, 'type', '_scope_', '_delete_'}
@@ -77,10 +92,13 @@ def known_settings(node: dict, path: str) -> set[str]:
 
 
 def explain_config_error(error: BaseException) -> str | None:
-    """Explain a setting that a class refuses, or a class that no registry has.
+    """Explain a setting that a class rejects, or a class that no registry contains.
+
+    Args:
+        error (BaseException): The error, with its traceback.
 
     Returns:
-        str | None: The message, or None if the error has another reason.
+        str | None: The message, or None if the error has another cause.
     """
     calls = list(traceback.walk_tb(error.__traceback__))
     frames = [frame for frame, _ in calls]
@@ -97,8 +115,8 @@ def explain_config_error(error: BaseException) -> str | None:
             str(last.f_locals.get('obj_type')), _names(last.f_locals['registry'])
         )
         return (
-            f'The config does not fit: {reason}.{hint} Is it spelled right, also in '
-            '--cfg-options, and is its module among the custom_imports?'
+            f'The config does not fit: {reason}.{hint} Check the spelling, also in '
+            '--cfg-options, and that custom_imports names its module.'
         )
     file = last.f_code.co_filename
     reason = str(error) or linecache.getline(file, line).strip()
@@ -124,13 +142,13 @@ def _called(frames: list[FrameType], build: int, name: str) -> Callable | None:
     last = frames[-1]
     built = frames[build].f_locals.get('obj_cls')
     if len(frames) > build + 1 and built is not None:
-        return built  # it passed the argument on to a base class
+        return built  # the class passed the argument on to a base class
     found = [*last.f_locals.values(), last.f_globals.get(name)]
     return next((x for x in found if getattr(x, '__name__', None) == name), None)
 
 
 def _names(registry: Registry) -> Iterator[str]:
-    """Yield the names in a registry, its parents and their children."""
+    """Yield the names in a registry, its parents, and the children of its root."""
     while registry.parent is not None:
         yield from registry.module_dict
         registry = registry.parent
@@ -140,7 +158,7 @@ def _names(registry: Registry) -> Iterator[str]:
 
 
 def _explain_channels(error: BaseException, frames: list[FrameType]) -> str | None:
-    """Explain a layer that gets feature maps of other numbers of channels."""
+    """Explain a layer that gets feature maps with a wrong number of channels."""
     if not isinstance(error, AssertionError) and 'channels' not in str(error):
         return None
     calls = [frame for frame in frames if frame.f_code.co_name == 'forward']
@@ -161,7 +179,7 @@ def _explain_channels(error: BaseException, frames: list[FrameType]) -> str | No
             name = f'model.{names[id(module)]}'
             return (
                 f'The config does not fit: {name} ({type(module).__name__}) gets '
-                f'feature maps of {channels} channels, and its in_channels say '
-                f'{wanted}. Set {name}.in_channels to what it gets.'
+                f'feature maps of {channels} channels, but its in_channels are '
+                f'{wanted}. Set {name}.in_channels to the former.'
             )
     return None

@@ -1,7 +1,7 @@
-"""Operators as compilers and exporters see them.
+"""Support for compilers, tracers and exporters.
 
-Registration with PyTorch, whether a tracer is at work, and the graph steps of
-dynamic size that :mod:`.export` writes to ONNX.
+This module registers operators with PyTorch, detects tracing, and represents graph
+steps of dynamic size for the ONNX export in :mod:`.export`.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ def custom_op(
 ) -> Callable:
     """Register a function with PyTorch as the operator ``mobilevig_det::name``.
 
-    ``torch.compile`` and ``torch.export`` don't look inside of it. Before torch 2.4
-    the function stays as it is.
+    ``torch.compile`` and ``torch.export`` treat the operator as opaque. Before torch
+    2.4, the function is returned unchanged.
 
     Args:
         name (str): Name of the operator.
@@ -51,17 +51,17 @@ def custom_op(
 
 
 def graph_node(plain: Callable | None = None) -> Callable:
-    """Make a function of a tensor one node of graphs that ``torch.fx`` records.
+    """Decorate a function of a tensor, so that ``torch.fx`` records it as one node.
 
-    FX doesn't follow what depends on a tensor's size, device or dtype. The node calls
-    the function, so that the graph computes exactly what the model does.
+    FX can't trace code that depends on a tensor's size, device or dtype. The node calls
+    the function when the graph runs, so that the results are identical.
 
     Args:
-        plain (Callable, optional): What TorchScript compiles instead, see
+        plain (Callable, optional): Function that TorchScript compiles instead, see
             :func:`scriptable`. Defaults to None: the function itself.
 
     Returns:
-        Callable: The decorator, which changes nothing for tensors.
+        Callable: The decorator. Calls with tensors are not affected.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -81,8 +81,14 @@ def graph_node(plain: Callable | None = None) -> Callable:
 def scriptable(module: torch.nn.Module) -> torch.fx.GraphModule:
     """Return a module as a graph that ``torch.jit.script`` compiles, for any size.
 
-    The graph shares the module's weights. Modules inside of it still follow ``train()``
-    and ``eval()``.
+    The graph shares the module's weights. ``train()`` and ``eval()`` still affect its
+    submodules.
+
+    Args:
+        module (nn.Module): A module that ``torch.fx`` can trace.
+
+    Returns:
+        GraphModule: The graph.
     """
     graph = torch.fx.symbolic_trace(module)
     for node in graph.graph.nodes:
@@ -92,7 +98,7 @@ def scriptable(module: torch.nn.Module) -> torch.fx.GraphModule:
 
 
 def is_traced() -> bool:
-    """Return whether an exporter or tracer, which needs plain operations, records."""
+    """Return whether an exporter or tracer, which needs plain operations, is active."""
     return (
         torch.jit.is_tracing()
         or torch.onnx.is_in_onnx_export()
@@ -101,7 +107,7 @@ def is_traced() -> bool:
 
 
 def is_traced_or_compiled() -> bool:
-    """Return whether an exporter, a tracer or ``torch.compile`` is recording."""
+    """Return whether an exporter, a tracer or ``torch.compile`` is active."""
     compiling = getattr(torch.compiler, 'is_compiling', bool)  # torch >= 2.2
     return is_traced() or compiling()
 
@@ -110,8 +116,11 @@ def is_traced_or_compiled() -> bool:
 def symbolic_graph_steps() -> Iterator[None]:
     """Export graph steps of dynamic size to ONNX, each as one operator of ``DOMAIN``.
 
-    How many links a step has depends on the size, so that the exporter can't unroll
-    it. The caller replaces the operators by standard ones.
+    The number of links of a graph step depends on the size, so that the exporter can't
+    unroll the step. The caller replaces these operators with standard ones.
+
+    Yields:
+        None
     """
     token = _symbolic.set(True)
     try:
@@ -123,20 +132,23 @@ def symbolic_graph_steps() -> Iterator[None]:
 def export_graph_step(
     naive: Callable[..., Tensor], x: Tensor, *arguments: Tensor, stride: int
 ) -> Tensor:
-    """Compute a graph step for an exporter: link by link if the size is fixed.
+    """Compute a graph step during an export.
+
+    A step of fixed size is unrolled link by link. A step of dynamic size becomes one
+    operator of the graph.
 
     Args:
-        naive (Callable): The plain form, whose name is that of the operator behind
-            ``naive_``.
+        naive (Callable): Plain implementation of the step, whose name is ``naive_``
+            followed by the name of the operator.
         x (Tensor): Feature map of shape (B, C, H, W).
-        arguments (Tensor): Further inputs of the step.
-        stride (int): Distance K of the neighbours, the last input.
+        *arguments (Tensor): Further inputs of the step.
+        stride (int): Distance K between neighbours, in pixels; the last input.
 
     Returns:
-        Tensor: Of the same shape and dtype as ``x``.
+        Tensor: Result with the shape and dtype of ``x``.
 
     Raises:
-        UserError: If the size is dynamic, outside of :func:`symbolic_graph_steps`.
+        UserError: If the size is dynamic outside of :func:`symbolic_graph_steps`.
     """
     if not any(isinstance(side, torch.SymInt) for side in x.shape[-2:]):
         return naive(x, *arguments, stride)

@@ -26,7 +26,7 @@ _APIS = {
     'prepare_config': 'cli.runner.prepare_config',
 }
 _OPERATORS = ('deform_conv', 'focal_loss', 'mmcv_ext', 'nms', 'roi_align')
-# Old modules and names in modules, and where they are now.
+# Old names of modules and of their contents, and the new names.
 MOVED = {
     **{f'mobilevig_det.apis.{k}': f'mobilevig_det.{v}' for k, v in _APIS.items()},
     **{f'mobilevig_det.apis.cli.{k}': f'mobilevig_det.{v}' for k, v in _APIS.items()},
@@ -47,10 +47,13 @@ MOVED = {
 
 
 def moved_names(module: str) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a module that some names of ``MOVED`` left.
+    """Return a ``__getattr__`` for a module from which names of ``MOVED`` were moved.
 
     Args:
-        module (str): The full name of the module.
+        module (str): Full name of the module.
+
+    Returns:
+        Callable[[str], Any]: Function that warns and returns the moved object.
     """
 
     def get_moved_name(name: str) -> Any:
@@ -66,7 +69,8 @@ def moved_names(module: str) -> Callable[[str], Any]:
 class MovedModules(MetaPathFinder, Loader):
     """Import the modules of ``MOVED`` under their old names.
 
-    Append an instance to ``sys.meta_path``: it is asked for modules that don't exist.
+    Append an instance to ``sys.meta_path``, so that it handles modules that no other
+    finder has found.
     """
 
     def find_spec(
@@ -75,13 +79,13 @@ class MovedModules(MetaPathFinder, Loader):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Find a module under its old name."""
+        """Return the spec of a module under its old name, or None for other modules."""
         if any(f'{old}.'.startswith(f'{fullname}.') for old in MOVED):
             return ModuleSpec(fullname, self, is_package=True)
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Warn, and put the module of the new name in its place."""
+        """Warn, and replace the module with the one that has the new name."""
         name = module.__name__
         if name in MOVED:
             _warn(name, MOVED[name])
@@ -99,7 +103,7 @@ def _warn(old_name: str, new_name: str) -> None:
 
 
 def deprecated_type(old_name: str, new_type: type, registry: 'Registry') -> type:
-    """Register an old type name of a class that has a new one.
+    """Register the old type name of a class that was renamed.
 
     Args:
         old_name (str): The name that configs of the last version use.

@@ -1,9 +1,9 @@
-"""The one exception that carries a message meant for the user."""
+"""The exception for mistakes of the user."""
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong; the message says what to do.
+    """Error caused by an input of the user; the message says what to do.
 
-    A ``ValueError``, so that library users can catch it as usual. The tools
-    print the message alone, without a stack of frames.
+    It is a ``ValueError``, so that callers can catch it as usual. The commands print
+    only its message, without a traceback.
     """

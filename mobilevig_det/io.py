@@ -1,10 +1,10 @@
 """Atomic file writes.
 
-The only place of the project that names temporary files, replaces a file by a new
-version, or calls ``fsync``. Whatever interrupts a write (an error, Ctrl-C, a kill, a
-power cut), a reader finds the complete old version or the complete new one. Folders
-are replaced by two renames: a reader never finds an incomplete one, but between the
-two it finds none.
+No other module of the project names temporary files, replaces a file with a new
+version or calls ``fsync``. Whatever interrupts a write (an error, Ctrl-C, a kill, a
+power cut), a reader finds either the complete old version or the complete new one. A
+folder is replaced by two renames: a reader never finds it incomplete, but finds none
+between the renames.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from pathlib import Path
 
 
 def temporary_path(path: str | os.PathLike, unique: bool = False) -> Path:
-    """Return the hidden name that a file or folder has until it is complete.
+    """Return the hidden path at which a file or folder is written until it is complete.
 
     Args:
         path (str | PathLike): The final path.
-        unique (bool): Use a name that no other process uses, where several may write
-            the same file. By default the name is fixed, so that the next run finds
-            and replaces what a killed one has left. Defaults to False.
+        unique (bool): Whether to use a name that no other process uses, in case several
+            processes write the same file. Otherwise the name is fixed, so that the next
+            run replaces what a killed one has left. Defaults to False.
 
     Returns:
         Path: ``.NAME.part`` in the same folder, or ``.NAME.ID.part``.
@@ -40,7 +40,7 @@ def temporary_path(path: str | os.PathLike, unique: bool = False) -> Path:
 def leftovers(folder: str | os.PathLike) -> list[Path]:
     """Return the temporary files that killed processes have left in a folder.
 
-    Only to be used where no other process writes into the folder.
+    Call this only if no other process is writing to the folder.
 
     Args:
         folder (str | PathLike): The folder; its subfolders aren't searched.
@@ -62,16 +62,17 @@ def atomic_write(
     Args:
         path (str | PathLike): The file or folder to write. An older version is
             replaced.
-        check (Callable, optional): Called with the temporary path once its content
-            is on the disk. If it raises, the older version is kept.
+        check (Callable, optional): Function of the temporary path that is called once
+            the content is on the disk. If it raises, the older version is kept.
         unique (bool): See :func:`temporary_path`. Defaults to False.
 
     Yields:
-        Path: The temporary path, in the same folder. The block creates it.
+        Path: The temporary path, in the same folder, at which the block must create
+        the file or folder.
 
     Raises:
-        OSError: If it cannot be written. The temporary file or folder is removed,
-            as for any exception that the block or ``check`` raises.
+        OSError: If it cannot be written. The temporary file or folder is removed, as
+            after any exception that the block or ``check`` raises.
 
     Example:
         >>> with atomic_write('result.json') as part:
@@ -94,10 +95,10 @@ def atomic_write(
 
 @contextlib.contextmanager
 def atomic_write_group(path: str | os.PathLike) -> Iterator[Path]:
-    """Write a file or folder together with others that belong to it.
+    """Write a file or folder atomically, together with others that belong to it.
 
-    They are replaced one after the other, ``path`` last, once all are complete. A
-    reader that opens ``path`` never finds a file of the group missing.
+    Once all of them are complete, they are replaced one after the other, ``path`` last.
+    A reader that finds a new ``path`` thus finds all files of the group.
 
     Args:
         path (str | PathLike): The main file or folder, for example ``model.xml``, to
@@ -108,7 +109,7 @@ def atomic_write_group(path: str | os.PathLike) -> Iterator[Path]:
         block leaves in that folder are moved to the folder of ``path``.
 
     Raises:
-        OSError: If they cannot be written. The temporary folder is removed, as for
+        OSError: If they cannot be written. The temporary folder is removed, as after
             any exception that the block raises.
     """
     path = Path(path)
@@ -127,13 +128,18 @@ def atomic_write_group(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file in UTF-8 atomically; see :func:`atomic_write`."""
+    """Write a text file atomically, see :func:`atomic_write`.
+
+    Args:
+        path (str | PathLike): The file to write or replace.
+        text (str): Content, which is encoded in UTF-8.
+    """
     with atomic_write(path) as part:
         part.write_text(text, encoding='utf-8')
 
 
 def sync(path: str | os.PathLike | int) -> None:
-    """Wait until the disk holds a file's content, or a folder's list of names.
+    """Wait until a file's content, or a folder's list of entries, is on the disk.
 
     Args:
         path (str | PathLike | int): A file, a folder, or an open file's descriptor.
@@ -152,10 +158,14 @@ def sync(path: str | os.PathLike | int) -> None:
 
 
 def remove(path: str | os.PathLike, logger: Logger) -> bool:
-    """Delete a file, and log an error if that isn't possible.
+    """Delete a file, and log an error if that fails.
+
+    Args:
+        path (str | PathLike): The file, which need not exist.
+        logger (Logger): Logger for the error.
 
     Returns:
-        bool: Whether the file is gone.
+        bool: Whether the file no longer exists.
     """
     try:
         os.remove(path)

@@ -1,43 +1,47 @@
-"""Folders that come with the package, and addresses without their secrets.
+"""Find the folders of the package, and remove credentials from addresses.
 
-In the wheel, ``mobilevig_det/.mim`` holds copies of the folders ``configs`` and
-``tools``, where MMEngine and MIM look for them. In a clone these are symbolic links to
-the root, or, where git makes no symbolic links, small text files.
+In the wheel, ``mobilevig_det/.mim`` contains copies of the folders ``configs`` and
+``tools``, where MMEngine and MIM look for them. In a clone, these are symbolic links to
+folders of the root, or small text files if git does not create symbolic links.
 
-Credentials in addresses never reach a message, a file or a log: whatever shows an
-address shows :func:`without_secrets` of it.
+Credentials in addresses must never appear in a message, a file or a log. Code that
+shows an address therefore shows the result of :func:`without_secrets`.
 
-This module imports nothing slow: commands use it before they have parsed arguments.
+Commands use this module before they have parsed their arguments, so it must not import
+slow libraries.
 """
 
 import re
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote
 
-# The schemes of an address, also of one that lacks a slash.
+# Schemes of an address, even if a slash after them is missing.
 SCHEMES = re.compile(r'\s*((?:[A-Za-z][A-Za-z0-9+.-]+:[/\\]+)+)')
 
 _PACKAGE = Path(__file__).parent
 
 
 def clone_root() -> Path | None:
-    """Return the root of the clone that the package is part of, None if installed."""
+    """Return the root of the clone that contains the package, or None if installed."""
     configs = _PACKAGE / '.mim' / 'configs'
     installed = configs.is_dir() and not configs.is_symlink()
     return None if installed else _PACKAGE.parent
 
 
 def shipped_folder(name: str) -> Path:
-    """Return one of our folders.
+    """Return a folder that is shipped with the package.
 
     Args:
-        name: ``'configs'`` or ``'tools'``.
+        name (str): 'configs' or 'tools'.
     """
     return (clone_root() or _PACKAGE / '.mim') / name
 
 
 def without_secrets(path: str) -> str:
     """Return a path or an address without credentials and query, for messages.
+
+    Args:
+        path (str): The path, which is returned unchanged, or the address.
 
     Example:
         >>> without_secrets('s3://KEY:SECRET@bucket/a.jpg?endpoint_override=host')
@@ -47,12 +51,20 @@ def without_secrets(path: str) -> str:
 
 
 def has_credentials(path: str) -> bool:
-    """Whether an address holds a user or a password."""
+    """Return whether an address contains a user or a password."""
     return _split(path.partition('?')[0])[1] != set()
 
 
 def hide_secrets(text: str, address: str) -> str:
-    """Return a message of another library without the secrets of an address."""
+    """Remove the secrets of an address from a message of another library.
+
+    Args:
+        text (str): The message.
+        address (str): The address, with its secrets.
+
+    Returns:
+        str: The message with the plain address, and ``***`` for each secret.
+    """
     shown, secrets = _split(address)
     text = text.replace(address, shown)
     for secret in sorted(secrets, key=len, reverse=True):
@@ -61,20 +73,20 @@ def hide_secrets(text: str, address: str) -> str:
 
 
 def _split(path: str) -> tuple[str, set[str]]:
-    """Return an address without its secrets, and these, in all spellings."""
+    """Split an address into one without secrets, and the secrets in all spellings."""
     found = SCHEMES.match(path)
     if found is None:
         return path, set()
     rest = path[found.end() :]
     host = re.split(r'[/\\?]', rest)[0]
     user = ''
-    # A secret with a slash that is not escaped has a colon before it, and no host has.
+    # If a secret contains an unescaped slash, a colon precedes it, unlike in a host.
     if '@' in host or ':' in host:
         user, at, _ = (host if '@' in host else rest).rpartition('@')
         rest = rest[len(user) + len(at) :]
     rest, _, query = rest.partition('?')
     fragment = ''
-    if 'http' in found[1].lower():  # names in object stores have such marks
+    if 'http' in found[1].lower():  # in object stores, # is part of the name
         rest, _, fragment = rest.partition('#')
     parts = {user, *user.split(':', 1)[1:], query, fragment}
     parts |= {value for _, value in parse_qsl(query)}

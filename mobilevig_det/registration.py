@@ -1,7 +1,7 @@
-"""Register our classes with MMDetection, and let mmcv use our operators.
+"""Register our classes with MMDetection, and provide mmcv with our operators.
 
-``import mobilevig_det`` imports this module; a command imports it after it has parsed
-its arguments.
+``import mobilevig_det`` imports this module. Commands import it only after they have
+parsed their arguments.
 """
 
 import sys
@@ -10,9 +10,9 @@ from contextlib import suppress
 from .errors import UserError
 from .versions import check_stack
 
-check_stack()  # before the imports below fail in ways that are harder to understand
+check_stack()  # before the imports below fail with less helpful errors
 
-from . import registry  # noqa: E402, F401  mobilevig_det:: in configs
+from . import registry  # noqa: E402, F401  for mobilevig_det:: in configs
 from .mmcv_ops import provide_mmcv_ext  # noqa: E402
 
 provide_mmcv_ext()  # before the imports below import mmcv.ops

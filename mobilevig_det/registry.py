@@ -9,8 +9,8 @@ import mmdet.registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
-# The name of a module: for that of the distribution, MMEngine would look in
-# site-packages, where an editable installation is not.
+# This must be the name of a module. If it were that of the distribution, MMEngine would
+# look in site-packages, which does not contain editable installations.
 MODULE2PACKAGE['mobilevig_det'] = __name__
 for _parent in list(vars(mmdet.registry).values()):
     if isinstance(_parent, Registry):

@@ -1,8 +1,8 @@
-"""``timm.create_model('mobilevig_m')``: backbones and classifiers in timm's registry.
+"""Models for timm: ``timm.create_model('mobilevig_m')``.
 
-Importing this module registers them; ``import mobilevig_det`` does so where timm was
-imported before. timm defines what the methods of the model must do: see its
-``efficientformer_v2.py``, which has two classifiers too.
+Importing this module registers them. ``import mobilevig_det`` imports it if timm has
+been imported before. timm defines the interface of the model; its
+``efficientformer_v2.py`` also has two classifiers.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ POOLS = ('avg', '')
 
 
 class Family(NamedTuple):
-    """A backbone, the widths of its sizes' classifiers, and its sources."""
+    """A backbone, the width of the classifier of each size, and its sources."""
 
     backbone: type[BaseBackbone]
     hidden_channels: dict[str, int]
@@ -63,36 +63,36 @@ FAMILIES = dict(
 
 
 class Head(DistilledHead):
-    """Head whose classifiers can be removed and replaced, as timm's users do."""
+    """Head whose classifiers can be removed and replaced, as timm allows."""
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
-        # Skips ClassifierHead's check: timm leaves out classifiers of other classes.
+        # Skip ClassifierHead's check, as timm omits classifiers of other classes.
         super(ClassifierHead, self)._load_from_state_dict(*args, **kwargs)
 
 
 class TimmMobileViG(nn.Module):
     """MobileViG or a sibling with its classifier, with the interface of timm's models.
 
-    Loads the authors' ImageNet files. Its weights have the names of
-    :class:`.ImageClassifier`'s, so that each loads the other's.
+    It loads the authors' ImageNet files. Its weights have the same names as those of
+    :class:`.ImageClassifier`, so that each can load the other's checkpoints.
 
     Args:
         arch (str): 'ti', 's', 'm' or 'b'; GreedyViG and AdaptViG have no 'ti'.
-        num_classes (int): Classes; 0 for none. Defaults to 1000.
+        num_classes (int): Number of classes; 0 removes the classifiers. Defaults to
+            1000.
         in_chans (int): Channels of the images. Defaults to 3.
         global_pool (str): 'avg', or '' for feature maps instead of vectors. Defaults
             to 'avg'.
         drop_rate (float): Dropout rate before the classifiers. Defaults to 0.
         drop_path_rate (float): Stochastic depth rate of the last block. Defaults to 0,
-            as everywhere in timm; the authors trained with 0.1 (of which MobileViGv2's
-            and RapidNet's rule gives each block less).
+            as in all of timm's models. The authors trained with 0.1.
         device (torch.device, optional): Device. Defaults to None: the default device.
         dtype (torch.dtype, optional): Type of the weights. Defaults to None: the
             default type.
         family (str): One of :data:`FAMILIES`. Defaults to 'mobilevig'.
 
     Raises:
-        UserError: For an argument out of its range.
+        UserError: If an argument is out of range.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class TimmMobileViG(nn.Module):
         self.to(device=device, dtype=dtype)
         self.reset_classifier(num_classes, global_pool)
         self.distilled_training = False
-        # Hooks need modules that are called: blocks, not stages.
+        # Hooks need modules that are called, which are blocks instead of stages.
         self.feature_info = [
             dict(
                 num_chs=width,
@@ -135,15 +135,15 @@ class TimmMobileViG(nn.Module):
         ]
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Compute logits (B, num_classes) of images (B, in_chans, H, W)."""
+        """Compute logits of shape (B, num_classes) for images (B, in_chans, H, W)."""
         return self.forward_head(self.forward_features(x))
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Return what ``torch.jit.script`` compiles."""
+        """Return the module that ``torch.jit.script`` compiles."""
         return scriptable(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the last map, (B, num_features, ceil(H / 32), ceil(W / 32))."""
+        """Compute the last map, of shape (B, C, ceil(H / 32), ceil(W / 32))."""
         return self.backbone(x)[-1]
 
     def forward_head(
@@ -151,13 +151,15 @@ class TimmMobileViG(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Compute the logits from the last feature map.
 
-        They are the mean of both classifiers; in training with
-        ``set_distilled_training``, a pair. Without pooling they are maps.
-
         Args:
-            x (Tensor): Feature map, (B, num_features, H, W).
-            pre_logits (bool): Return the classifiers' input instead, (B,
-                head_hidden_size).
+            x (Tensor): Feature map of shape (B, num_features, H, W).
+            pre_logits (bool): Whether to return the input of the classifiers, of shape
+                (B, head_hidden_size), instead. Defaults to False.
+
+        Returns:
+            Tensor | tuple[Tensor, Tensor]: The mean of both classifiers, of shape
+            (B, num_classes), or, in training with ``set_distilled_training``, both.
+            Without pooling, they are maps of shape (B, num_classes, H, W).
         """
         pool = self.global_pool == 'avg'
         x = self.head.prediction(x) if pool else self.head.prediction[1:](x)
@@ -179,16 +181,24 @@ class TimmMobileViG(nn.Module):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Compute the last map and those of the stages, in ascending order.
+        """Compute the last feature map and those of some stages.
 
         Args:
-            x (Tensor): Images, (B, in_chans, H, W).
-            indices (int | list[int], optional): Number of last stages, or a list of
+            x (Tensor): Images of shape (B, in_chans, H, W).
+            indices (int | list[int], optional): Stages, or a number n for the last n
                 stages. Defaults to None: all.
-            norm (bool): No effect: there is no norm after a stage.
-            stop_early (bool): Return the last of ``indices`` as the last map.
-            output_fmt (str): 'NCHW'.
-            intermediates_only (bool): Return only the list.
+            norm (bool): Ignored, because no stage ends with a normalization.
+            stop_early (bool): Whether the map of the last of ``indices`` is returned as
+                the last map.
+            output_fmt (str): Must be 'NCHW'.
+            intermediates_only (bool): Whether to return only the list of maps.
+
+        Returns:
+            list[Tensor] | tuple[Tensor, list[Tensor]]: The last map, and the maps of
+            the stages in ascending order.
+
+        Raises:
+            UserError: If ``output_fmt`` is not 'NCHW'.
         """
         if output_fmt != 'NCHW':
             raise UserError(f"output_fmt must be 'NCHW', but is {output_fmt!r}.")
@@ -205,7 +215,12 @@ class TimmMobileViG(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drop the stages after the last of ``indices``, and the classifier.
+        """Remove the stages after the last of ``indices``, and the classifier.
+
+        Args:
+            indices (int | list[int]): See :meth:`forward_intermediates`.
+            prune_norm (bool): Ignored, because no stage ends with a normalization.
+            prune_head (bool): Whether to remove the classifier in any case.
 
         Returns:
             list[int]: The indices, counted from 0.
@@ -228,11 +243,14 @@ class TimmMobileViG(nn.Module):
         return self.head.head, self.head.dist_head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None):
-        """Replace the classifiers by new ones; remove them with 0 classes.
+        """Replace the classifiers with new ones.
 
         Args:
-            num_classes (int): Classes.
+            num_classes (int): Number of classes; 0 removes the classifiers.
             global_pool (str, optional): 'avg' or ''. Defaults to None: unchanged.
+
+        Raises:
+            UserError: If ``global_pool`` is unknown.
         """
         if global_pool is not None:
             if global_pool not in POOLS:
@@ -250,21 +268,22 @@ class TimmMobileViG(nn.Module):
             setattr(self.head, name, new.to(like).train(self.training))
 
     def set_distilled_training(self, enable: bool = True) -> None:
-        """Return both classifiers' logits in training."""
+        """Set whether ``forward`` returns both classifiers' logits in training."""
         self.distilled_training = enable
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward: less memory, more time."""
+        """Set whether blocks are recomputed in the backward pass to save memory."""
         self.backbone.with_cp = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Return patterns of layers by depth, for layer-wise learning rates.
+        """Return patterns that group layers by depth, for layer-wise learning rates.
 
-        Groups are blocks, or with ``coarse`` stages. The convolution after a stage
-        belongs to the stage, or is a group after its blocks.
+        Args:
+            coarse (bool): Whether to group by stages, each with the downsampling after
+                it, instead of by blocks and downsamplings. Defaults to False.
         """
         stages = r'^backbone\.(?:stages|downsamples)\.(\d+)'
-        after = 999  # after the stage's last block
+        after = 999  # sorts the downsampling after the last block of its stage
         blocks: Any = [
             (r'^backbone\.stages\.(\d+)\.(\d+)', None),
             (r'^backbone\.downsamples\.(\d+)', (after,)),
@@ -284,9 +303,17 @@ class TimmMobileViG(nn.Module):
 def checkpoint_filter_fn(
     state_dict: Mapping[str, Any], model: nn.Module | None = None
 ) -> dict[str, Tensor]:
-    """Return weights under the model's names: the authors' are renamed.
+    """Convert a checkpoint to weights under the model's names.
 
-    Of a whole checkpoint, the averaged weights are preferred, as in timm.
+    As in timm, averaged weights are preferred.
+
+    Args:
+        state_dict (Mapping): A checkpoint or bare weights, in the authors' layout or
+            ours.
+        model (nn.Module, optional): Ignored; timm passes it.
+
+    Returns:
+        dict[str, Tensor]: The weights.
     """
     both = both_weights(state_dict)
     weights = dict(both.raw if both.averaged is None else both.averaged)
@@ -320,8 +347,8 @@ default_cfgs = generate_default_cfgs(
 def _create(family: str, arch: str, pretrained: bool, **kwargs) -> nn.Module:
     """Build a model.
 
-    ``pretrained`` loads the file given by ``pretrained_cfg_overlay=dict(file=…)``, or
-    else the published one. It is read here: timm makes fewer checks.
+    ``pretrained`` loads the file in ``pretrained_cfg_overlay=dict(file=…)``,
+    or else the published one. It is read here, because timm's reader checks less.
     """
     name = f'{family}_{arch}'
     if pretrained:
@@ -333,8 +360,8 @@ def _create(family: str, arch: str, pretrained: bool, **kwargs) -> nn.Module:
                 file = str(find_file(f'mobilevig://{name_of(family, arch)}'))
             except UserError as error:
                 raise UserError(
-                    f'{error} In timm: pretrained_cfg_overlay=dict(file=…) names a '
-                    'file, pretrained=False takes random weights.'
+                    f'{error} In timm, pass pretrained_cfg_overlay=dict(file=…) to '
+                    'name a file, or pretrained=False for random weights.'
                 ) from error
         if file and not cfg.source and not cfg.state_dict:
             weights = checkpoint_filter_fn(read_checkpoint(file))
@@ -350,7 +377,7 @@ def _create(family: str, arch: str, pretrained: bool, **kwargs) -> nn.Module:
         family=family,
         **kwargs,
     )
-    for module in model.modules():  # timm keeps the weights a second time there
+    for module in model.modules():  # timm keeps a second copy of the weights there
         getattr(module, 'pretrained_cfg', {}).pop('state_dict', None)
     return model
 

@@ -1,6 +1,6 @@
 """Check that the installed versions of MMEngine, mmcv and MMDetection fit together.
 
-This runs before they are imported, so that the error message names the mismatch.
+The check runs before they are imported, so that the error message names the mismatch.
 """
 
 import importlib
@@ -9,19 +9,19 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-# Distributions that provide each module: OpenMMLab's and OneDL's.
+# Distributions of OpenMMLab and OneDL that provide each module.
 DISTRIBUTIONS = {
     'mmengine': ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
     'mmcv': ('mmcv', 'mmcv-full', 'mmcv-lite', 'onedl-mmcv'),
     'mmdet': ('mmdet', 'onedl-mmdetection'),
 }
-# Without mmcv's own operators, so that nothing is compiled; ours replace them. A wheel
-# of onedl-mmcv in pip's cache may have been compiled for another torch.
+# Versions of mmcv without its own operators, which ours replace, so that nothing has to
+# be compiled. A wheel of onedl-mmcv in pip's cache may be compiled for another torch.
 MMCV = {'openmmlab': '"mmcv-lite>=2.0,<2.2"', 'onedl': '--no-cache-dir onedl-mmcv'}
 
 
 class StackError(ImportError):
-    """The packages below this one are missing or don't fit together."""
+    """Error for dependencies that are missing or incompatible with each other."""
 
 
 def _installed(module: str) -> dict[str, str]:
@@ -36,7 +36,7 @@ def _installed(module: str) -> dict[str, str]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """Return (2, 1, 0) for '2.1.0' and for '2.1.0rc4+cpu'."""
+    """Parse a version: (2, 1, 0) for '2.1.0' and for '2.1.0rc4+cpu'."""
     numbers = [int(n) for n in re.findall(r'\d+', version)[:3]]
     return tuple(numbers + [0] * (3 - len(numbers)))
 
@@ -48,23 +48,26 @@ def _folder(module: str) -> Path | None:
 
 
 def _asked_by_mmdet(folder: Path, what: str) -> str | None:
-    """Return a version bound of MMDetection's own check, if it has one."""
+    """Return a version bound from the source of MMDetection's own check, if any."""
     text = (folder / '__init__.py').read_text(encoding='utf-8')
     bound = re.search(what + r"\s*=\s*['\"](.+?)['\"]", text)
     return bound.group(1) if bound else None
 
 
 def _another_mmcv(installed: dict[str, str], wanted: str) -> str:
-    """Return the command that replaces mmcv by one without compiled operators."""
+    """Return the shell command that replaces mmcv with a version of our choice."""
     remove = f'pip uninstall -y {" ".join(installed)} && ' if installed else ''
     return f'{remove}pip install {wanted}'
 
 
 def check_stack() -> None:
-    """Check MMEngine, mmcv and MMDetection, of OpenMMLab or OneDL.
+    """Check that MMEngine, mmcv and MMDetection are installed and compatible.
+
+    They may come from OpenMMLab or from OneDL.
 
     Raises:
-        StackError: If they don't fit together, with the command that repairs it.
+        StackError: If they are missing or incompatible. The message contains the
+            command that repairs the installation.
     """
     installed = {module: _installed(module) for module in DISTRIBUTIONS}
     onedl = any(
@@ -103,8 +106,8 @@ def check_stack() -> None:
     mmdet, mmcv = versions['mmdet'], versions['mmcv']
     if mmdet and _numbers(mmdet) < (3, 0, 0):
         raise StackError(
-            f'mmdet {mmdet} is installed, and MMDetection 3 is '
-            f'needed: pip install {names["mmdet"]}'
+            f'mmdet {mmdet} is installed, but MMDetection 3 is '
+            f'required: pip install {names["mmdet"]}'
         )
     least = _asked_by_mmdet(folders['mmdet'], 'mmcv_minimum_version')
     below = _asked_by_mmdet(folders['mmdet'], 'mmcv_maximum_version')
@@ -141,14 +144,14 @@ def check_stack() -> None:
     except ImportError as error:
         if 'libGL' in str(error):
             raise StackError(
-                f'OpenCV needs a library for windows that is not here ({error}): '
+                f'OpenCV needs a GUI library that is not installed ({error}): '
                 'pip uninstall -y opencv-python && pip install opencv-python-headless'
             ) from None
         if 'mmcv' in (error.path or '') or '_ext' in str(error):
             torch = metadata.version('torch')
             raise StackError(
                 f'the operators of mmcv {mmcv} were compiled for another torch than '
-                f'{torch} ({error}). It can do without: '
+                f'{torch} ({error}). mmcv works without them: '
                 f'{_another_mmcv(installed["mmcv"], names["mmcv"])}. Or compile it '
                 'again (docs/install.md).'
             ) from None

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Detect objects in images with an exported detector (.onnx or .xml).
 
-Needs NumPy, OpenCV and onnxruntime (or openvino), and no other file: copy it into
-what you build. `Detector` is the part to call; the rest is the command.
+This file needs only NumPy, OpenCV and onnxruntime (or openvino), so that it can be
+copied into other projects. Call `Detector` there; the rest is the command.
 """
 
 import argparse
@@ -18,24 +18,24 @@ from unittest import mock
 import cv2
 import numpy as np
 
-KEY = 'mobilevig_det'  # of the metadata
+KEY = 'mobilevig_det'  # key of the metadata in exported files
 SUFFIXES = tuple('.jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp .gif'.split())
 
 
 class Unusable(ValueError):
-    """A model or an image that can't be used; the message says why."""
+    """Error for a model or an image that can't be used; the message says why."""
 
 
 @functools.cache
 def _openvino_core():
-    """One for all models: several spoil the stack that Python's signals need."""
-    with mock.patch.dict(os.environ, CI='true'):  # or it reports its use
+    """Return one core for all models; several break the stack of signal handlers."""
+    with mock.patch.dict(os.environ, CI='true'):  # disables OpenVINO's telemetry
         import openvino
     return openvino.Core()
 
 
 def _open(path):
-    """A function from named arrays to named arrays, and the metadata's text."""
+    """Return a function from named arrays to named arrays, and the metadata's text."""
     if Path(path).suffix == '.onnx':
         import onnxruntime
 
@@ -45,27 +45,27 @@ def _open(path):
         return lambda arrays: dict(zip(names, session.run(names, arrays))), text
     model = _openvino_core().read_model(path)
     text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
-    # In bfloat16, which some CPUs have, boxes would move.
+    # bfloat16, the default on some CPUs, is too inaccurate for boxes.
     options = {'INFERENCE_PRECISION_HINT': 'f32'}
     run = _openvino_core().compile_model(model, 'CPU', options)
     return lambda arrays: {key.any_name: v for key, v in run(arrays).items()}, text
 
 
 def load(path):
-    """The function of _open and the model's metadata; errors say what to do."""
+    """Load a model and return its function (see _open) and its metadata."""
     if Path(path).suffix not in ('.onnx', '.xml') or not Path(path).is_file():
         raise Unusable(f'There is no model (.onnx, .xml) {path!r}.')
     try:
         run, text = _open(path)
     except ImportError as error:
         raise Unusable(f'{error}: pip install {error.name}') from None
-    except Exception as error:  # each runtime has types of its own
+    except Exception as error:  # each runtime raises its own types
         raise Unusable(f'{path} cannot be loaded: {str(error).strip()}') from None
     return run, parse_metadata(text, path)
 
 
 def parse_metadata(text, path):
-    """The metadata of a detector's file, which may be anybody's."""
+    """Parse and validate the metadata of a detector's file, which is untrusted."""
     wanted = 'a detector that tools/export.py wrote (--part detector, format 1)'
     try:
         metadata = json.loads(text or '{}') if len(text or '') <= 2**20 else None
@@ -99,7 +99,7 @@ def _optional(x, *tests):
 
 
 def check_metadata(metadata):
-    """Pairs of a key that prepare(), Detector or draw() reads, and whether it fits."""
+    """Yield the keys that prepare(), Detector and draw() read, and whether they fit."""
     get, missing = metadata.get, object()
     names, colors = get('classes'), get('palette')
     yield (
@@ -157,25 +157,26 @@ def check_metadata(metadata):
 
 
 class Detector:
-    """An exported detector: ``Detector(path)(image)``."""
+    """An exported detector, used as ``Detector(path)(image)``."""
 
     def __init__(self, path):
         self.run, self.metadata = load(path)
 
     def __call__(self, image, score_thr=0.0):
-        """Detect in an image: uint8, (H, W, 3), BGR, as cv2.imread returns it.
+        """Detect objects in a uint8 BGR image (H, W, 3), as cv2.imread returns it.
 
-        Returns by falling score, from score_thr on: ``boxes`` (N, 4), x1 y1 x2 y2 in
-        pixels; ``labels`` (N,), places in metadata['classes']; ``scores`` (N,); and
-        ``masks``, N bool arrays (H, W), if the model has masks.
+        Returns a dict in descending order of scores, which are at least score_thr:
+        ``boxes`` (N, 4), x1 y1 x2 y2 in pixels; ``labels`` (N,), indices into
+        metadata['classes']; ``scores`` (N,); and, if the model has masks, ``masks``,
+        N bool arrays (H, W).
         """
         tensor, size, scale = prepare(image, self.metadata)
         try:
             found = self.run({'image': tensor, 'size': np.array(size, np.int64)})
-        except Exception as error:  # each runtime has types of its own
+        except Exception as error:  # each runtime raises its own types
             raise Unusable(f'the model fails: {str(error).strip()}') from None
         if not are_detections(found, self.metadata):
-            raise Unusable('the outputs of the model are no detections')
+            raise Unusable('the outputs of the model are not valid detections')
         found = {k: v[found['scores'] >= score_thr] for k, v in found.items()}
         found['boxes'] = found['boxes'] / np.array(scale * 2, np.float32)
         if masks := self.metadata['masks']:
@@ -191,7 +192,7 @@ class Detector:
 
 
 def are_detections(found, metadata):
-    """Whether the shapes and values of a model's outputs can be used."""
+    """Return whether the shapes and values of a model's outputs are valid."""
     names = ('boxes', 'scores', 'labels', *(('masks',) if metadata['masks'] else ()))
     if not all(isinstance(found.get(name), np.ndarray) for name in names):
         return False
@@ -205,7 +206,7 @@ def are_detections(found, metadata):
         and labels.dtype.kind == 'i'
         and np.isin(labels, range(len(metadata['classes']))).all()
         and np.isfinite(scores).all()
-        and (np.abs(boxes) < 1e6).all()  # NaN is not less
+        and (np.abs(boxes) < 1e6).all()  # false for NaN
     )
 
 
@@ -214,7 +215,7 @@ def prepare(image, metadata):
 
     Returns:
         tuple: float32 array (1, 3, H, W); (height, width) before the last padding; the
-        (x, y) factors of the resizing.
+        (x, y) scale factors.
     """
     height, width = image.shape[:2]
     if resize := metadata.get('resize'):
@@ -250,15 +251,15 @@ def _pad(image, size, value):
 def paste_in_box(mask, box, shape, threshold):
     """Paste a box's mask (28, 28) into an image, as FCNMaskHead does.
 
-    That is grid_sample: bilinear, zeros outside, align_corners=False.
+    This is grid_sample: bilinear, zeros outside, align_corners=False.
     """
-    touched, weights = [], []  # rows and columns; those of the mask for each
+    touched, weights = [], []  # rows and columns of the image; weights of the mask
     for low, high, side, size in zip(box[[1, 0]], box[[3, 2]], shape, mask.shape):
         pixels = slice(max(math.floor(low) - 1, 0), min(math.ceil(high) + 1, side))
         at = np.arange(pixels.start, pixels.stop, dtype=np.float32) + np.float32(0.5)
         with np.errstate(divide='ignore', invalid='ignore'):
             at = (at - low) / (high - low) * 2 - 1
-        at[np.isinf(at)] = 0  # a box without area: as MMDetection has it
+        at[np.isinf(at)] = 0  # a box without area, treated as in MMDetection
         at = ((at + 1) * size - 1) / 2
         touched.append(pixels)
         weights.append(np.fmax(1 - np.abs(at[:, None] - np.arange(size)), 0))
@@ -268,9 +269,9 @@ def paste_in_box(mask, box, shape, threshold):
 
 
 def paste_image(mask, shape, factors, stride, threshold):
-    """Paste a mask of the padded image at a stride, as RTMDet-Ins does.
+    """Resize a mask of the padded image, given at a stride, as RTMDet-Ins does.
 
-    Its logits are resized twice; the factors are those of height and width.
+    Its logits are resized twice. The factors are those of height and width.
     """
     mask = np.clip(mask.astype(np.float64), 1e-30, 1 - 3e-8)
     logits = (np.log(mask) - np.log1p(-mask)).astype(np.float32)
@@ -280,11 +281,11 @@ def paste_image(mask, shape, factors, stride, threshold):
     logits = cv2.resize(logits, sides[::-1], interpolation=cv2.INTER_LINEAR)
     pasted = logits[: shape[0], : shape[1]] > math.log(threshold / (1 - threshold))
     pasted = cv2.resize(pasted.astype(np.uint8), shape[::-1], interpolation=0)
-    return pasted.astype(bool)  # of the image's shape, where those were swapped
+    return pasted.astype(bool)  # in the image's shape, even if the factors were swapped
 
 
 def annotations(found):
-    """What was found as COCO's annotations, without their ids."""
+    """Yield the detections as COCO annotations without ids."""
     for i, (x1, y1, x2, y2) in enumerate(found['boxes'].tolist()):
         category, score = int(found['labels'][i]) + 1, float(found['scores'][i])
         one = dict(category_id=category, score=score, iscrowd=0)
@@ -296,22 +297,23 @@ def annotations(found):
 
 
 def encode(mask):
-    """COCO's compressed run lengths of a mask (H, W), column by column."""
+    """Encode a mask (H, W) as COCO's compressed run lengths, column by column."""
     flat = np.concatenate([[0], mask.T.ravel(), [2]]).astype(np.int8)
     runs = np.diff([0, *np.flatnonzero(np.diff(flat))]).tolist()
     text = ''
     for i, run in enumerate(runs):
-        # From the fourth on, the difference to the one before last; five bits a letter.
+        # From the fourth run on, the difference from the one before last is stored, in
+        # characters of five bits.
         value = run - runs[i - 2] if i > 2 else run
         while not -16 <= value < 16:
-            text += chr(80 + (value & 31))  # 32 more: another letter follows
+            text += chr(80 + (value & 31))  # bit 5: another character follows
             value >>= 5
         text += chr(48 + (value & 31))
     return dict(size=list(mask.shape), counts=text)
 
 
 def read_image(path):
-    """uint8 (H, W, 3), BGR, upright; gray and alpha as cv2.imread has them."""
+    """Read a uint8 BGR image (H, W, 3), upright, as cv2.imread does."""
     try:
         data = Path(path).read_bytes()
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -319,10 +321,10 @@ def read_image(path):
         raise Unusable(f'cannot be read: {error.strerror}') from None
     except cv2.error:
         image = None
-    # Some versions of OpenCV fill up what is missing with gray.
+    # Some versions of OpenCV fill the missing part of a file with gray.
     ends = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND\xaeB`\x82', b'GI': b'\0;'}
     cut_off = ends.get(data[:2], b'') not in data[-4096:]
-    if data[:4] == b'RIFF':  # WebP, which says how long it is
+    if data[:4] == b'RIFF':  # WebP, which stores its length
         cut_off = int.from_bytes(data[4:8], 'little') + 8 > len(data)
     if image is None or cut_off:
         raise Unusable('OpenCV cannot decode it: cut off, damaged or not an image')
@@ -330,9 +332,9 @@ def read_image(path):
 
 
 def draw(image, found, metadata):
-    """The picture with masks, boxes and names."""
+    """Draw masks, boxes and class names on a copy of an image."""
     colors = metadata.get('palette')
-    if not colors:  # MMDetection's, where a data set has none
+    if not colors:  # MMDetection's default
         colors = np.random.RandomState(42).randint(0, 256, (10000, 3)).tolist()
     colors = [color[::-1] for color in colors]
     image, font, white = image.copy(), cv2.FONT_HERSHEY_SIMPLEX, (255, 255, 255)
@@ -352,7 +354,7 @@ def draw(image, found, metadata):
 
 
 def name_drawing(path, folder, taken):
-    """Where to draw an image: under a name of its own, over no input."""
+    """Choose a unique path for a drawing that overwrites no input."""
     drawing = os.path.join(folder, os.path.basename(path))
     if not drawing.lower().endswith(('.jpg', '.jpeg', '.png', '.bmp')):
         drawing += '.jpg'
@@ -365,11 +367,14 @@ def name_drawing(path, folder, taken):
 def parse_args(argv=None):
     """Parse the command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('model', help='.onnx or .xml file of tools/export.py')
-    parser.add_argument('images', nargs='+', help='files or folders')
-    parser.add_argument('--out-dir', default='work_dirs/infer')
-    parser.add_argument('--score-thr', type=float, default=0.3)
-    parser.add_argument('--no-save-vis', action='store_true', help='draw no pictures')
+    parser.add_argument('model', help='Exported detector (.onnx or .xml).')
+    parser.add_argument('images', nargs='+', help='Image files or folders.')
+    add = parser.add_argument
+    add('--out-dir', default='work_dirs/infer', help='Write results to this folder.')
+    add(
+        '--score-thr', type=float, default=0.3, help='Omit detections below this score.'
+    )
+    add('--no-save-vis', action='store_true', help='Save no drawings.')
     return parser.parse_args(argv)
 
 
@@ -382,7 +387,7 @@ def main(argv=None):
         sys.exit(f'run_onnx.py: {error}')
     folder, out = (os.path.join(args.out_dir, n) for n in ('vis', 'predictions.json'))
     os.makedirs(args.out_dir if args.no_save_vis else folder, exist_ok=True)
-    paths = {}  # each once
+    paths = {}  # without duplicates, in order
     for name in args.images:
         files = sorted(os.listdir(name)) if os.path.isdir(name) else ()
         files = [os.path.join(name, f) for f in files if f.lower().endswith(SUFFIXES)]

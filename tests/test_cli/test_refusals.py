@@ -46,7 +46,7 @@ def test_unreadable_config(tmp_path):
         ),
         (
             'optim_wrapper.optimizer.lr=abc',
-            "'float' and 'str'. Look * --cfg-options; it was refused at *adam*.py:*.",
+            "'float' and 'str'. Check * --cfg-options; it was rejected at *adam*.py:*.",
         ),
         ('param_scheduler.0.end=0', 'fit: end should be larger than begin, * end=0.'),
         ('train_dataloader.dataset.pipeline.9.x=1', 'Index 9 exceeds the length of *'),
