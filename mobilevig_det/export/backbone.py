@@ -1,4 +1,4 @@
-"""Backbone with neck: the part of a detector that runtimes of phones can run."""
+"""Backbone with neck: the part of a detector that mobile runtimes support."""
 
 import torch
 from mmdet.models import BaseDetector
@@ -13,11 +13,11 @@ class BackboneWithNeck(nn.Module):
     """A detector's fused backbone, and its neck if it has one, in eval mode.
 
     Args:
-        detector (BaseDetector): Any detector of MMDetection with one of our
-            backbones.
+        detector (BaseDetector): Any MMDetection detector with a backbone of
+            mobilevig_det.
 
     Raises:
-        UserError: If it has another backbone.
+        UserError: If the detector has another backbone.
     """
 
     def __init__(self, detector: BaseDetector):
@@ -37,17 +37,25 @@ class BackboneWithNeck(nn.Module):
         """Compute the feature maps.
 
         Args:
-            image (Tensor): Normalised and padded, of shape (B, 3, H, W).
+            image (Tensor): Normalised and padded images, shape (B, 3, H, W).
 
         Returns:
-            tuple[Tensor]: One feature map a level, each (B, C, h, w).
+            tuple[Tensor]: One feature map for each level, each of shape (B, C, h, w).
         """
         maps = self.backbone(image)
         return tuple(maps if self.neck is None else self.neck(maps))
 
 
 def require_size(size: tuple[int, int] | None, format_name: str) -> tuple[int, int]:
-    """Return the image size (height, width); raise a UserError if there is none."""
+    """Return the image size, which the format needs.
+
+    Args:
+        size (tuple[int, int] | None): Height and width.
+        format_name (str): The format, for the error message.
+
+    Raises:
+        UserError: If the size is None.
+    """
     if size is None:
         raise UserError(
             f'--format {format_name} needs the size of the images: --size H W, for '
@@ -57,15 +65,19 @@ def require_size(size: tuple[int, int] | None, format_name: str) -> tuple[int, i
 
 
 def export_program(model: nn.Module, size: tuple[int, int]) -> ExportedProgram:
-    """Run ``torch.export`` for images of shape (1, 3, \\*size).
+    """Run ``torch.export`` for one image of a fixed size.
+
+    Args:
+        model (nn.Module): The model, in eval mode.
+        size (tuple[int, int]): Height and width of the image.
 
     Raises:
-        UserError: If the model does not accept that size, or PyTorch cannot export
-            it.
+        UserError: If the model does not accept images of that size, or PyTorch can't
+            export the model.
     """
     image = torch.zeros(1, 3, *size)
     with torch.no_grad():
-        model(image)  # its own error says what is wrong with the size
+        model(image)  # raises a clear error if the size is invalid
         try:
             return torch.export.export(model, (image,))
         except Exception as error:  # of many types

@@ -1,4 +1,4 @@
-"""Core ML packages: converted and checked here; only Apple's machines can run them."""
+"""Core ML packages, which are converted and checked, but run on Apple devices only."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,9 +18,9 @@ MINIMUM_IOS = 16
 
 
 class _WithNormalisation(nn.Module):
-    """Normalise images of 0 to 255 first.
+    """Model that first normalises images with values from 0 to 255.
 
-    Core ML's image input has one scale for all three channels; ours differ.
+    Core ML's image input supports only one scale for all three channels.
     """
 
     scale: Tensor
@@ -43,23 +43,23 @@ def write_coreml(
     size: tuple[int, int] | None,
     metadata: dict[str, Any],
 ) -> Counter[str]:
-    """Write an .mlpackage that takes an image, and check the program in it.
+    """Write an .mlpackage with an image input, and check its program.
 
-    The package cannot be run here. Checked are the operators of its program and
-    the normalisation.
+    Only macOS and iOS can run the package. The checks cover the operators of its
+    program and the normalisation.
 
     Args:
         model (nn.Module): Maps normalised images (1, 3, H, W) to feature maps.
-        path (str | Path): The package, a folder.
+        path (str | Path): The package, which is a folder.
         size (tuple[int, int] | None): Height and width of the images.
-        metadata (dict): From :func:`.metadata.make_metadata`.
+        metadata (dict): The metadata, from :func:`.metadata.make_metadata`.
 
     Returns:
         Counter[str]: Number of operations of each type, without constants.
 
     Raises:
-        UserError: If the program has gathers, split GELUs or another
-            normalisation, or there is no size.
+        UserError: If the size is None, the program contains gathers or decomposed
+            GELUs, or its normalisation is wrong.
     """
     require('coremltools')
     import coremltools as ct
@@ -90,7 +90,14 @@ def write_coreml(
 
 
 def read_program(path: str | Path) -> list:
-    """Return the operations of a package's program, without constants."""
+    """Return the operations of a package's program, without constants.
+
+    Args:
+        path (str | Path): The .mlpackage.
+
+    Returns:
+        list: The ``Operation`` objects of coremltools, in order.
+    """
     import coremltools as ct
     from coremltools.converters.mil.frontend.milproto.load import load
 
@@ -122,7 +129,7 @@ def _check_operators(operations: list, model: nn.Module) -> None:
 
 
 def _check_normalisation(operations: list, mean: list[float], std: list[float]) -> None:
-    """Check what the program's first operation makes of black and white pixels."""
+    """Check the program's first operation on black and white pixels."""
     first = next(op for op in operations if op.op_type != 'cast')
     if first.op_type != 'batch_norm':
         raise UserError(
@@ -136,6 +143,6 @@ def _check_normalisation(operations: list, mean: list[float], std: list[float]) 
         expected = (pixel - np.array(mean)) / np.array(std)
         if not np.allclose(found, expected, atol=1e-2):
             raise UserError(
-                f'The Core ML program makes {found} of pixels of {pixel:.0f}, not '
-                f'{expected}.'
+                f'The Core ML program normalises pixels of {pixel:.0f} to {found}, not '
+                f'to {expected}.'
             )

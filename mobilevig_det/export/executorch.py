@@ -1,4 +1,4 @@
-"""ExecuTorch files for XNNPACK: what Android and iOS run on their CPUs."""
+"""ExecuTorch files for XNNPACK, the CPU backend on Android and iOS."""
 
 import operator
 from collections import Counter
@@ -23,18 +23,18 @@ def write_executorch(
     size: tuple[int, int] | None,
     metadata: dict[str, Any],
 ) -> None:
-    """Write a .pte file that runs completely in XNNPACK, in float32.
+    """Write a float32 .pte file that runs completely in XNNPACK.
 
-    Its metadata goes into a .json file of the same name next to it.
+    The metadata is written next to it, to a .json file of the same name.
 
     Args:
         model (nn.Module): Maps images (1, 3, H, W) to a tuple of feature maps.
         path (str | Path): The .pte file.
         size (tuple[int, int] | None): Height and width of the images.
-        metadata (dict): From :func:`.metadata.make_metadata`.
+        metadata (dict): The metadata, from :func:`.metadata.make_metadata`.
 
     Raises:
-        UserError: If XNNPACK lacks an operator, or there is no size.
+        UserError: If XNNPACK lacks an operator, or the size is None.
     """
     require('executorch')
     size = require_size(size, 'executorch')
@@ -56,7 +56,7 @@ def write_executorch(
 
 
 def _check_delegated(graph: torch.fx.Graph, size: tuple[int, int]) -> None:
-    """Raise a UserError that names the operators left outside of XNNPACK."""
+    """Raise a UserError if XNNPACK does not support all operators."""
     outside = Counter(
         getattr(node.target, '_name', str(node.target))
         for node in graph.nodes
@@ -67,18 +67,24 @@ def _check_delegated(graph: torch.fx.Graph, size: tuple[int, int]) -> None:
     if outside:
         found = ', '.join(f'{count} x {name}' for name, count in outside.items())
         raise UserError(
-            f'XNNPACK does not take all of this model at {size[0]} x {size[1]} '
-            f'(H x W); it leaves out {found}. Sides that are multiples of 32 suit '
-            'an FPN.'
+            f'XNNPACK does not support all operators of this model at {size[0]} x '
+            f'{size[1]} (H x W): {found}. With an FPN, use sides that are multiples '
+            'of 32.'
         )
 
 
 def rewrite_for_xnnpack(program: ExportedProgram) -> ExportedProgram:
-    """Rewrite a neck's upsampling and extra levels in operators of XNNPACK.
+    """Rewrite a neck's upsampling and extra levels with operators of XNNPACK.
 
-    XNNPACK has no nearest-neighbour upsampling, no pooling of single pixels and no
-    tensors of more than four axes. The results stay bit-identical. What cannot be
-    rewritten stays as it is.
+    XNNPACK has no nearest-neighbour upsampling, no max pooling with kernel size 1 and
+    no tensors with more than four axes. The results are bit-identical. Operators with
+    other arguments are left unchanged.
+
+    Args:
+        program (ExportedProgram): The program of a backbone with its neck.
+
+    Returns:
+        ExportedProgram: The rewritten program.
     """
     aten = torch.ops.aten
     return program.run_decompositions(
@@ -92,7 +98,7 @@ def rewrite_for_xnnpack(program: ExportedProgram) -> ExportedProgram:
 def _upsample_twice(
     x: Tensor, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None
 ) -> Tensor:
-    """Nearest-neighbour upsampling by a factor of 2, by repeating pixels."""
+    """Upsample by a factor of 2 (nearest neighbour) by repeating pixels."""
     batch, channels, height, width = x.shape
     if output_size is None:
         fits = list(scale_factors or ()) == [2.0, 2.0]
@@ -118,7 +124,7 @@ def _subsample(
     dilation: Sequence[int] = (1, 1),
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Max pooling of 1 pixel at stride 2: every second row and column."""
+    """Max pooling with kernel size 1 and stride 2: every second row and column."""
     if {*kernel_size} != {1} or {*stride} != {2} or {*padding} != {0}:
         return NotImplemented
     batch, channels, height, width = x.shape

@@ -1,4 +1,4 @@
-"""Run an exported detector as an MMDetection model."""
+"""Exported detectors as MMDetection models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,28 +17,27 @@ from ..errors import UserError
 from .metadata import by_channel
 from .runtimes import load
 
-MAX_COORDINATE = 1e6  # of boxes, in pixels
+MAX_COORDINATE = 1e6  # Maximum absolute coordinate of a box in pixels.
 SUFFIXES = ('.onnx', '.xml', '.pte', '.mlpackage')
 
 
 @MODELS.register_module()
 class ExportedDetector(BaseModel):
-    """A whole detector in ONNX Runtime or OpenVINO: tensors in, ``DetDataSample`` out.
+    """Detector that runs an exported file in ONNX Runtime or OpenVINO.
 
     Args:
         path (str): The .onnx or .xml file.
-        data_preprocessor (dict, optional): The config's. Defaults to None: the one
-            that the file was exported with.
-        classes (Sequence[str], optional): The classes that the file must have.
-            Defaults to None: any.
-
-    Attributes:
-        pipeline (list[dict]): The test pipeline that the file was exported with,
-            without the loading of images.
+        data_preprocessor (dict, optional): The config of the data preprocessor.
+            Defaults to None, which uses the one that the file was exported with.
+        classes (Sequence[str], optional): The class names that the file must have.
+            Defaults to None, which accepts any classes.
 
     Raises:
-        UserError: If the file isn't a detector, has other classes, or expects other
-            tensors than ``data_preprocessor`` makes.
+        UserError: If the file isn't a detector, has other classes, or was exported
+            with another normalisation than that of ``data_preprocessor``.
+
+    Example:
+        >>> model = ExportedDetector('work_dirs/export/mobilevig_ti_fpn_shapes.onnx')
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class ExportedDetector(BaseModel):
         if classes is not None and list(classes) != metadata['classes']:
             raise UserError(
                 f'{path} has the classes {", ".join(metadata["classes"])}; the config '
-                f'has {", ".join(classes)}: use the config that it was made of.'
+                f'has {", ".join(classes)}: use the config that it was exported with.'
             )
         if data_preprocessor is None:
             keys = ('mean', 'std', 'bgr_to_rgb', 'pad_size_divisor', 'pad_value')
@@ -74,7 +73,7 @@ class ExportedDetector(BaseModel):
         missing |= {*self._outputs} - {*session.outputs}
         if missing:
             raise UserError(
-                f'{path} is no detector of tools/export.py: its inputs and outputs '
+                f'{path} is not a detector of tools/export.py: its inputs and outputs '
                 f'differ in {", ".join(sorted(missing))}.'
             )
         self.session = session
@@ -87,11 +86,12 @@ class ExportedDetector(BaseModel):
             if not np.allclose(found, metadata[name], rtol=1e-5):
                 raise UserError(
                     f'The exported model was made with {name} {metadata[name]}, '
-                    f'the config has {found}: use the config that it was made of.'
+                    f'the config has {found}: use the config that it was exported with.'
                 )
 
     @property
     def pipeline(self) -> list[dict]:
+        """The test pipeline of the export, without the loading of images."""
         resize, pad = self.metadata.get('resize'), self.metadata.get('pad')
         steps = []
         if resize:
@@ -106,7 +106,21 @@ class ExportedDetector(BaseModel):
         return [*steps, dict(type='mmdet.PackDetInputs', meta_keys=keys)]
 
     def forward(self, inputs, data_samples=None, mode='tensor') -> list[DetDataSample]:
-        """Only ``mode='predict'``: what a detector's ``predict`` returns."""
+        """Predict a batch of images.
+
+        Args:
+            inputs (Tensor): Preprocessed images of shape (B, 3, H, W).
+            data_samples (list[DetDataSample]): The samples, with ``img_shape``,
+                ``ori_shape`` and ``scale_factor``.
+            mode (str): Only ``'predict'`` is supported.
+
+        Returns:
+            list[DetDataSample]: The samples with ``pred_instances``, in coordinates of
+            the original images.
+
+        Raises:
+            UserError: If ``mode`` is another one, or the outputs are not detections.
+        """
         if mode != 'predict':
             raise UserError('An exported detector only predicts.')
         for image, sample in zip(inputs, data_samples):
@@ -116,8 +130,8 @@ class ExportedDetector(BaseModel):
             )
             if not self._are_detections(found):
                 raise UserError(
-                    f'{self.path} gives outputs that are no detections: boxes or '
-                    'scores that are not finite, labels without a class, other shapes. '
+                    f'The outputs of {self.path} are not valid detections: boxes or '
+                    'scores are not finite, labels have no class, or shapes are wrong. '
                     'Export the model again with tools/export.py.'
                 )
             tensors = {key: torch.tensor(value) for key, value in found.items()}
@@ -145,11 +159,11 @@ class ExportedDetector(BaseModel):
         )
 
     def _masks(self, found: dict, sample: DetDataSample) -> torch.Tensor:
-        """Return masks at the original size, as MMDetection's heads make them.
+        """Resize masks to the original image, as MMDetection's heads do.
 
         Args:
-            found (dict): The file's outputs, with boxes in the original image.
-            sample (DetDataSample): With the ``ori_shape`` and ``scale_factor``.
+            found (dict): The outputs, with boxes in original image coordinates.
+            sample (DetDataSample): The sample, with ``ori_shape`` and ``scale_factor``.
 
         Returns:
             Tensor: bool of shape (N, H, W).
@@ -159,7 +173,7 @@ class ExportedDetector(BaseModel):
         if spec['kind'] == 'box':
             return paste_box_masks(masks, found['boxes'], size, spec['threshold'])
         x, y = sample.scale_factor
-        # OpenMMLab's MMDetection resizes the height by the factor of x.
+        # OpenMMLab's MMDetection scales the height by the factor of x.
         factors = (x, y) if spec.get('swapped', True) else (y, x)
         return paste_image_masks(
             masks, size, factors, spec['stride'], spec['threshold']
@@ -167,10 +181,14 @@ class ExportedDetector(BaseModel):
 
 
 def use_exported(cfg: Config, path: str) -> None:
-    """Have a config's Runner run an exported model.
+    """Replace the model of a config by an exported detector, in place.
 
-    Building the model raises a UserError if it isn't a whole detector, or one of other
-    classes than the config's test data set.
+    Building the model raises a UserError if the file is not a complete detector, or its
+    classes differ from those of the config's test data set.
+
+    Args:
+        cfg (Config): The config to modify.
+        path (str): The .onnx or .xml file.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))

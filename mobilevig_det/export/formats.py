@@ -1,4 +1,4 @@
-"""Formats of exported files: what each one takes, and how to write and verify it."""
+"""Export formats: what each one supports, and how to write and verify it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from .web import MODEL, write_web
 
 
 class Format(NamedTuple):
-    """Properties of a format.
+    """Properties of an export format.
 
     Attributes:
-        suffix: Ending of the file's name, or of the folder's for ``web``.
-        parts: Parts of a detector that can be exported; the first one is the default.
+        suffix: Suffix of the file name, or of the folder name for ``web``.
+        parts: Parts of a detector that can be exported. The first one is the default.
     """
 
     suffix: str
@@ -42,17 +42,33 @@ FORMATS = {
 
 
 def check_part(name: str, part: str) -> None:
-    """Raise a UserError if a format can't hold that part of a detector."""
+    """Check that a format supports a part of a detector.
+
+    Args:
+        name (str): The format, a key of ``FORMATS``.
+        part (str): ``'detector'`` or ``'backbone'``.
+
+    Raises:
+        UserError: If it does not.
+    """
     if part not in FORMATS[name].parts:
         raise UserError(
-            f'--format {name} takes --part {FORMATS[name].parts[0]} only. --format '
-            'onnx and openvino take either: a whole detector, or a backbone with '
+            f'--format {name} supports --part {FORMATS[name].parts[0]} only. --format '
+            'onnx and openvino support both: a complete detector, or a backbone with '
             'its neck.'
         )
 
 
 def check_size(detector: BaseDetector, size: tuple[int, int]) -> None:
-    """Raise a UserError if the backbone and neck don't accept images of a size."""
+    """Check that the backbone and neck accept images of a size.
+
+    Args:
+        detector (BaseDetector): The detector, in eval mode.
+        size (tuple[int, int]): Height and width of the images.
+
+    Raises:
+        UserError: If they do not.
+    """
     height, width = size
     try:
         if min(size) < 1:
@@ -68,12 +84,18 @@ def check_size(detector: BaseDetector, size: tuple[int, int]) -> None:
 
 @contextlib.contextmanager
 def new_files(path: str | Path) -> Iterator[Path]:
-    """Write an exported file atomically, with the files that belong to it.
+    """Write an exported file and the files that belong to it atomically.
 
     See :func:`mobilevig_det.io.atomic_write_group`.
 
+    Args:
+        path (str | Path): The final path of the file. Its folder is created.
+
+    Yields:
+        Path: The temporary path to write to.
+
     Raises:
-        UserError: If it can't be written, for example because the disk is full.
+        UserError: If the file can't be written, for example because the disk is full.
     """
     path = Path(path)
     try:
@@ -93,26 +115,27 @@ def write(
     metadata: dict[str, Any],
     ort_web: Path | None = None,
 ) -> Path:
-    """Write a part of a detector in a format.
+    """Write a detector, or its backbone, in a format.
 
     Args:
-        name (str): The format, one of ``FORMATS``.
+        name (str): The format, a key of ``FORMATS``.
         part (str): ``'detector'`` or ``'backbone'``.
         detector (BaseDetector): The detector, fused and in eval mode.
-        path (Path): The file or folder, in a temporary folder: see :func:`new_files`.
-        size (tuple[int, int] | None): Height and width, if the file shall take images
-            of one size only.
-        metadata (dict): From :func:`.metadata.make_metadata`.
-        ort_web (Path | None): From :func:`.web.find_ort_web`, for the format web.
+        path (Path): The temporary file or folder, see :func:`new_files`.
+        size (tuple[int, int] | None): Height and width, if the file should accept
+            images of one size only.
+        metadata (dict): The metadata, from :func:`.metadata.make_metadata`.
+        ort_web (Path | None): The folder of onnxruntime-web, from
+            :func:`.web.find_ort_web`. Required for the format ``web``.
 
     Returns:
         Path: The file to load and verify: ``path``, or the model in that folder.
 
     Raises:
-        UserError: If the detector can't be exported; the message says why.
+        UserError: If the detector can't be exported. The message gives the reason.
     """
     if name in ('onnx', 'openvino', 'web'):
-        require('onnx', 'onnxscript')  # which the next import needs
+        require('onnx', 'onnxscript')  # required by the next import
         from .onnx import write_onnx_backbone, write_onnx_detector
     if name in ('onnx', 'openvino'):
         onnx_path = path.with_suffix('.onnx')
@@ -148,10 +171,18 @@ def verify(
     size: tuple[int, int] | None,
     cfg: Config,
 ) -> None:
-    """Compare what :func:`write` wrote with the detector.
+    """Compare an exported file with the PyTorch model.
+
+    Args:
+        part (str): ``'detector'`` or ``'backbone'``.
+        detector (BaseDetector): The detector, fused and in eval mode.
+        path (Path): The file that :func:`write` returned.
+        size (tuple[int, int] | None): Height and width, if the file accepts images of
+            one size only.
+        cfg (Config): The detector's config.
 
     Raises:
-        UserError: If they differ by more than rounding explains.
+        UserError: If the results differ by more than rounding explains.
     """
     if part == 'detector':
         verify_detector(path, detector, cfg)

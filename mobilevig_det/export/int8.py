@@ -1,9 +1,9 @@
-"""Post-training quantisation: detectors whose layers compute in int8.
+"""Post-training quantisation of detectors to int8.
 
-ONNX Runtime quantises .onnx files, NNCF those of OpenVINO. Anchors, decoding, NMS and
-RoIAlign stay in float32. Weights have seven bits, so that the sum of two products fits
-into the 16 bits that CPUs without VNNI have for it. The AP of both files decides
-whether the int8 file is kept.
+ONNX Runtime quantises .onnx files, NNCF quantises OpenVINO files. Anchors, decoding,
+NMS and RoIAlign stay in float32. Weights have seven bits, so that the sum of two
+products does not overflow the 16-bit accumulators of CPUs without VNNI. The int8 file
+is kept only if it loses little AP compared with the float32 file.
 """
 
 import copy
@@ -35,9 +35,9 @@ PACKAGES = {
     'onnx': ('onnx', 'onnxscript', 'onnxruntime'),
     'openvino': ('openvino', 'nncf'),
 }
-NUMBER = 200  # of calibration images
-EVALUATED = 500  # number of validation images
-MAX_LOSS = 0.006  # of AP, which is at most 1
+NUMBER = 200  # Number of calibration images.
+EVALUATED = 500  # Number of validation images.
+MAX_LOSS = 0.006  # Maximum loss of AP, on a scale from 0 to 1.
 # Operators with weights.
 ONNX_LAYERS = ('Conv', 'ConvTranspose', 'Gemm', 'MatMul')
 OPENVINO_LAYERS = (
@@ -51,14 +51,19 @@ OPENVINO_LAYERS = (
 def check_int8(name: str, part: str, cfg: Config) -> None:
     """Check, before anything is written, that ``--int8`` is possible.
 
+    Args:
+        name (str): The format, a key of ``FORMATS``.
+        part (str): ``'detector'`` or ``'backbone'``.
+        cfg (Config): The detector's config, with the calibration and validation sets.
+
     Raises:
         UserError: If the format or part is not supported, or data or a package is
             missing.
     """
     if name not in PACKAGES or part != 'detector':
         raise UserError(
-            '--int8 is for --format onnx or openvino and --part detector: only of a '
-            'whole detector can it be said what AP it costs.'
+            '--int8 is for --format onnx or openvino and --part detector: the loss of '
+            'AP can be measured for a complete detector only.'
         )
     for key in ('train_dataloader', 'val_dataloader', 'val_evaluator'):
         if not cfg.get(key):
@@ -77,17 +82,17 @@ def write_int8(
     detector: BaseDetector,
     cfg: Config,
 ) -> None:
-    """Quantise a detector's float32 file; print the AP of both files.
+    """Quantise a detector's float32 file, and compare the AP of both files.
 
     Args:
         source (str | Path): The float32 .onnx or .xml file.
         path (str | Path): The int8 file, of the same format, in another folder.
         metadata (dict): Metadata of the float32 file.
         detector (BaseDetector): The model that was exported.
-        cfg (Config): Its config, of which :func:`check_int8` approves.
+        cfg (Config): The detector's config, which :func:`check_int8` has accepted.
 
     Raises:
-        UserError: If too much AP is lost, or nothing is detected.
+        UserError: If too much AP is lost, or nothing is detected in the images.
     """
     inputs = CalibrationInputs(cfg, detector)
     inputs.drop_images_without_detections(source)
@@ -97,11 +102,12 @@ def write_int8(
 
 
 class CalibrationInputs:
-    """Inputs of an exported detector, from the config's training images.
+    """Calibration inputs of an exported detector, from the config's training images.
 
-    The images go through the test pipeline and the detector's ``data_preprocessor``.
-    Each item is a dict: ``image`` (1, 3, H, W) and ``size`` (2,). It can be iterated
-    over several times; one image at a time is in memory.
+    Images are preprocessed by the test pipeline and the detector's
+    ``data_preprocessor``. Each item is a dict with ``image``, float32 of shape
+    (1, 3, H, W), and ``size``, int64 of shape (2,). The object can be iterated several
+    times and keeps one image in memory.
 
     Args:
         cfg (Config): The detector's config.
@@ -134,12 +140,15 @@ class CalibrationInputs:
             yield dict(image=data['inputs'].numpy(), size=np.array(size, np.int64))
 
     def drop_images_without_detections(self, path: str | Path) -> None:
-        """Drop images in which an exported detector detects nothing.
+        """Drop the images in which an exported detector detects nothing.
 
-        Without a box, the activations of its mask head have no range to measure.
+        Without boxes, the range of the mask head's activations can't be measured.
+
+        Args:
+            path (str | Path): The float32 file of the detector.
 
         Raises:
-            UserError: If no image is left.
+            UserError: If no images remain.
         """
         session = load(path)
         number = len(self)
@@ -148,11 +157,11 @@ class CalibrationInputs:
         if not self._indices:
             raise UserError(
                 f'--int8: the model detects nothing in {number} images of the '
-                'training set, so that its activations cannot be measured: train '
-                'it first.'
+                'training set, so its activations cannot be calibrated: train it '
+                'first.'
             )
         print(
-            f'Calibrating on {len(self)} training images: those of {number} in which '
+            f'Calibrating on the {len(self)} of {number} training images in which '
             'something is detected.'
         )
 
@@ -163,13 +172,13 @@ def quantize_onnx(
     metadata: dict[str, Any],
     inputs: CalibrationInputs,
 ) -> None:
-    """Write an .onnx file whose layers are between QuantizeLinear and DequantizeLinear.
+    """Quantise an .onnx file with QuantizeLinear and DequantizeLinear (QDQ) nodes.
 
     Args:
         source (str | Path): The float32 .onnx file.
         path (str | Path): The int8 file.
         metadata (dict): Metadata of the int8 file.
-        inputs (CalibrationInputs): Images to measure activations on.
+        inputs (CalibrationInputs): The calibration images.
     """
     import onnx
     from onnxruntime.quantization import (
@@ -189,7 +198,7 @@ def quantize_onnx(
             return next(self._iterator, None)
 
     model = onnx.load(str(source))
-    # It advises to prepare the model, which would fix its sizes.
+    # Hide its advice to preprocess the model, which would fix the image size.
     with quiet():
         quantize_static(
             model,
@@ -207,10 +216,13 @@ def quantize_onnx(
 
 
 def layers_to_quantize(model: 'onnx.ModelProto') -> list[str]:
-    """Return the names of the layers that shall compute in int8.
+    """Return the names of the layers to quantise.
 
-    The last layers, whose scores and boxes only the post-processing reads, are not
-    among them: ONNX Runtime would round their outputs to 256 values.
+    The last layers, whose scores and boxes only the post-processing reads, are
+    excluded: ONNX Runtime would round their outputs to 256 values.
+
+    Args:
+        model (onnx.ModelProto): The float32 model.
     """
     read_by_post_processing: set[str] = set()
     read_by_layers: set[str] = set()
@@ -233,15 +245,15 @@ def quantize_openvino(
     metadata: dict[str, Any],
     inputs: CalibrationInputs,
 ) -> None:
-    """Write an .xml and a .bin file whose layers compute in int8.
+    """Quantise an OpenVINO model.
 
-    NNCF leaves eight bits to the weights of depthwise convolutions.
+    NNCF keeps eight bits for the weights of depthwise convolutions.
 
     Args:
         source (str | Path): The float32 .xml file.
         path (str | Path): The int8 file, in another folder.
         metadata (dict): Metadata of the int8 file.
-        inputs (CalibrationInputs): Images to measure activations on.
+        inputs (CalibrationInputs): The calibration images.
     """
     require('openvino', 'nncf')  # imports them without telemetry
     import nncf
@@ -264,10 +276,13 @@ def quantize_openvino(
 
 
 def operators_in_float32(model: 'openvino.Model') -> list[str]:
-    """Return the names of the operators around the layers.
+    """Return the names of the operators that are not quantised.
 
-    OpenVINO keeps the names of ONNX's nodes, except for some that it rewrites, whose
-    new names have no slash.
+    OpenVINO keeps the names of ONNX nodes, except for nodes that it rewrites, whose new
+    names contain no slash.
+
+    Args:
+        model (openvino.Model): The float32 model.
     """
     names = []
     for node in model.get_ops():
@@ -290,8 +305,8 @@ def evaluate(
     Args:
         path (str | Path): The .onnx or .xml file.
         cfg (Config): The config of the detector.
-        number (int): Number of images: the first ones of the validation set.
-            Defaults to 500.
+        number (int): Number of images, from the start of the validation set. Defaults
+            to 500.
 
     Returns:
         dict[str, float]: Each AP, for example ``coco/bbox_mAP`` and
@@ -314,13 +329,14 @@ def evaluate(
             break
     for metric in evaluator.metrics:
         if hasattr(metric, 'img_ids'):
-            metric.img_ids = seen  # else COCO's metric counts the others as missed
+            metric.img_ids = seen  # or CocoMetric counts all others as missed
     with quiet():
         found = evaluator.evaluate(len(seen))
     aps = {key: value for key, value in found.items() if key.endswith('AP')}
     if not aps:
         raise UserError(
-            f"--int8: the config's val_evaluator gives no AP, but {', '.join(found)}."
+            "--int8: the config's val_evaluator computes no AP, only "
+            f'{", ".join(found)}.'
         )
     kind = 'int8' if model.metadata.get('int8') else 'float32'
     print(f'{Path(path).name} in {kind}: {len(seen)} validation images.')
@@ -330,15 +346,15 @@ def evaluate(
 def check_accuracy(
     float32: Mapping[str, float], int8: Mapping[str, float], max_loss: float = MAX_LOSS
 ) -> None:
-    """Print the AP of both files, and raise if int8 loses too much.
+    """Print the AP of both files, and check that int8 does not lose too much.
 
     Args:
-        float32 (Mapping[str, float]): From :func:`evaluate`.
-        int8 (Mapping[str, float]): Likewise.
-        max_loss (float): The largest loss of AP that is allowed, from 0 to 1.
+        float32 (Mapping[str, float]): Each AP of the float32 file, from 0 to 1.
+        int8 (Mapping[str, float]): Each AP of the int8 file, from 0 to 1.
+        max_loss (float): Maximum loss of AP, from 0 to 1. Defaults to 0.006.
 
     Raises:
-        UserError: If any AP falls by more.
+        UserError: If an AP decreases by more than ``max_loss``.
     """
     header = ['AP', 'float32', 'int8', 'lost']
     rows = [
@@ -348,13 +364,13 @@ def check_accuracy(
     print(AsciiTable([header, *rows]).table)
     if not any(ap > 0 for ap in float32.values()):
         print('Every AP of the float32 file is 0, so this says nothing about int8.')
-    # Metrics round to thousandths, whose differences are not exact.
+    # Metrics are rounded to thousandths, whose differences are not exact in binary.
     wrong = [
         row for row in rows if not float32[row[0]] - int8[row[0]] <= max_loss + 1e-9
     ]
     if wrong:
         words = ', '.join(f'{key} {drop} ({a} to {b})' for key, a, b, drop in wrong)
         raise UserError(
-            f'In int8 the detector loses more AP than the {max_loss} that are allowed, '
-            f'and is not kept: {words}. Export it without --int8.'
+            f'The int8 file is not kept, because it loses more AP than the limit of '
+            f'{max_loss}: {words}. Export the detector without --int8.'
         )

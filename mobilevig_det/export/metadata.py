@@ -1,4 +1,4 @@
-"""Metadata of exported files: all that a program needs to prepare images for them."""
+"""Metadata of exported files, which describes how to preprocess images for them."""
 
 import json
 import reprlib
@@ -17,9 +17,9 @@ from ..datasets import leaf_datasets
 from ..errors import UserError
 
 FORMAT = 1
-METADATA_KEY = 'mobilevig_det'  # in ONNX, OpenVINO and Core ML files
-MAX_LENGTH = 2**20  # of the JSON text, in characters
-MAX_SIDE = 8192  # of an image, in pixels
+METADATA_KEY = 'mobilevig_det'  # Key in ONNX, OpenVINO and Core ML files.
+MAX_LENGTH = 2**20  # Maximum length of the JSON text in characters.
+MAX_SIDE = 8192  # Maximum side of an image in pixels.
 
 Check = Callable[[Any], bool]
 
@@ -37,14 +37,14 @@ def _fields(**checks: Check) -> Check:
 
 
 def _one_of(*allowed: Any) -> Check:
-    """Accept values that equal one of some constants or pass one of some checks."""
+    """Accept values that equal one of the constants or pass one of the checks."""
     return lambda x: any(
         y(x) if callable(y) else type(x) is type(y) and x == y for y in allowed
     )
 
 
 def _is_text(x: Any) -> bool:
-    # Half of a surrogate pair can't be written to a file.
+    # Unpaired surrogates can't be encoded as UTF-8.
     return type(x) is str and not any('\ud800' <= c <= '\udfff' for c in x)
 
 
@@ -58,7 +58,7 @@ _image_masks = _fields(
     stride=_number(1, 256, int),
     swapped=_one_of(None, _flag),
 )
-# The keys that a detector's file must have.
+# Keys that the metadata of a detector must have.
 REQUIRED = {
     'part': _one_of('detector', 'backbone'),
     'classes': _list_of(_is_text),
@@ -80,18 +80,18 @@ SCHEMA: dict[str, Check] = {
 
 
 def parse_metadata(text: str | None, path: str | Path) -> dict[str, Any]:
-    """Parse the metadata of an exported file, which may be anybody's.
+    """Parse and validate the metadata of an exported file, which may be untrusted.
 
     Args:
-        text (str | None): The JSON text; None if the file has none.
+        text (str | None): The JSON text; None if the file has no metadata.
         path (str | Path): The file, for error messages.
 
     Returns:
-        dict[str, Any]: The metadata, which fits ``SCHEMA``.
+        dict[str, Any]: The metadata, which conforms to ``SCHEMA``.
 
     Raises:
-        UserError: If there is none, or it is not what ``tools/export.py`` writes. The
-            message names the first key that doesn't fit.
+        UserError: If there is no metadata or it is invalid. The message names the first
+            invalid key.
     """
     if text is None:
         raise UserError(
@@ -112,10 +112,13 @@ def parse_metadata(text: str | None, path: str | Path) -> dict[str, Any]:
 
 
 def check_metadata(metadata: Any) -> None:
-    """Check that metadata fits ``SCHEMA``.
+    """Check that metadata conforms to ``SCHEMA``.
+
+    Args:
+        metadata: The parsed JSON.
 
     Raises:
-        ValueError: Says what doesn't fit.
+        ValueError: If it does not. The message names the first invalid key.
     """
     if type(metadata) is not dict:
         raise ValueError(f'it is {reprlib.repr(metadata)}, not a JSON object')
@@ -147,21 +150,21 @@ def make_metadata(
     part: str,
     fixed_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Make the JSON object that docs/export.md, "Metadata", describes.
+    """Create the metadata of an exported file; see docs/export.md, "Metadata".
 
     Args:
         cfg (Config): The detector's config.
         model (BaseDetector): The detector.
         classes (tuple[str, ...]): Names of the classes, by label.
         part (str): ``'detector'`` or ``'backbone'``.
-        fixed_size (tuple[int, int] | None): Height and width, if the file takes
+        fixed_size (tuple[int, int] | None): Height and width, if the file accepts
             images of one size only.
 
     Returns:
         dict[str, Any]: The metadata of the float32 file.
 
     Raises:
-        UserError: If the metadata can't describe how images are prepared.
+        UserError: If the metadata can't describe the preprocessing of the config.
     """
     preprocessor = model.data_preprocessor
     if type(preprocessor) is not DetDataPreprocessor:
@@ -204,11 +207,12 @@ def make_metadata(
 
 
 def to_json(metadata: dict[str, Any]) -> str:
+    """Return metadata as JSON text."""
     return json.dumps(metadata, ensure_ascii=False)
 
 
 def final_test_cfg(model: BaseDetector) -> ConfigDict:
-    """Return the ``test_cfg`` of the last stage."""
+    """Return the ``test_cfg`` of a detector's last stage."""
     return model.roi_head.test_cfg if hasattr(model, 'roi_head') else model.test_cfg
 
 
@@ -220,13 +224,21 @@ def _version(package: str) -> str | None:
 
 
 def by_channel(preprocessor: torch.nn.Module, name: str) -> list[float]:
-    """Return the ``'mean'`` or ``'std'`` of a data preprocessor for three channels."""
+    """Return the mean or standard deviation of a data preprocessor.
+
+    Args:
+        preprocessor (nn.Module): The data preprocessor.
+        name (str): ``'mean'`` or ``'std'``.
+
+    Returns:
+        list[float]: One value for each of the three channels.
+    """
     default = torch.tensor(0.0 if name == 'mean' else 1.0)
     return getattr(preprocessor, name, default).flatten().expand(3).tolist()
 
 
 def _palette(model: BaseDetector, number: int) -> list | None:
-    """Return the classes' colours (r, g, b), if the checkpoint has all of them."""
+    """Return the colours (r, g, b) of the classes if the checkpoint has them all."""
     palette = (getattr(model, 'dataset_meta', None) or {}).get('palette')
     if isinstance(palette, str | None) or len(palette) < number:
         return None
@@ -250,8 +262,8 @@ def _masks(model: BaseDetector) -> dict | None:
 def _swaps_scale_factors(head: RTMDetInsHead) -> bool:
     """Return whether the installed MMDetection resizes masks with swapped factors.
 
-    OpenMMLab's 3.3 uses x's factor for the height; OneDL's 3.5.1 doesn't. One mask
-    with different factors tells.
+    MMDetection 3.3 of OpenMMLab scales the height by the factor of x, 3.5.1 of OneDL
+    does not. The function resizes one mask with two different factors to find out.
     """
     one = InstanceData(
         bboxes=torch.tensor([[0.0, 0.0, 8.0, 8.0]]),

@@ -16,11 +16,11 @@ def write_openvino(
     Args:
         onnx_path (str | Path): The .onnx file to convert.
         path (str | Path): The .xml file.
-        metadata (dict): From :func:`.metadata.make_metadata`.
+        metadata (dict): The metadata, from :func:`.metadata.make_metadata`.
 
     Raises:
-        UserError: If the model has a loop. OpenVINO (2026.4) may compute wrong
-            results for it from the second image of the same size on.
+        UserError: If the model has a loop, for which OpenVINO 2026.4 may compute wrong
+            results from the second image of the same size on.
     """
     require('openvino', 'onnx')
     import onnx
@@ -34,16 +34,22 @@ def write_openvino(
         )
     with without_telemetry():
         model = openvino.convert_model(str(onnx_path))
-    # An output also keeps the names of operators that were simplified away behind it.
+    # Drop the additional names of operators that the conversion has removed.
     for port, output in zip(model.outputs, graph.output):
         port.set_names({output.name})
     save_openvino(model, path, metadata)
 
 
 def save_openvino(model: Any, path: str | Path, metadata: dict[str, Any]) -> None:
-    """Save an ``openvino.Model`` with its metadata."""
+    """Save an ``openvino.Model`` with its metadata.
+
+    Args:
+        model (openvino.Model): The model.
+        path (str | Path): The .xml file.
+        metadata (dict): The metadata, which becomes part of the .xml file.
+    """
     import openvino
 
     model.set_rt_info(to_json(metadata), [METADATA_KEY])
-    # By default it rounds weights to float16.
+    # The default would round the weights to float16.
     openvino.save_model(model, str(path), compress_to_fp16=False)

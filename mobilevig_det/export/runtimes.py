@@ -24,20 +24,24 @@ import torch
 from ..errors import UserError
 from .metadata import MAX_LENGTH, METADATA_KEY, parse_metadata
 
-# Prefix of the names of the nodes around the layers, which are not quantised.
+# Prefix of the names of nodes that are not layers. They are never quantised.
 BUILT = 'built/'
 
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A loaded model, called with arrays by name: ``session(image=image)``.
+    """Exported model that is loaded in its runtime.
 
     Attributes:
-        inputs (dict[str, tuple[int | None, ...]]): Names and shapes of the inputs;
-            None for an axis of any size.
+        inputs (dict[str, tuple[int | None, ...]]): Shape of each input by name; None
+            stands for an axis of any size.
         outputs (list[str]): Names of the outputs.
-        metadata (dict): See docs/export.md, "Metadata".
-        run (Callable): Computes the outputs, in their order.
+        metadata (dict): The metadata; see docs/export.md, "Metadata".
+        run (Callable): Computes the outputs in the order of ``outputs``.
+
+    Example:
+        >>> session = load('detector.onnx')
+        >>> session(image=image, size=np.array([224, 224]))['boxes']
     """
 
     inputs: dict[str, tuple[int | None, ...]]
@@ -46,6 +50,7 @@ class Session:
     run: Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
     def __call__(self, **arrays: np.ndarray) -> dict[str, np.ndarray]:
+        """Run the model on inputs by name, and return the outputs by name."""
         return dict(zip(self.outputs, self.run(arrays), strict=True))
 
 
@@ -54,8 +59,8 @@ def load(path: str | Path, threads: int | None = None) -> Session:
 
     Args:
         path (str | Path): The file: .onnx, .xml (OpenVINO) or .pte (ExecuTorch).
-        threads (int | None): Number of CPU threads; by default the runtime's
-            choice. For ExecuTorch it holds for all models of the process.
+        threads (int | None): Number of CPU threads. Defaults to None, which uses the
+            default of the runtime. ExecuTorch applies it to all models of the process.
 
     Returns:
         Session: The model, its inputs, outputs and metadata.
@@ -113,7 +118,7 @@ def _load_openvino(path: Path, threads: int | None) -> Session:
     has_text = model.has_rt_info([METADATA_KEY])
     text = model.get_rt_info([METADATA_KEY]).astype(str) if has_text else None
     metadata = parse_metadata(text, path)
-    # By default it computes in bfloat16 where the CPU can.
+    # OpenVINO's default is bfloat16 on CPUs that support it.
     options: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32'}
     if threads is not None:
         options['INFERENCE_NUM_THREADS'] = threads
@@ -179,12 +184,12 @@ LOADERS: dict[str, Callable[[Path, int | None], Session]] = {
 
 @functools.cache
 def openvino_core() -> Any:
-    """Return the only ``openvino.Core`` of this process.
+    """Return the ``openvino.Core`` that this process shares.
 
-    Each Core takes over the signal stack of its thread and restores the former one
-    when it is destroyed (2026.4). If two are not destroyed in the reverse order of
-    their creation, a freed stack stays in use, and the next signal that Python
-    handles, for example Ctrl-C, kills the process.
+    In OpenVINO 2026.4, each Core replaces the signal stack of its thread, and restores
+    the former one when it is destroyed. If two Cores are not destroyed in the reverse
+    order of their creation, a freed stack stays in use, and the next signal that Python
+    handles, for example Ctrl-C, crashes the process.
     """
     require('openvino')
     import openvino
@@ -195,8 +200,11 @@ def openvino_core() -> Any:
 def require(*packages: str) -> None:
     """Check that optional packages can be imported.
 
+    Args:
+        packages (str): Names of the packages.
+
     Raises:
-        UserError: Names the package and the extra that installs it.
+        UserError: If one can't be imported. The message names the extra to install.
     """
     for name in packages:
         try:
@@ -210,16 +218,16 @@ def require(*packages: str) -> None:
 
 
 def without_telemetry() -> AbstractContextManager:
-    """Keep OpenVINO and NNCF from reporting their use to their vendors.
+    """Disable the telemetry of OpenVINO and NNCF, as a context manager.
 
-    They send nothing where the environment looks like a CI job's.
+    They send no data if the environment looks like that of a CI job.
     """
     return mock.patch.dict(os.environ, CI='true')
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress log messages below ERROR, warnings and printed text of packages."""
+    """Suppress warnings, log messages below ERROR and output to stdout."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

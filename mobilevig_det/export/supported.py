@@ -1,6 +1,6 @@
-"""Which detectors can be exported completely.
+"""Check whether a complete detector can be exported.
 
-A setting that the exported graph does not implement exactly is refused rather than
+Settings that the exported graph does not implement exactly are rejected rather than
 approximated.
 """
 
@@ -24,25 +24,29 @@ BOX_HEADS = (
     roi_heads.Shared2FCBBoxHead,
     roi_heads.Shared4Conv1FCBBoxHead,
 )
-# Keys of test_cfg.nms. split_thr changes how boxes are computed, not which.
+# Keys of test_cfg.nms. split_thr changes how NMS is computed, but not its results.
 NMS_KEYS = {'type', 'iou_threshold', 'split_thr', 'offset', 'class_agnostic'}
 
-# A name in the config, what the detector has there, and what can be exported. Types are
-# compared exactly, since a subclass may compute something else.
+# A name in the config, the value in the detector, and the supported values. Types are
+# compared exactly, because a subclass may compute something else.
 Requirement = tuple[Any, ...]
 
 
 def check_supported(model: BaseDetector) -> None:
-    """Check that the whole detector can be exported.
+    """Check that a complete detector can be exported.
+
+    Args:
+        model (BaseDetector): The detector.
 
     Raises:
-        UserError: Names the first unsupported detector type, module or setting.
+        UserError: If it can't. The message names the first unsupported detector type,
+            module or setting.
     """
     if type(model) not in FAMILIES:
         raise UserError(
-            f'Detectors of the type {type(model).__name__} are not exported whole; '
-            f'{", ".join(FAMILIES.values())} are. --part backbone exports the '
-            'backbone and the neck of any detector.'
+            f'A complete {type(model).__name__} cannot be exported; supported are '
+            f'{", ".join(FAMILIES.values())}. --part backbone exports the backbone '
+            'and the neck of any detector.'
         )
     two_stage = isinstance(model, (detectors.MaskRCNN, detectors.FasterRCNN))
     for name, found, *known in _two_stage(model) if two_stage else _one_stage(model):
@@ -60,9 +64,9 @@ def _unsupported(name: str, found: Any, known: list) -> UserError:
         for value in (found, *known)
     )
     return UserError(
-        f'{name} is {found!r}; a whole detector is exported with '
-        f'{" or ".join(map(str, known))} only, so that its file detects what the model '
-        'does. --part backbone exports the backbone and the neck of any detector.'
+        f'{name} is {found!r}; the export of a complete detector supports only '
+        f'{" or ".join(map(str, known))}. --part backbone exports the backbone and the '
+        'neck of any detector.'
     )
 
 
@@ -107,7 +111,7 @@ def _one_stage(model: BaseDetector) -> Iterator[Requirement]:
     custom = bool(getattr(head.loss_cls, 'custom_cls_channels', False))
     yield 'bbox_head.loss_cls with its own activation', custom, False
     yield from _nms('test_cfg', cfg)
-    # MMDetection keeps all candidates if it is negative.
+    # With a negative value, MMDetection keeps all candidates.
     yield _positive('test_cfg.nms_pre', cfg.get('nms_pre', -1))
 
 

@@ -87,7 +87,7 @@ def test_a_wrong_file_is_not_kept(trained, traced_once, tmp_path, monkeypatch):
         (['--format', 'coreml', '--part', 'detector'], '--part backbone only'),
         (
             ['--format', 'executorch', '--part', 'detector'],
-            'takes --part backbone only',
+            'supports --part backbone only',
         ),
         (['--format', 'onnx', '--size', '64', '64'], 'images of any size'),
         (

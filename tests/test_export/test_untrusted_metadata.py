@@ -222,7 +222,7 @@ def test_outputs_that_are_no_detections(change, tmp_path, runner):
         runner.Detector(path)(image)
     sample = DetDataSample(metainfo=dict(img_shape=(48, 64), scale_factor=(1.0, 1.0)))
     inputs = np.zeros((1, 3, 64, 64), np.float32)
-    with pytest.raises(UserError, match='no detections'):
+    with pytest.raises(UserError, match='not valid detections'):
         ExportedDetector(path)(torch.from_numpy(inputs), [sample], mode='predict')
 
 

@@ -1,9 +1,9 @@
-"""ONNX files: a whole detector, or a backbone with its neck.
+"""ONNX files: complete detectors, or backbones with their necks.
 
-PyTorch's exporter converts the layers (``layers``). What MMDetection computes around
-them is written with a builder of graphs (``graph``): anchors, box decoding and NMS
-(``post_processing``), RoIAlign and masks (``detectors``). Importing this
-package needs onnx and onnxscript: see :func:`..runtimes.require`.
+PyTorch's exporter converts the layers (``layers``). The other computations of
+MMDetection are written with a graph builder (``graph``): anchors, box decoding and NMS
+(``post_processing``), RoIAlign and masks (``detectors``). Importing this package
+requires onnx and onnxscript, see :func:`..runtimes.require`.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from .layers import EXAMPLE_SIZE, STEPS, to_onnx
 
 
 def write_onnx_detector(model: BaseDetector, path: str | Path, metadata: dict) -> None:
-    """Write a whole detector for images of any size.
+    """Write a complete detector for images of any size.
 
     Args:
         model (BaseDetector): The detector, fused and in eval mode.
@@ -31,7 +31,8 @@ def write_onnx_detector(model: BaseDetector, path: str | Path, metadata: dict) -
         metadata (dict): From :func:`..metadata.make_metadata`.
 
     Raises:
-        UserError: If :func:`..supported.check_supported` refuses the detector.
+        UserError: If the detector is not supported, see
+            :func:`..supported.check_supported`.
     """
     check_supported(model)
     save_onnx(BUILDERS[type(model)](model), path, metadata)
@@ -43,13 +44,15 @@ def write_onnx_backbone(
     size: tuple[int, int] | None,
     metadata: dict[str, Any],
 ) -> None:
-    """Write a backbone with its neck: ``image`` to ``map0``, ``map1`` and so on.
+    """Write a backbone with its neck.
+
+    The input is ``image``; the outputs are ``map0``, ``map1`` and so on.
 
     Args:
         model (nn.Module): Maps images (1, 3, H, W) to a tuple of feature maps.
         path (str | Path): The .onnx file.
-        size (tuple[int, int] | None): The only height and width that the file takes;
-            None for any.
+        size (tuple[int, int] | None): The only height and width that the file
+            accepts; None for images of any size.
         metadata (dict): From :func:`..metadata.make_metadata`.
     """
     example = torch.rand(1, 3, *(size or EXAMPLE_SIZE))
@@ -67,16 +70,21 @@ def write_onnx_backbone(
 def save_onnx(
     model: onnx.ModelProto, path: str | Path, metadata: dict[str, Any]
 ) -> None:
-    """Write one file with the weights and the metadata inside.
+    """Write one .onnx file that includes the weights and the metadata.
+
+    Args:
+        model (onnx.ModelProto): The model.
+        path (str | Path): The .onnx file.
+        metadata (dict): The metadata, from :func:`..metadata.make_metadata`.
 
     Raises:
-        UserError: If the model has operators that aren't ONNX's own.
+        UserError: If the model has operators that are not part of ONNX.
     """
     others = {node.domain for node in model.graph.node} - {'', 'ai.onnx'}
     if others or model.functions:
         raise UserError(
-            'The model has operators that are not of ONNX itself, which only some '
-            f'runtimes have: {", ".join(sorted(others))}.'
+            'The model has operators that are not part of ONNX, which most runtimes '
+            f'lack: {", ".join(sorted(others))}.'
         )
     onnx.helper.set_model_props(model, {METADATA_KEY: to_json(metadata)})
     onnx.checker.check_model(model, full_check=True)

@@ -1,7 +1,7 @@
 """Detectors in ONNX, from the image to boxes and masks.
 
-The functions follow MMDetection's. docs/export.md, "The file", describes the inputs and
-outputs.
+The functions correspond to those of MMDetection that their docstrings name. The inputs
+and outputs of a file are described in docs/export.md, "The file".
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from .post_processing import (
     top_k,
 )
 
-EXAMPLE_ROIS = 3  # to trace with; a file takes any number
+EXAMPLE_ROIS = 3  # RoIs for tracing; a file accepts any number.
 
 
 def build_two_stage(detector: BaseDetector) -> onnx.ModelProto:
@@ -63,7 +63,13 @@ def rpn_proposals(
 
 
 def roi_features(g: Graph, extractor, maps: list[Value], rois: Value) -> Value:
-    """``SingleRoIExtractor``: features of RoIs (N, 4), from the level of their size.
+    """``SingleRoIExtractor``: features of RoIs, from the level that fits their size.
+
+    Args:
+        g (Graph): The graph to append to.
+        extractor (SingleRoIExtractor): The RoI extractor.
+        maps (list[Value]): Feature map of each level, (1, C, h, w).
+        rois (Value): RoIs (N, 4).
 
     Returns:
         Value: Features (N, C, bins along y, bins along x).
@@ -106,7 +112,7 @@ def _roi_align(g: Graph, layer, feature: Value, rois: Value) -> Value:
         output_height=int(height),
         output_width=int(width),
         spatial_scale=float(layer.spatial_scale),
-        # Written even if it is 0: OpenVINO reads a missing one as 1.
+        # Written even if it is 0, because OpenVINO's default is 1.
         sampling_ratio=int(layer.sampling_ratio),
         coordinate_transformation_mode=(
             'half_pixel' if layer.aligned else 'output_half_pixel'
@@ -162,7 +168,7 @@ def predict_mask(
 
 
 def build_retinanet(detector: BaseDetector) -> onnx.ModelProto:
-    """Build a RetinaNet, like :func:`build_two_stage`."""
+    """Build a RetinaNet, fused and in eval mode."""
     head = detector.bbox_head
     g, size, _, outs = start_detector(detector, head)
     levels = head.prior_generator.num_levels
@@ -180,7 +186,7 @@ def build_retinanet(detector: BaseDetector) -> onnx.ModelProto:
 
 
 def build_rtmdet_ins(detector: BaseDetector) -> onnx.ModelProto:
-    """Build an RTMDet-Ins, like :func:`build_two_stage`."""
+    """Build an RTMDet-Ins, fused and in eval mode."""
     head = detector.bbox_head
     g, size, _, outs = start_detector(detector, head)
     levels = head.prior_generator.num_levels
@@ -212,19 +218,19 @@ def build_rtmdet_ins(detector: BaseDetector) -> onnx.ModelProto:
 def _select_candidates(
     g: Graph, head, cls_scores: list[Value], rows: Sequence[tuple[Value, ...]]
 ) -> tuple[Value, Value, list[Value]]:
-    """``filter_scores_and_topk`` of each level, then all levels together.
+    """``filter_scores_and_topk`` for each level, with the results concatenated.
 
     Args:
         g (Graph): The graph to append to.
         head (BaseDenseHead): The head, with its ``test_cfg``.
         cls_scores (list[Value]): Classification map of each level.
-        rows (Sequence[tuple[Value, ...]]): For each level, tensors with one row a
-            prior.
+        rows (Sequence[tuple[Value, ...]]): For each level, tensors with one row for
+            each prior.
 
     Returns:
-        tuple[Value, Value, list[Value]]: Scores, labels and rows of the best
-        ``nms_pre`` pairs of a prior and a class of each level. Scores under the
-        threshold are set to :data:`.nms.REMOVED`.
+        tuple[Value, Value, list[Value]]: Scores, labels and rows of the ``nms_pre``
+        best pairs of a prior and a class in each level. Scores below the threshold are
+        set to :data:`.post_processing.REMOVED`.
     """
     found = []
     number = head.cls_out_channels

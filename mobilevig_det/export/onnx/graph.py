@@ -1,4 +1,4 @@
-"""Builder of ONNX graphs, used like a library of tensor functions."""
+"""Builder of ONNX graphs with an interface like a tensor library."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -43,10 +43,10 @@ class Value:
 class Graph:
     """An ONNX graph under construction.
 
-    Every standard operator is a method that appends a node and returns its output.
-    Keyword arguments are the node's attributes; with ``outputs=2`` it returns a tuple.
-    Numbers and arrays among the inputs become constants: Python's numbers of float32
-    and int64, arrays of their own type.
+    Every standard operator is a method that appends a node and returns its output, or
+    a tuple of outputs with ``outputs=2``. Other keyword arguments are the attributes of
+    the node. Numbers and arrays among the inputs become constants: Python numbers have
+    the type float32 or int64, arrays keep their type.
 
     Example:
         >>> g = Graph()
@@ -84,7 +84,7 @@ class Graph:
         return f'{stem}_{self._names}'
 
     def value(self, x) -> Value:
-        """Return ``x`` if it is a Value, else a constant."""
+        """Return ``x`` if it is a Value, or else a constant with its content."""
         if isinstance(x, Value):
             return x
         array = np.asarray(x)
@@ -144,10 +144,10 @@ class Graph:
         Args:
             model (onnx.ModelProto): The model.
             inputs (Value): Its inputs.
-            functions (dict): Implementations of operators that are not ONNX's own:
-                name -> function of this graph, the node's inputs and its attributes.
-                The node that it appends last must be the output, which is named
-                after the operator, with a number.
+            functions (dict): Implementations of operators that are not part of ONNX,
+                by name: functions of this graph, the node's inputs and its attributes.
+                The last node that a function appends must compute the output, which is
+                named after the operator, with a number.
 
         Returns:
             list[Value]: The outputs of the model.
@@ -172,13 +172,13 @@ class Graph:
         """Build the model.
 
         Args:
-            outputs (dict): Name -> value, dtype and shape.
+            outputs (dict): Value, dtype and shape of each output by name.
 
         Returns:
-            onnx.ModelProto: In the oldest IR version that has the opset.
+            onnx.ModelProto: The model, in the oldest IR version with the opset.
         """
         infos = []
-        # Renamed rather than copied: OpenVINO would give a copy both names.
+        # Renamed rather than copied, because OpenVINO would give a copy both names.
         names = {value.name: name for name, (value, _, _) in outputs.items()}
         for node in self._nodes:
             node.input[:] = [names.get(name, name) for name in node.input]

@@ -1,8 +1,8 @@
-"""Layers of a detector in ONNX, by PyTorch's exporter, and what all detectors share.
+"""Conversion of a detector's layers to ONNX by PyTorch's exporter.
 
-The exporter writes each graph step of a sibling backbone (``mobilevig_det.ops`` has the
-definitions) as one node, which :meth:`.graph.Graph.inline` replaces by a function of
-:data:`STEPS`, for feature maps of any size.
+The exporter writes each graph step of a backbone (defined in ``mobilevig_det.ops``) as
+one node, which :meth:`.graph.Graph.inline` replaces by a function of :data:`STEPS`, so
+that feature maps may have any size.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,21 @@ from ...errors import UserError
 from ..runtimes import quiet
 from .graph import FLOAT, OPSET, Graph, Value
 
-# Size of the images to trace with. It says nothing about the sizes that a file takes.
+# Image size for tracing. Exported files accept other sizes as well.
 EXAMPLE_SIZE = (160, 224)
 END = 2**63 - 1
 AXES = (2, 3)
-# Shifts of the gated links. One that exceeds the side gives zero, which never wins the
-# maximum. Enough for feature maps of 4096 pixels a side.
+# Shifts of the gated links, for feature maps of up to 4096 pixels per side. A shift
+# that exceeds the side gives zero, which does not change the maximum.
 POWERS = [2**i for i in range(1, 12)]
 
 
 class DenseLayers(nn.Module):
-    """Backbone, neck and a dense head: an RPN or a one-stage detector's head.
+    """Backbone, neck and dense head (an RPN or the head of a one-stage detector).
 
-    The outputs are the feature maps of the neck, then those of the head.
+    Args:
+        detector (BaseDetector): The detector, in eval mode.
+        head (BaseModule): Its dense head.
     """
 
     def __init__(self, detector: BaseDetector, head: BaseModule):
@@ -39,6 +41,11 @@ class DenseLayers(nn.Module):
         self.head = head
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the feature maps of the neck, followed by the outputs of the head.
+
+        Args:
+            image (Tensor): Normalised and padded images of shape (B, 3, H, W).
+        """
         maps = self.detector.extract_feat(image)
         outs: list[Tensor] = []
         for out in self.head(maps):
@@ -49,14 +56,14 @@ class DenseLayers(nn.Module):
 def to_onnx(
     module: nn.Module, example: Tensor, name: str, dynamic: Sequence[int]
 ) -> onnx.ModelProto:
-    """Convert a module of one input to ONNX.
+    """Convert a module with one input to ONNX.
 
     A graph step for feature maps of any size becomes one operator of :data:`STEPS`.
 
     Args:
         module (nn.Module): The module, in eval mode.
         example (Tensor): An input to trace with.
-        name (str): What the module is, for the graph's name and error messages.
+        name (str): The name of the graph, which is used in error messages as well.
         dynamic (Sequence[int]): Axes of the input that may have any size.
 
     Raises:
@@ -114,7 +121,15 @@ def start_detector(
 def finish_detector(
     g: Graph, boxes: Value, labels: Value, scores: Value, masks: Value | None = None
 ) -> onnx.ModelProto:
-    """Build the model, with the outputs that docs/export.md, "The file", describes."""
+    """Build the model of a detector; see docs/export.md, "The file".
+
+    Args:
+        g (Graph): The graph of :func:`start_detector`.
+        boxes (Value): float32 of shape (n, 4).
+        labels (Value): int64 of shape (n,).
+        scores (Value): float32 of shape (n,).
+        masks (Value, optional): float32 of shape (n, h, w). Defaults to None.
+    """
     outputs: dict[str, tuple[Value, str, list[int | str]]] = {
         'boxes': (boxes, 'float32', ['n', 4]),
         'labels': (labels, 'int64', ['n']),
@@ -126,7 +141,7 @@ def finish_detector(
 
 
 def cross_max(g: Graph, x: Value, stride: int) -> Value:
-    """``ops.cross_max``, the graph step of MobileViGv2."""
+    """Append ``ops.cross_max``, the graph step of MobileViGv2."""
     best = x
     for axis in AXES:
         best = g.Max(best, *(_shifted(g, x, [n], axis) for n in (stride, -stride)))
@@ -134,7 +149,7 @@ def cross_max(g: Graph, x: Value, stride: int) -> Value:
 
 
 def thresholded_max(g: Graph, x: Value, stride: int) -> Value:
-    """``ops.thresholded_max``, the graph step of GreedyViG."""
+    """Append ``ops.thresholded_max``, the graph step of GreedyViG."""
     limit, best = _threshold(g, x), x - x
     for axis in AXES:
 
@@ -149,10 +164,10 @@ def thresholded_max(g: Graph, x: Value, stride: int) -> Value:
 
 
 def gated_max(g: Graph, x: Value, temperature: Value, stride: int) -> Value:
-    """``ops.gated_max``, the graph step of AdaptViG.
+    """Append ``ops.gated_max``, the graph step of AdaptViG.
 
-    A gated link of length K changes nothing: the link of that length without a gate
-    is at least as strong.
+    The gated link of length K may be included, because it never exceeds the link of
+    that length without a gate.
     """
     scale = g.Abs(temperature) + 1e-6
     best = g.Max(x, *(_shifted(g, x, [stride], axis) for axis in AXES)) - x
@@ -169,10 +184,9 @@ def _side(g: Graph, x: Value, axis: int) -> Value:
 
 
 def _shifted(g: Graph, x: Value, shift, axis: int) -> Value:
-    """Roll ``x`` along an axis: two slices, concatenated.
+    """Roll ``x`` along an axis by concatenating two slices.
 
-    For a shift that exceeds the side, one slice has everything and the other one is
-    empty, so that nothing moves.
+    If the shift exceeds the side, one slice is empty and ``x`` is unchanged.
     """
     cut = g.Neg(shift)
     last, first = g.Slice(x, cut, [END], [axis]), g.Slice(x, [0], cut, [axis])
@@ -180,16 +194,16 @@ def _shifted(g: Graph, x: Value, shift, axis: int) -> Value:
 
 
 def _distance(g: Graph, x: Value, other: Value) -> Value:
-    """Compute the L1 distance over the channels, (B, 1, H, W)."""
+    """Return the L1 distance over the channels, shape (B, 1, H, W)."""
     return g.ReduceSum(g.Abs(x - other), [1])
 
 
 def _threshold(g: Graph, x: Value) -> Value:
-    """``ops.dagc.threshold``: mean minus standard deviation, (B, 1, 1, 1)."""
+    """Return ``ops.dagc.threshold``: mean minus standard deviation, (B, 1, 1, 1)."""
     other, pixels = x, [1]
     for axis in AXES:
         side = _side(g, x, axis)
-        # Half of it, rounded up.
+        # Shift by half of the side, rounded up.
         other = _shifted(g, other, side - g.Div(side, [2]), axis)
         pixels = g.Mul(pixels, side)
     distance = _distance(g, x, other)

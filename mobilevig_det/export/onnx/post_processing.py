@@ -1,8 +1,8 @@
 """Post-processing of MMDetection in ONNX: anchors, box decoding, top-k and NMS.
 
-Boxes are rows of x1, y1, x2, y2 in pixels of the image. A box that a threshold removes
-stays in place with the score ``REMOVED``, below every true score: so no runtime meets
-an empty tensor before NMS.
+Boxes are rows (x1, y1, x2, y2) in pixels of the image. A box below a threshold is not
+removed but gets the score ``REMOVED``, which is lower than every valid score. This
+avoids empty tensors before NMS, which not all runtimes support.
 """
 
 import numpy as np
@@ -16,8 +16,8 @@ NOT_REMOVED = -0.5  # a threshold between REMOVED and 0
 def _grid(g: Graph, feature: Value, x_to, y_to, strides, offset: float, base) -> Value:
     """Compute ``base + x * x_to + y * y_to`` for each pixel of a feature map.
 
-    x and y are the pixel's coordinates in the image; rows of pixels come one after
-    the other. The shape is (H * W * A, 4).
+    x and y are the image coordinates of the pixel. The pixels are in row-major order,
+    and the result has the shape (H * W * A, 4).
     """
     sides = []
     for axis, stride in ((3, strides[0]), (2, strides[1])):
@@ -60,7 +60,7 @@ def decode_delta(g: Graph, coder, priors: Value, deltas: Value, size: Value) -> 
     deltas = deltas * stds + means
     dxy, dwh = g.Split(deltas, axis=-1, num_outputs=2, outputs=2)
     low, high = g.Split(priors, axis=-1, num_outputs=2, outputs=2)
-    # wh_ratio_clip: every call of MMDetection leaves it at its default.
+    # The default of wh_ratio_clip, which MMDetection never changes.
     limit = float(np.abs(np.log(16 / 1000)))
     sides = high - low
     centre = (low + high) * 0.5 + sides * dxy
@@ -80,12 +80,12 @@ def flatten_map(g: Graph, feature: Value, width: int) -> Value:
 
 
 def length(g: Graph, x: Value) -> Value:
-    """Return the size of the first axis, of shape (1,)."""
+    """Return the length of the first axis as a tensor of shape (1,)."""
     return g.Shape(x, start=0, end=1)
 
 
 def top_k(g: Graph, scores: Value, k: int) -> tuple[Value, Value]:
-    """Return the best k of N scores, or all if there are fewer, and their indices."""
+    """Return the k highest of N scores (all if N < k) and their indices."""
     return g.TopK(scores, g.Min(length(g, scores), [k]), axis=0, outputs=2)
 
 
@@ -97,7 +97,7 @@ def keep_if(g: Graph, condition: Value, scores: Value) -> Value:
 def batched_nms(
     g: Graph, boxes: Value, scores: Value, ids: Value, number: int, cfg
 ) -> tuple[Value, Value]:
-    """``mmcv.ops.batched_nms`` of boxes of a minimum size, then the best of all.
+    """``mmcv.ops.batched_nms`` with ``min_bbox_size`` and ``max_per_img``.
 
     Args:
         g (Graph): The graph to append to.

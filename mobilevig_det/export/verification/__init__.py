@@ -1,4 +1,4 @@
-"""Compare an exported file, in its runtime, with the PyTorch model."""
+"""Compare the results of an exported file with those of the PyTorch model."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,27 +27,27 @@ from .detections import (
 from .examples import Example, make_examples
 from .teacher_forcing import load_with_graph_steps, pop_graph_steps, teacher_forcing
 
-MAP_TOLERANCE = 1e-4  # relative to the map's maximum
+MAP_TOLERANCE = 1e-4  # relative to the maximum of the feature map
 MIN_MASK_IOU = 0.995
 
 
 def verify_detector(
     path: str | Path, detector: BaseDetector, cfg: Config
 ) -> list[list[str]]:
-    """Compare a detector's file with the model, on images of several sizes.
+    """Compare an exported detector with the PyTorch model on images of several sizes.
 
-    Prints a table, and which images were used.
+    The results are printed as a table.
 
     Args:
         path (str | Path): The exported file.
-        detector (BaseDetector): The model that it was made of.
-        cfg (Config): The model's config, whose test set is used if it is there.
+        detector (BaseDetector): The model that was exported.
+        cfg (Config): The model's config, whose test set is used if it is available.
 
     Returns:
         list[list[str]]: The rows of the table.
 
     Raises:
-        UserError: If they differ by more than the limits of docs/export.md.
+        UserError: If the differences exceed the limits in docs/export.md.
     """
     source, examples = make_examples(cfg, detector)
     columns = ['detections', 'borderline', 'pixels', 'score', 'mask IoU']
@@ -56,8 +56,8 @@ def verify_detector(
     )
     if not any(int(row[1]) for row in rows):
         print(
-            'Nothing was detected in any of them, so no box was compared: the '
-            'scores of this checkpoint are all under the threshold.'
+            'No boxes were compared, because nothing was detected in these images: '
+            'all scores of this checkpoint are below the threshold.'
         )
     return rows
 
@@ -69,7 +69,7 @@ def verify_backbone(
     cfg: Config,
     fixed_size: tuple[int, int] | None = None,
 ) -> list[list[str]]:
-    """Compare the feature maps of a backbone's file with the model's.
+    """Compare the feature maps of an exported backbone with those of the model.
 
     Args:
         path (str | Path): The exported file.
@@ -77,14 +77,14 @@ def verify_backbone(
         detector (BaseDetector): The detector of the backbone, which preprocesses the
             images.
         cfg (Config): The detector's config.
-        fixed_size (tuple[int, int] | None): Height and width, if the file takes
+        fixed_size (tuple[int, int] | None): Height and width, if the file accepts
             images of one size only.
 
     Returns:
         list[list[str]]: The rows of the table that is printed.
 
     Raises:
-        UserError: If they differ by more than the limits of docs/export.md.
+        UserError: If the differences exceed the limits in docs/export.md.
     """
     source, examples = make_examples(cfg, detector, fixed_size)
     source += ': largest differences, relative to the largest value of the map'
@@ -98,7 +98,7 @@ def _compare_all(
     columns: list[str] | None,
     source: str,
 ) -> list[list[str]]:
-    """Print and return a table; raise a UserError if any example differs."""
+    """Print and return a table, and raise a UserError if an example differs."""
     rows, errors = [], []
     with load_with_graph_steps(path) as session:
         for example in examples:
@@ -111,7 +111,7 @@ def _compare_all(
     if errors:
         shown = '\n'.join(errors[:10])
         raise UserError(
-            'The file computes something else than the model, and is not kept '
+            'The file computes something else than the model and is not kept '
             f'({len(errors)} differences; the limits are {BOX_TOLERANCE} pixels, '
             f'{SCORE_TOLERANCE} in score, a mask IoU of {MIN_MASK_IOU}, '
             f'{MAP_TOLERANCE} of a map, and {BORDERLINE} from a threshold):\n{shown}'
@@ -140,7 +140,12 @@ def _compare_maps(
 def compare_detections(
     detector: BaseDetector, session: Session, example: Example
 ) -> tuple[list[str], list[str]]:
-    """Compare the detections of a file and of the model in one image.
+    """Compare the detections of an exported file and of the model in one image.
+
+    Args:
+        detector (BaseDetector): The model.
+        session (Session): The exported file.
+        example (Example): The image.
 
     Returns:
         tuple[list[str], list[str]]: A row of the table (size, matched and borderline

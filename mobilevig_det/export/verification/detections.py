@@ -1,4 +1,4 @@
-"""Detections of a file and of MMDetection, compared by what rounding explains."""
+"""Compare detections of an exported file with MMDetection's, allowing for rounding."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -13,21 +13,21 @@ from torch import Tensor
 
 from .examples import Example
 
-# How far from a threshold a score or an IoU may be to fall on either side of it.
+# A score or an IoU this close to a threshold may fall on either side of it.
 BORDERLINE = 1e-3
-# Noise like a runtime's rounding, relative to the largest logit, and how often it is
-# tried.
+# Noise that simulates the rounding of a runtime, relative to the largest logit, and the
+# number of trials.
 ROUNDING = 1e-6
 NOISE_SEEDS = 4
 BOX_TOLERANCE = 0.05  # pixels
 SCORE_TOLERANCE = 1e-4
-# How many of an image's detections may be unmatched, of the file and of the model: so
-# many, or this share of them. Rounding doesn't explain more.
+# Maximum number of unmatched detections of the file, and of the model, in an image:
+# this number or this fraction, whichever is larger. Rounding does not explain more.
 MAX_UNMATCHED, MAX_UNMATCHED_SHARE = 2, 0.05
 
 
 class Detections(NamedTuple):
-    """Outputs of a detector's file; see docs/export.md, "The file"."""
+    """Outputs of an exported detector; see docs/export.md, "The file"."""
 
     boxes: np.ndarray
     labels: np.ndarray
@@ -36,7 +36,7 @@ class Detections(NamedTuple):
 
 
 class Reference:
-    """MMDetection's own predictions for an image, without rescaling.
+    """Predictions of MMDetection for an image, without rescaling.
 
     Args:
         detector (BaseDetector): The detector, fused and in eval mode.
@@ -52,27 +52,27 @@ class Reference:
             scale_factor=(1.0, 1.0),
         )
         self._two_stage = hasattr(detector, 'roi_head')
-        # The head whose thresholds can't be seen in the final detections.
+        # The effect of this head's thresholds is not visible in the final detections.
         self._head = detector.rpn_head if self._two_stage else detector.bbox_head
         with torch.no_grad():
             self._maps = detector.extract_feat(example.image)
             self._outs = self._head(self._maps)
 
     def detections(self, with_masks: bool = True) -> Detections:
-        """Return what the model detects."""
+        """Return the detections of the model."""
         return self._detect(self._head.test_cfg, with_masks)
 
     def perturbed_detections(self) -> Iterator[Detections]:
-        """Yield what the model detects, without masks, if rounding decided otherwise.
+        """Yield the detections, without masks, that other rounding could cause.
 
-        The first head's thresholds are moved by BORDERLINE and less: the further they
-        move, the more detections change with them.
+        The thresholds of the first head are moved by up to BORDERLINE, in several
+        steps, because larger steps change more detections at once.
         """
         cfg = self._head.test_cfg
         for change in (BORDERLINE / 10**i for i in range(4)):
             for sign in (-1, 1):
                 yield self._detect_with(iou_threshold=sign * change)
-        # Of nearly equal scores, which are many near 1, either may come first.
+        # Noise changes the order of nearly equal scores, which are frequent near 1.
         exact = self._outs
         for seed in range(NOISE_SEEDS):
             self._outs = (_add_noise(exact[0], seed), *exact[1:])
@@ -91,7 +91,7 @@ class Reference:
                 yield self._detect_with(max_per_img=number)
 
     def _detect_with(self, iou_threshold: float = 0, **numbers: int) -> Detections:
-        """Detect with changes of the first head's ``test_cfg``."""
+        """Detect with a modified ``test_cfg`` of the first head."""
         cfg = copy.deepcopy(self._head.test_cfg)
         cfg.nms.iou_threshold += iou_threshold
         cfg.update({name: max(number, 1) for name, number in numbers.items()})
@@ -127,7 +127,7 @@ class Reference:
         )
 
     def _box_masks(self, found) -> Tensor:
-        """Return masks within their boxes, not pasted."""
+        """Return masks in the coordinates of their boxes, without pasting."""
         roi_head = self._detector.roi_head
         if not len(found):
             height, width = roi_head.mask_roi_extractor.roi_layers[0].output_size
@@ -140,7 +140,7 @@ class Reference:
 
 
 def _add_noise(scores: list[Tensor], seed: int) -> list[Tensor]:
-    """Add noise to logits, as large as the rounding of another runtime."""
+    """Add noise to logits that simulates the rounding of another runtime."""
     generator = torch.Generator().manual_seed(seed)
     return [
         score
@@ -150,7 +150,7 @@ def _add_noise(scores: list[Tensor], seed: int) -> list[Tensor]:
 
 
 def _numbers_above_cut(scores: Tensor, number: int) -> tuple[int, int]:
-    """Return how many scores are surely, and how many may be, among the best."""
+    """Return how many scores are certainly, and possibly, among the best."""
     if len(scores) <= number:
         return len(scores), len(scores)
     cut = scores.sort(descending=True).values[number - 1]
@@ -160,7 +160,7 @@ def _numbers_above_cut(scores: Tensor, number: int) -> tuple[int, int]:
 
 
 class Matches(NamedTuple):
-    """Indices of detections that are the same, and of those without a match.
+    """Indices of matching detections, and of those without a match.
 
     Attributes:
         pairs: Pairs (index in the file's detections, index in the model's).
@@ -201,9 +201,9 @@ def unexplained_differences(
     test_cfg,
     perturbed: Iterable[Detections],
 ) -> list[str]:
-    """Report unmatched detections that rounding doesn't explain.
+    """Report unmatched detections that rounding does not explain.
 
-    It explains those within BORDERLINE of a threshold, if they are few.
+    Rounding explains a few detections within BORDERLINE of a threshold.
 
     Args:
         matches (Matches): From :func:`match`.
@@ -214,7 +214,7 @@ def unexplained_differences(
             thresholds moved.
 
     Returns:
-        list[str]: An error message for each.
+        list[str]: An error message for each unexplained detection.
     """
     left = [
         (side, mine, i)
@@ -226,7 +226,7 @@ def unexplained_differences(
         if not _is_borderline(mine, i, file, model, test_cfg)
     ]
     for moved in perturbed if left else ():
-        # The model detects the file's detections too, or its own no longer.
+        # Explained: the moved model has the file's detection, or lost its own.
         missing, gone = match(file, moved).file_only, match(model, moved).file_only
         left = [
             (side, mine, i)
@@ -286,9 +286,15 @@ def _ious(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 def smallest_mask_iou(
     pairs: list[tuple[int, int]], file: np.ndarray, model: np.ndarray, threshold: float
 ) -> float:
-    """Return the smallest IoU of paired masks, in the file's resolution.
+    """Return the smallest IoU of matching masks, at the resolution of the file.
 
-    Pixels within BORDERLINE of the threshold don't count.
+    Pixels within BORDERLINE of the threshold are ignored.
+
+    Args:
+        pairs (list[tuple[int, int]]): Pairs of indices, from :class:`Matches`.
+        file (np.ndarray): Mask probabilities of the file, (N, h, w).
+        model (np.ndarray): Mask probabilities of the model, (M, h, w).
+        threshold (float): The threshold of the probabilities.
     """
     worst = 1.0
     for i, j in pairs:

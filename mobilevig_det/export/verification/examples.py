@@ -1,4 +1,4 @@
-"""Images to compare an exported file with PyTorch on, of difficult sizes."""
+"""Images of difficult sizes for the comparison of an exported file with PyTorch."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,9 +16,9 @@ from ...datasets import check_data_paths, leaf_datasets
 from ...datasets.shapes import paint, sample_scene
 from ...errors import UserError
 
-# Height and width: very small, far from square, padded.
+# Height and width of a very small, an elongated and a padded image.
 SIZES = ((64, 64), (64, 320), (90, 118))
-# Not a multiple of 32, and not padded where the model accepts that.
+# Not a multiple of 32, and not padded if the model accepts such sizes.
 ODD_SIZE = (101, 147)
 # Number of images in their own size, and of images in the smallest size: a runtime may
 # compute wrong results only from the second or third image of the same size on.
@@ -26,10 +26,10 @@ NUMBER = 3
 
 
 class Example(NamedTuple):
-    """An input of the model.
+    """Input of the model.
 
     Attributes:
-        image: Normalised and padded, of shape (1, 3, H, W).
+        image: Normalised and padded image, float32 of shape (1, 3, H, W).
         size: Height and width before padding.
     """
 
@@ -40,10 +40,10 @@ class Example(NamedTuple):
 def make_examples(
     cfg: Config, detector: BaseDetector, fixed_size: tuple[int, int] | None = None
 ) -> tuple[str, list[Example]]:
-    """Make examples from images of the config's test set.
+    """Create examples from images of the config's test set.
 
-    They have the images' own sizes and difficult ones; three different ones have the
-    same size. If the test set is missing, images are generated.
+    The examples have the original sizes and difficult sizes, and three of them have the
+    same size. If the test set is not available, images are generated.
 
     Args:
         cfg (Config): The detector's config.

@@ -1,11 +1,11 @@
 """Teacher forcing of GreedyViG's graph steps, to compare a file with PyTorch.
 
 GreedyViG is discontinuous: it links a pixel to the neighbours whose distance is below a
-threshold. Where rounding decides, one runtime may link a neighbour that another one
-doesn't; then all later features differ though neither is wrong. So PyTorch continues
-from the file's result of each graph step, provided that rounding explains the
-difference: some set of neighbours whose distances are within rounding of the threshold
-gives that result.
+threshold. If rounding decides, one runtime may link a neighbour that another one does
+not. All later features then differ, although neither runtime is wrong. Therefore
+PyTorch continues with the file's result of each graph step, provided that rounding
+explains the difference: the result must correspond to a set of neighbours that differs
+only in distances within the rounding error of the threshold.
 """
 
 import tempfile
@@ -24,7 +24,7 @@ from ...ops import thresholded_max
 from ...ops.dagc import naive_thresholded_max
 from ..runtimes import Session, load
 
-# In a file, the results of the graph steps have this name and a number.
+# Prefix of the names of the graph steps' results in a file; a number follows.
 PREFIX = f'{thresholded_max.__name__}_'
 ROUNDING = 1e-5  # of a distance, for each channel, relative to the map's maximum
 TOLERANCE = 1e-4  # of a result, relative to the map's maximum
@@ -32,9 +32,16 @@ TOLERANCE = 1e-4  # of a result, relative to the map's maximum
 
 @contextmanager
 def load_with_graph_steps(path: str | Path) -> Iterator[Session]:
-    """Load a file in its runtime, with GreedyViG's graph steps as further outputs.
+    """Load a file in its runtime, with GreedyViG's graph steps as additional outputs.
 
-    Files for images of one size have none: their links are separate operators.
+    Files for images of one size have no such outputs, because their links are separate
+    operators.
+
+    Args:
+        path (str | Path): The exported file.
+
+    Yields:
+        Session: The loaded model.
     """
     path = Path(path)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +52,7 @@ def load_with_graph_steps(path: str | Path) -> Iterator[Session]:
 
 
 def pop_graph_steps(outputs: dict[str, np.ndarray]) -> list[Tensor]:
-    """Remove the graph steps' results from a file's outputs; return them in order."""
+    """Remove the graph steps' results from the outputs, and return them in order."""
     names = [name for name in outputs if name.startswith(PREFIX)]
     names.sort(key=lambda name: int(name.removeprefix(PREFIX)))
     return [torch.from_numpy(outputs.pop(name)) for name in names]
@@ -55,11 +62,12 @@ def pop_graph_steps(outputs: dict[str, np.ndarray]) -> list[Tensor]:
 def teacher_forcing(
     model: nn.Module, results: list[Tensor], errors: list[str]
 ) -> Iterator[None]:
-    """Let the model, for one image, continue from a file's results of the graph steps.
+    """Make the model continue with a file's results of the graph steps, for one image.
 
     Args:
         model (nn.Module): A model with a backbone.
-        results (list[Tensor]): From :func:`pop_graph_steps`. If empty, nothing changes.
+        results (list[Tensor]): The results, from :func:`pop_graph_steps`. If the list
+            is empty, the model is unchanged.
         errors (list[str]): A message is appended for each result that rounding does
             not explain.
     """
@@ -89,10 +97,10 @@ def teacher_forcing(
 def _check_result(
     x: Tensor, stride: int, result: Tensor, name: str, errors: list[str]
 ) -> Tensor:
-    """Return ``result``, and report it if rounding doesn't explain it.
+    """Return ``result``, and append an error if rounding does not explain it.
 
-    It must lie between the maximum over the neighbours that are surely linked and the
-    maximum over those that may be.
+    It must lie between the maximum over the neighbours that are certainly linked and
+    the maximum over those that are possibly linked.
     """
     if result.shape != x.shape:
         errors.append(f'{name} has the shape {list(result.shape)}')
@@ -112,7 +120,7 @@ def _check_result(
 
 
 def _add_step_outputs(path: Path, copy: Path) -> bool:
-    """Write a copy with the steps' results as outputs; return whether there are any."""
+    """Write a copy with the graph steps as outputs; return whether there are any."""
     import onnx
 
     model = onnx.load(str(path))

@@ -15,9 +15,9 @@ from ..metadata import to_json
 PAGE = Path(__file__).parent
 PAGE_FILES = ('*.html', '*.js', 'serve.py')
 MODEL = 'model.onnx'
-PACKAGE = 'onnxruntime-web@1.30.0'  # the version that was tried
-# The files of its 138 MB that a page needs: WebAssembly for CPUs. package.json has the
-# version and the licence (MIT).
+PACKAGE = 'onnxruntime-web@1.30.0'  # the tested version
+# Files of the package (138 MB) that a page needs: WebAssembly for CPUs. package.json
+# contains the version and the licence (MIT).
 FILES = (
     'package.json',
     'dist/ort.wasm.min.mjs',
@@ -25,13 +25,20 @@ FILES = (
     'dist/ort-wasm-simd-threaded.wasm',
 )
 BY_HAND = (
-    f'Or, on a machine with npm: `npm pack {PACKAGE}`; unpack the archive, and name '
-    'the folder "package" that is in it with --ort-web.'
+    f'Or run `npm pack {PACKAGE}` on a machine with npm, unpack the archive, and give '
+    'its folder "package" with --ort-web.'
 )
 
 
 def check_folder(folder: Path) -> None:
-    """Raise a UserError if writing the page to ``folder`` would replace other files."""
+    """Check that writing a page to a folder replaces no other files.
+
+    Args:
+        folder (Path): The folder of the page.
+
+    Raises:
+        UserError: If the folder exists, is not empty and does not contain a page.
+    """
     is_page = (folder / MODEL).is_file() and (folder / 'serve.py').is_file()
     is_empty = folder.is_dir() and not any(folder.iterdir())
     if folder.exists() and not is_page and not is_empty:
@@ -42,15 +49,15 @@ def check_folder(folder: Path) -> None:
 
 
 def write_web(folder: Path, metadata: dict[str, Any], ort_web: Path) -> None:
-    """Write index.html and all files that it needs but the model, ``MODEL``.
+    """Write a web page and all files that it needs, except for the model, ``MODEL``.
 
-    The page loads nothing from elsewhere.
+    The page loads nothing from other servers.
 
     Args:
         folder (Path): The folder of the page.
-        metadata (dict): From :func:`..metadata.make_metadata`. It also goes into
-            model.json because onnxruntime-web cannot read that of a model.
-        ort_web (Path): From :func:`find_ort_web`.
+        metadata (dict): The metadata, from :func:`..metadata.make_metadata`. It is
+            written to model.json, because onnxruntime-web can't read it from a model.
+        ort_web (Path): The folder of onnxruntime-web, from :func:`find_ort_web`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in PAGE_FILES:
@@ -63,18 +70,18 @@ def write_web(folder: Path, metadata: dict[str, Any], ort_web: Path) -> None:
 
 
 def find_ort_web(given: str | Path | None = None, cache: Path | None = None) -> Path:
-    """Find the npm package onnxruntime-web; npm fetches it once.
+    """Find the npm package onnxruntime-web, which npm downloads once.
 
     Args:
         given (str | Path | None): The unpacked package, if the user has it.
-        cache (Path | None): The folder to fetch it into. Defaults to
+        cache (Path | None): The folder for the download. Defaults to
             ``$XDG_CACHE_HOME/mobilevig_det`` or ``~/.cache/mobilevig_det``.
 
     Returns:
-        Path: The folder of the package, which has all of ``FILES``.
+        Path: The folder of the package, which contains all of ``FILES``.
 
     Raises:
-        UserError: If ``given`` is another folder, or npm can't fetch the package.
+        UserError: If ``given`` is not the package, or npm can't download it.
     """
     if given is not None:
         missing = [name for name in FILES if not Path(given, name).is_file()]
@@ -106,7 +113,7 @@ def _fetch(folder: Path) -> None:
             atomic_write(folder, unique=True) as part,
         ):
             command = [npm, 'pack', PACKAGE, '--silent']
-            # npm compares the archive with the registry's checksum.
+            # npm verifies the checksum of the archive.
             subprocess.run(command, check=True, cwd=temporary, capture_output=True)
             (archive,) = Path(temporary).glob('*.tgz')
             with tarfile.open(archive) as tar:

@@ -13,15 +13,15 @@ LOCAL_HOSTS = ('localhost', '127.0.0.1', '[::1]')
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Answer requests for regular files of a folder.
+    """HTTP request handler that serves the regular files of a folder.
 
     Args:
-        hosts (Sequence[str]): Names of this server. Under any other name, a page from
-            elsewhere could read the model (DNS rebinding).
-        directory (str): The folder. Links that lead out of it are not followed.
+        hosts (Sequence[str]): Host names of this server. Requests for other names are
+            rejected, which prevents DNS rebinding by pages of other sites.
+        directory (str): The folder. Links to files outside of it are not followed.
     """
 
-    # The system's table may have other types for them.
+    # The operating system may define other types for these suffixes.
     extensions_map = {
         **SimpleHTTPRequestHandler.extensions_map,
         '.js': 'text/javascript',
@@ -34,8 +34,9 @@ class Handler(SimpleHTTPRequestHandler):
         super().__init__(*args, **options)
 
     def send_head(self):
+        """Send the response headers, or an error if the host name is unknown."""
         found = self.headers.get_all('Host', [])
-        # The port may be another one, of a tunnel.
+        # The port is ignored, because a tunnel may use another one.
         names = [re.sub(r':\d+$', '', host).lower() for host in found]
         if len(names) != 1 or names[0] not in self.hosts:
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, 'Unknown host')
@@ -43,27 +44,30 @@ class Handler(SimpleHTTPRequestHandler):
         return super().send_head()
 
     def translate_path(self, path):
+        """Return the file of a URL path, or '' if it is not a file in the folder."""
         try:
             file = Path(super().translate_path(path)).resolve()
             if file.is_dir():
                 file = (file / 'index.html').resolve()
             if file.is_file() and file.is_relative_to(Path(self.directory).resolve()):
                 return str(file)
-        except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL
+        except (OSError, RuntimeError, ValueError):  # too long, cyclic link, NUL
             pass
-        return ''  # is not found
+        return ''  # answered with 404
 
     def end_headers(self):
+        """Add the headers for cross-origin isolation, and disable caching."""
         self.send_header('Cross-Origin-Opener-Policy', 'same-origin')
         self.send_header('Cross-Origin-Embedder-Policy', 'require-corp')
         self.send_header('Cache-Control', 'no-cache')  # the model may be exported again
         super().end_headers()
 
     def log_message(self, *args):
-        pass
+        """Print nothing for a request."""
 
 
 def main():
+    """Run the server until Ctrl+C is pressed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--port', type=int, default=8000)
     parser.add_argument('--host', help='also answer under this name, behind a proxy')
