@@ -152,7 +152,7 @@ def test_evaluation(monkeypatch, log_level):
         evaluation, 'measure', lambda name, *args: (1.0, 1, dict(ap=name == 'ours'))
     )
     rows = list(evaluation.evaluation_rows(args))
-    assert 'other figures' in rows[1]['failed'] and 'failed' not in rows[0]
+    assert 'results differ' in rows[1]['failed'] and 'failed' not in rows[0]
 
 
 def detector_rows(monkeypatch, **changes):

@@ -90,7 +90,7 @@ def test_saved_classifier_loads_again(model, tmp_path):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (lambda w: w, 'of 1000 classes, this config.s of 10'),
+        (lambda w: w, 'has 1000 classes, this config.s 10'),
         (
             lambda w: {k: v for k, v in w.items() if 'head' not in k},
             'lacks head.weight',

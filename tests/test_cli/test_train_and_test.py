@@ -246,7 +246,7 @@ def test_bad_checkpoints(trained, tmp_path):
         ('train', CONFIG, '--resume', checkpoint),
     ):
         message = refusal(*call, '--work-dir', tmp_path, *other_arch)
-        assert "arch='s'" in message and "is of arch='ti'" in message
+        assert "arch='s'" in message and "has arch='ti'" in message
     message = refusal(
         'test',
         CONFIG,

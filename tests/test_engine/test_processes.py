@@ -269,7 +269,7 @@ def test_killed_worker_gives_one_message():
     def main(args):
         list(torch.utils.data.DataLoader(Dying(), num_workers=1))
 
-    with pytest.raises(SystemExit, match='memory runs out.*--resume.*pid'):
+    with pytest.raises(SystemExit, match='ran out of memory.*--resume.*pid'):
         main()
 
 

@@ -234,7 +234,7 @@ def test_the_output_of_infer_is_taken(analyze):
         ([dict(bbox=[1, 2, 3, 4])], 'does not hold detections in COCO format'),
         (
             [dict(image_id=77, category_id=3, bbox=[1, 2, 3, 4], score=0.5)],
-            'made of another data set',
+            'made from another data set',
         ),
     ],
 )
