@@ -87,8 +87,10 @@ class FusableBackbone(BaseModule):
         return self
 
     def train(self, mode: bool = True) -> 'FusableBackbone':
-        """Set training mode, but keep the frozen stages, and with ``norm_eval`` the
-        norm layers, in eval mode."""
+        """Set training mode; frozen parts stay in eval mode.
+
+        These are the frozen stages and, with ``norm_eval``, the norm layers.
+        """
         if mode and self.fused:
             raise UserError(
                 'A fused model has no norms left to train: build it again and load its '

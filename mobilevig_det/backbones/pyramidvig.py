@@ -37,6 +37,7 @@ class PyramidStem(Stem):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the stem of images (B, 3, H, W), and add the resized positions."""
         x = super().forward(x)
         position = F.interpolate(self.pos_embed, x.shape[-2:], mode='bicubic')
         return x + position.to(x.dtype)
@@ -107,6 +108,7 @@ class PyramidViG(BaseBackbone):
 
     @classmethod
     def layout(cls, arch: str | dict) -> Layout:
+        """Return the channels of the stages, and their numbers of blocks."""
         setting = parse_arch(arch, cls.arch_settings)
         if any(width % GROUPS for width in setting['channels']):
             raise UserError(
@@ -127,5 +129,6 @@ class PyramidViG(BaseBackbone):
     def graph_block(
         self, stage: int, strides: Sequence[int], cfg: BlockConfig
     ) -> nn.Module:
+        """Build a graph block of a stage."""
         cfg = cfg._replace(layer_scale=None)
         return SVGABlock(Grapher(cfg, partial(KNNGraphConv, stage=stage)), FFN(cfg))

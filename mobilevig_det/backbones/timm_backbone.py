@@ -1,7 +1,6 @@
 """Any model of timm with maps at strides 4 to 32 as a backbone of MMDetection."""
 
 import difflib
-import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..checkpoints import through_scheme
@@ -88,11 +86,7 @@ def _build_features(model_name: str, levels: Sequence[int] | None, args: dict):
 def _find_levels(
     model_name: str, out_indices: Sequence[int], args: dict
 ) -> tuple[list[int], list[int]]:
-    """Find timm's numbers of the levels with the wanted strides, and their channels.
-
-    Some models count from stride 2, others from 4. Nothing is computed: the model is
-    built on the meta device.
-    """
+    """Find timm's levels of the wanted strides, which models count differently."""
     _check_name(model_name)
     with torch.device('meta'):
         info = _build_features(model_name, None, args).feature_info
@@ -146,7 +140,7 @@ def _check_sizes(model_name: str, levels: Sequence[int], args: dict) -> None:
 
 @MODELS.register_module()
 class TimmBackbone(FusableBackbone):
-    """A model of timm without its head, with the interface of our backbones.
+    """A model of timm without its head, as a backbone of MMDetection.
 
     Args:
         model_name (str): Name in timm, such as 'repvit_m1_1', perhaps with the tag of
@@ -181,12 +175,8 @@ class TimmBackbone(FusableBackbone):
         [64, 128, 256, 512]
         >>> TimmBackbone.normalization('resnet18')['mean']
         [123.675, 116.28, 103.53]
-        >>> model = TimmBackbone('resnet18').eval()
-        >>> for out in model(torch.rand(1, 3, 64, 96)):
-        ...     print(tuple(out.shape))
-        (1, 64, 16, 24)
-        (1, 128, 8, 12)
-        (1, 256, 4, 6)
+        >>> maps = TimmBackbone('resnet18').eval()(torch.rand(1, 3, 64, 96))
+        >>> tuple(maps[3].shape)
         (1, 512, 2, 3)
     """
 
@@ -270,6 +260,7 @@ class TimmBackbone(FusableBackbone):
         }
 
     def extra_repr(self) -> str:
+        """Describe the model in ``print(model)``."""
         strides = [STRIDES[i] for i in self.out_indices]
         return f'{self.model_name}, strides={strides}, out_channels={self.channels}'
 
@@ -283,8 +274,8 @@ class TimmBackbone(FusableBackbone):
             tuple[Tensor]: Contiguous maps of shape (B, C, h, w). Models round h = H /
             stride up or, some of them, down.
         """
-        # CPUs convolve channels-last maps much faster. Not in training: torch 2.13
-        # corrupts memory in the backward of a strided 1x1 convolution of an image.
+        # CPUs convolve channels-last maps faster. Not in training: torch 2.13 corrupts
+        # memory in the backward of a strided 1x1 convolution of an image.
         if x.device.type == 'cpu' and not (torch.is_grad_enabled() or is_traced()):
             x = x.contiguous(memory_format=torch.channels_last)
         return tuple(_maps_of(self.body, x))
@@ -379,11 +370,7 @@ class TimmBackbone(FusableBackbone):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _from_classifier(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename a classifier's weights, leaving out what the backbone lacks.
-
-        First as timm does for files of other origin, then for its model without a head,
-        whose names have ``_`` for some dots.
-        """
+        """Rename a classifier's weights to this model's, without those of the head."""
         with torch.device('meta'):
             classifier = import_timm().create_model(self.model_name, **self.timm_args)
         convert = getattr(
@@ -410,26 +397,3 @@ class TimmBackbone(FusableBackbone):
 def _flat(name: str) -> str:
     """Return a name that timm's classifier and its model without a head share."""
     return name.removeprefix('model.').replace('.', '_')
-
-
-def report_normalization(model: Mapping[str, Any]) -> None:
-    """Warn if the data preprocessor normalizes otherwise than the weights expect.
-
-    Args:
-        model (Mapping): The ``model`` of a config.
-    """
-    backbone = model.get('backbone') or {}
-    is_ours = str(backbone.get('type')).rpartition('.')[2] == 'TimmBackbone'
-    if not is_ours or not (backbone.get('pretrained') or backbone.get('init_cfg')):
-        return
-    expected = TimmBackbone.normalization(backbone['model_name'])
-    given = model.get('data_preprocessor') or {}
-    for key, values in expected.items():
-        found = list(given.get(key) or ())
-        if len(found) != 3 or any(abs(a - b) > 0.5 for a, b in zip(found, values)):
-            print_log(
-                f'data_preprocessor.{key} is {found}, but the weights of '
-                f'{backbone["model_name"]} in timm expect {values}.',
-                logger='current',
-                level=logging.WARNING,
-            )

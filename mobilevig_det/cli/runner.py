@@ -1,10 +1,13 @@
 """Prepare a config and build MMEngine's Runner, for training and testing."""
 
 import argparse
+import logging
 import os
 import os.path as osp
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -14,6 +17,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import engine  # also registers its hooks and loops
+from ..backbones.timm_backbone import TimmBackbone
 from ..config import load_config
 from ..datasets import check_data_paths
 from ..engine.launch import check_launcher, init_process_group, restarts
@@ -126,3 +130,26 @@ def build_runner(cfg: Config) -> Runner:
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)
+
+
+def report_normalization(model: Mapping[str, Any]) -> None:
+    """Warn if the data preprocessor normalizes otherwise than the weights expect.
+
+    Args:
+        model (Mapping): The ``model`` of a config.
+    """
+    backbone = model.get('backbone') or {}
+    is_ours = str(backbone.get('type')).rpartition('.')[2] == 'TimmBackbone'
+    if not is_ours or not (backbone.get('pretrained') or backbone.get('init_cfg')):
+        return
+    expected = TimmBackbone.normalization(backbone['model_name'])
+    given = model.get('data_preprocessor') or {}
+    for key, values in expected.items():
+        found = list(given.get(key) or ())
+        if len(found) != 3 or any(abs(a - b) > 0.5 for a, b in zip(found, values)):
+            print_log(
+                f'data_preprocessor.{key} is {found}, but the weights of '
+                f'{backbone["model_name"]} in timm expect {values}.',
+                logger='current',
+                level=logging.WARNING,
+            )

@@ -149,7 +149,6 @@ def main(args: argparse.Namespace) -> None:
     """Run the command."""
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
-    from ..backbones.timm_backbone import report_normalization
     from ..classification.config_checks import check_classifier, is_classifier
     from ..config import find_checkpoint
     from ..datasets.data_check import check_before_training, pointing_to_check_data

@@ -289,8 +289,11 @@ class CompactBitmapMasks(BitmapMasks):
 
 @TRANSFORMS.register_module()
 class LoadCompactAnnotations(mmdet.datasets.transforms.LoadAnnotations):
-    """MMDetection's ``LoadAnnotations``, with its arguments. Bitmap masks are
-    loaded as :class:`CompactBitmapMasks`: what reaches the model is equal."""
+    """MMDetection's ``LoadAnnotations`` with compact masks.
+
+    Its arguments and what reaches the model are the same, but bitmap masks are loaded
+    as :class:`CompactBitmapMasks`.
+    """
 
     def _load_masks(self, results: dict) -> None:
         if not self.poly2mask:

@@ -99,8 +99,7 @@ _cached_tables = lru_cache(maxsize=4)(_tables)
 def _nearest(
     pixels: Tensor, nodes: Tensor, rows: Tensor, columns: Tensor, dilation: int
 ) -> Tensor:
-    """Return the nodes that are a pixel's neighbours: of the nearest ones each
-    ``dilation``-th.
+    """Return the neighbours of each pixel: each ``dilation``-th of its nearest nodes.
 
     Args:
         pixels (Tensor): Of shape (..., H, W, C).
@@ -168,8 +167,11 @@ def _chunks(x: Tensor, elements: int) -> Iterator[tuple[slice, slice]]:
 def _search(
     x: Tensor, nodes: Tensor, stage: int, dilation: int, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the graph step and, if ``keep``, the neighbours of each pixel and which
-    of them is the strongest for each element (otherwise empty tensors)."""
+    """Compute the graph step.
+
+    With ``keep``, also return the neighbours of each pixel, and which of them is the
+    strongest for each element, otherwise empty tensors.
+    """
     out, neighbours, winner = _fake_search(x, nodes, stage, dilation, keep)
     rows, columns = _cached_tables(tuple(x.shape[1:]), stage, x.dtype, x.device)
     for i, image in enumerate(x):

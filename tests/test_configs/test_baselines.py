@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mobilevig_det.backbones import TimmBackbone, timm_backbone
-from mobilevig_det.backbones.timm_backbone import report_normalization
+from mobilevig_det.cli.runner import report_normalization
 from mobilevig_det.config import load_config
 
 import pytest
