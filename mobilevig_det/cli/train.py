@@ -153,7 +153,7 @@ def main(args: argparse.Namespace) -> None:
     from ..config import find_checkpoint
     from ..datasets.data_check import check_before_training, pointing_to_check_data
     from ..engine.launch import restarts
-    from .runner import build_runner, prepare_config
+    from .runner import build_runner, prepare_config, report_normalization
 
     # Fewer recompilations when the config switches torch.compile on.
     setup_cache_size_limit_of_dynamo()

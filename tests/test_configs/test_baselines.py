@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mobilevig_det.backbones import TimmBackbone, timm_backbone
+from mobilevig_det.backbones import TimmBackbone
+from mobilevig_det.cli import runner
 from mobilevig_det.cli.runner import report_normalization
 from mobilevig_det.config import load_config
 
@@ -61,7 +62,7 @@ def warnings(monkeypatch):
     """What is logged."""
     messages = []
     monkeypatch.setattr(
-        timm_backbone, 'print_log', lambda text, **kwargs: messages.append(text)
+        runner, 'print_log', lambda text, **kwargs: messages.append(text)
     )
     return messages
 
