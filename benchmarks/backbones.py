@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
-from unittest.mock import MagicMock
 
 from mobilevig_det.backbones import (
     AdaptViG,
@@ -200,10 +199,20 @@ def training_rows(args: Namespace) -> Iterator[dict]:
         yield from interleaved(args, 'training step', size, makes, _base_of, rounds)
 
 
+class _AnyName(type):
+    """Class with a class for each attribute."""
+
+    def __getattr__(cls, name):
+        if name.startswith('__'):
+            raise AttributeError(name)
+        return _AnyName(name, (), {})
+
+
 class _TorchvisionStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Importer of an empty torchvision, which has no CPU build for some torch versions.
 
-    timm imports names from it that no backbone uses here.
+    timm and MMPretrain import classes from it, some as base classes, that nothing here
+    uses.
     """
 
     def __init__(self) -> None:
@@ -215,19 +224,18 @@ class _TorchvisionStandIn(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec):
         self.made.append(spec.name)
-        return MagicMock(name=spec.name)
 
     def exec_module(self, module):
-        pass
+        names = _AnyName(module.__name__, (), {})
+        module.__getattr__ = lambda name: getattr(names, name)
 
 
 @contextlib.contextmanager
 def torchvision_stand_in() -> Iterator[None]:
     """Make an empty torchvision importable in the block if none is installed."""
     stand_in = _TorchvisionStandIn()
-    sys.meta_path.append(
-        stand_in
-    )  # last, so that an installed torchvision takes precedence
+    # The last one, so that an installed torchvision takes precedence.
+    sys.meta_path.append(stand_in)
     try:
         yield
     finally:

@@ -88,7 +88,9 @@ def _split(path: str) -> tuple[str, set[str]]:
     fragment = ''
     if 'http' in found[1].lower():  # in object stores, # is part of the name
         rest, _, fragment = rest.partition('#')
-    parts = {user, *user.split(':', 1)[1:], query, fragment}
+    # Other libraries take a slash in a password for the end of the host.
+    parts = {user, *re.split(r'[:/\\]', user)[1:], *user.split(':', 1)[1:]}
+    parts |= {query, fragment}
     parts |= {value for _, value in parse_qsl(query)}
     spellings = (f(part) for part in parts for f in (str, quote, unquote, _quote_all))
     return found[1] + rest, {part for part in spellings if len(part) > 2}

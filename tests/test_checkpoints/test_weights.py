@@ -98,7 +98,7 @@ def test_names_of_the_published_files(monkeypatch):
         )
     with pytest.raises(UserError) as error:
         build('mobilevig://ti')
-    assert 'give the file yourself: mobilevig:///path' in str(error.value)
+    assert 'The address of the published file for mobilevig://ti' in str(error.value)
 
 
 @pytest.mark.parametrize('scheme', ['mobilevig://', ''])

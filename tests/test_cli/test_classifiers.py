@@ -120,13 +120,13 @@ def test_refusals(trained, root, tmp_path, monkeypatch):
     checkpoint = trained / 'epoch_2.pth'
     authors = tmp_path / 'authors.pth'
     torch.save(dict(state_dict=golden_state_dict('ti')), authors)
-    assert 'of 1000 classes' in refusal('test', CONFIG, authors)
+    assert 'has 1000 classes' in refusal('test', CONFIG, authors)
     assert 'no averaged' in refusal('test', CONFIG, authors, '--ema')
     assert '--tta is for detectors' in refusal('test', CONFIG, checkpoint, '--tta')
     options = ['--cfg-options', 'model.head.num_classes=7']
     assert 'num_classes is 10' in refusal('train', CONFIG, *options)
     options.append('model.data_preprocessor.mixing.num_classes=7')
-    assert 'has 10 folders' in refusal('train', CONFIG, *options)
+    assert 'has 10 subfolders' in refusal('train', CONFIG, *options)
     (root / 'train' / 'zebra').mkdir()
     try:
         options = ['model.head.num_classes=11']
@@ -137,7 +137,7 @@ def test_refusals(trained, root, tmp_path, monkeypatch):
     assert 'zebra has no images' in message
     monkeypatch.setenv('SHAPE_CLASSES_ROOT', str(tmp_path / 'none'))
     assert '--task classification' in refusal('train', CONFIG)
-    monkeypatch.setenv('IMAGENET_ROOT', str(tmp_path / 'none'))
+    monkeypatch.setenv('IMAGENET_ROOT', str(tmp_path / 'no_imagenet'))
     assert 'Set IMAGENET_ROOT' in refusal('test', 'mobilevig_ti_300e', authors)
 
 

@@ -78,7 +78,9 @@ def test_refusals_leave_no_file(tool, tmp_path, monkeypatch):
     assert 'cannot be read' in tool(b, tmp_path / 'c', '--to', 'authors')
     assert 'no checkpoint' in tool(tmp_path / 'd', tmp_path / 'c', '--to', 'authors')
     torch.save({'state_dict': {'layer1.0.conv1.weight': torch.zeros(1)}}, b)
-    assert 'no weights of a MobileViG' in tool(b, tmp_path / 'c', '--to', 'authors')
+    assert 'no weights of MobileViG or its siblings' in tool(
+        b, tmp_path / 'c', '--to', 'authors'
+    )
     assert 'cannot be written' in tool(
         a, tmp_path / 'no' / 'c', '--to', 'mobilevig_det'
     )

@@ -39,7 +39,7 @@ def test_unreadable_config(tmp_path):
     'option, words',
     [
         ('model.nonsense=1', "MaskRCNN.__init__() got an unexpected * 'nonsense'."),
-        ('train_cfg.max_epoch=1', "got an unexpected keyword argument 'max_epoch'."),
+        ('train_cfg.max_epoch=1', "train_cfg has no max_epoch. Is it 'max_epochs'?"),
         (
             'model.backbone.type=Nonsense',
             'fit: Nonsense is not in the *model registry.',
