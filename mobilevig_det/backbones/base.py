@@ -61,6 +61,15 @@ class FusableBackbone(BaseModule):
     def _fuse(self) -> None:
         raise NotImplementedError
 
+    @staticmethod
+    def _take_weights(state_dict: dict, prefix: str) -> dict:
+        """Remove the entries under a prefix, and return them without it."""
+        return {
+            key[len(prefix) :]: state_dict.pop(key)
+            for key in list(state_dict)
+            if key.startswith(prefix)
+        }
+
     def fuse(self) -> 'FusableBackbone':
         """Fold norms, layer scales and parallel branches into convolutions.
 
@@ -309,11 +318,7 @@ class BaseBackbone(FusableBackbone):
         # Checked here, because every way of loading a checkpoint into a model comes
         # through here, whatever its prefix. Strict, whatever the caller asked for: a
         # backbone that kept its random weights would train, and badly.
-        weights = {
-            key[len(prefix) :]: state_dict.pop(key)
-            for key in list(state_dict)
-            if key.startswith(prefix)
-        }
+        weights = self._take_weights(state_dict, prefix)
         weights = backbone_of_classifier(weights)
         if is_authors_layout(weights):
             renamed = with_unfolded_positions(from_authors(weights))

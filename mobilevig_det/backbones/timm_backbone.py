@@ -353,11 +353,7 @@ class TimmBackbone(FusableBackbone):
         self, state_dict: dict, prefix: str, *args, **kwargs
     ) -> None:
         # Strict, whatever the caller asked for, as in BaseBackbone.
-        weights = {
-            key[len(prefix) :]: state_dict.pop(key)
-            for key in list(state_dict)
-            if key.startswith(prefix)
-        }
+        weights = self._take_weights(state_dict, prefix)
         if not any(key.startswith('body.') for key in weights):
             weights = self._from_classifier(weights)
         misfits = find_misfits(weights, self.state_dict())
