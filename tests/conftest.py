@@ -1,7 +1,8 @@
-"""Fixtures for all tests. Two of them change global state; their docstrings say why."""
+"""Fixtures for all tests. What changes global state says why."""
 
 import importlib
 import os
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -24,6 +25,25 @@ def import_required(name, *args, **kwargs):
 importorskip = pytest.importorskip
 if os.environ.get('REQUIRE_PACKAGES'):
     pytest.importorskip = import_required
+
+
+# Shells start background jobs with SIGINT ignored, and the programs that the tests start
+# would inherit that: Ctrl-C could not be tested.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def same_environment():
+    """Restore the environment variables after each file.
+
+    Our commands set some for their process, which the tests of the next file would see:
+    which file that is depends on how the files are distributed among the processes.
+    """
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope='session')

@@ -60,14 +60,29 @@ def test_signal_with_mmengines_checkpoint_hook_saves(start, tmp_path):
 @pytest.fixture
 def stop_hook():
     """Installed as in a training of this process."""
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    before = signal_handling()
     hook = StopOnSignalHook()
     runner = object.__new__(Runner)
     hook.before_train(runner)
+    hook.handling_before = before
     yield hook
     hook.after_train(runner)
-    after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    assert after == before
+    assert signal_handling() == before
+
+
+def signal_handling():
+    """Return the handlers, the wakeup file descriptor and the blocked signals.
+
+    They differ between shells and job runners: some start a process with SIGINT ignored.
+    """
+    wakeup_fd = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup_fd)
+    return (
+        signal.getsignal(signal.SIGTERM),
+        signal.getsignal(signal.SIGINT),
+        wakeup_fd,
+        signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+    )
 
 
 def in_fork(function):
@@ -81,17 +96,12 @@ def in_fork(function):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def handles_signals_as_before():
-    return (
-        signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        and signal.getsignal(signal.SIGINT) == signal.default_int_handler
-        and signal.set_wakeup_fd(-1) == -1
-        and not signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    )
-
-
 def test_forked_processes_handle_signals_as_before_the_training(stop_hook):
+    def handles_signals_as_before():
+        return signal_handling() == stop_hook.handling_before
+
     own = signal.getsignal(signal.SIGTERM)
+    assert own != stop_hook.handling_before[0]
     assert in_fork(handles_signals_as_before) == 1
     assert in_fork(lambda: in_fork(handles_signals_as_before)) == 1
     assert in_fork(lambda: os.kill(os.getpid(), signal.SIGTERM)) == -signal.SIGTERM
