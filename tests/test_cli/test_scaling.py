@@ -49,6 +49,7 @@ def test_ray_commands_parse():
             load('predict').parse_args(['--executor', 'ray', *argv])
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path, shapes_root):
     """Two processes over gloo: each takes half of the 8 images, so that an
     epoch is one step of 2 x 4, and the rate is that of 8."""

@@ -65,6 +65,7 @@ def is_running(pid):
         return False
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_after_a_kill_and_stops_on_sigterm(start, tmp_path):
     """Killed after seven iterations, of five an epoch: the checkpoint is the first
     epoch's."""

@@ -122,7 +122,7 @@ def test_forked_processes_handle_signals_as_before_the_training(stop_hook):
 
 def test_signal_just_after_the_fork_ends_the_process(stop_hook):
     """Neither lost, nor taken for a signal to the training."""
-    for _ in range(100):
+    for _ in range(30):
         pid = os.fork()
         if pid == 0:
             time.sleep(60)
