@@ -27,8 +27,8 @@ if os.environ.get('REQUIRE_PACKAGES'):
     pytest.importorskip = import_required
 
 
-# Shells start background jobs with SIGINT ignored, and the programs that the tests start
-# would inherit that: Ctrl-C could not be tested.
+# Shells start background jobs with SIGINT ignored, and the programs that the tests
+# start would inherit that: Ctrl-C could not be tested.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

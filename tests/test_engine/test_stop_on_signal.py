@@ -73,7 +73,7 @@ def stop_hook():
 def signal_handling():
     """Return the handlers, the wakeup file descriptor and the blocked signals.
 
-    They differ between shells and job runners: some start a process with SIGINT ignored.
+    They differ between shells and job runners: some start processes that ignore SIGINT.
     """
     wakeup_fd = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup_fd)
